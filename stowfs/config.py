@@ -1,0 +1,81 @@
+"""What can be set, in one place: where the hot tier lives, and the figures that bound time, memory and requests.
+
+Everything here is plain data; nothing reads the environment but the functions that say so.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+TIB = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """How to talk to a store. Times in seconds.
+
+    `connect_timeout` and `read_timeout` bound one attempt of one request. `deadline` bounds one operation of the file
+    system with all its retries: it is what a user waits at most before a dead store becomes an error.
+    """
+
+    endpoint: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    connect_timeout: float = 5.0
+    read_timeout: float = 20.0
+    deadline: float = 60.0
+    # More requests at once than this gain nothing from two cores of client, and fewer leave a store 20 ms away idle.
+    concurrency: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class HotTierOptions:
+    """Where and how much a mount may keep on the local disk. Sizes in bytes."""
+
+    state_root: Path = field(default_factory=lambda: default_state_root())
+    cache_root: Path = field(default_factory=lambda: default_cache_root())
+    # Compressed segments kept on disk (DESIGN §9).
+    segment_cache_size: int = 1 * GIB
+    # Uncommitted bytes of all open files; past it writers get ENOSPC.
+    spool_limit: int = 64 * GIB
+    # Cached manifests (attributes and small conversations): about 100,000 of 2.5 KB each.
+    manifest_cache_size: int = 256 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class VaultOptions:
+    """How a vault behaves on this host. What all hosts of a store must agree on is in the store's descriptor instead."""
+
+    # Seconds for which what was last seen of a conversation is believed without asking the store again. 0: every open
+    # asks, which is what close-to-open consistency between hosts needs.
+    revalidate: float = 0.0
+    # Bytes of decompressed segments kept in memory: a few hundred segments, well under the memory promised in total.
+    memory_cache_size: int = 64 * MIB
+    # Segments fetched ahead of a sequential reader, at most.
+    prefetch: int = 8
+    # Seconds for one operation with all its retries (see `StoreOptions.deadline`).
+    deadline: float = 60.0
+    read_only: bool = False
+
+
+def default_state_root() -> Path:
+    """Where journals and spools live: `STOWFS_STATE_DIR`, else the place the system has for state."""
+    return _root("STOWFS_STATE_DIR", "XDG_STATE_HOME", ".local/state", "/var/lib/stowfs")
+
+
+def default_cache_root() -> Path:
+    """Where caches live: `STOWFS_CACHE_DIR`, else the place the system has for caches."""
+    return _root("STOWFS_CACHE_DIR", "XDG_CACHE_HOME", ".cache", "/var/cache/stowfs")
+
+
+def _root(own: str, xdg: str, below_home: str, of_root: str) -> Path:
+    if value := os.environ.get(own):
+        return Path(value)
+    if value := os.environ.get(xdg):
+        return Path(value) / "stowfs"
+    if os.geteuid() == 0:
+        return Path(of_root)
+    return Path.home() / below_home / "stowfs"
