@@ -1,0 +1,1 @@
+"""How each family of formats is divided into units: messages, lines, turns."""

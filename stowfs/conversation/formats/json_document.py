@@ -1,0 +1,140 @@
+"""Units of JSON: the messages of a document, of whatever shape, and of a long JSON line.
+
+The text is walked item by item with the scanner of the standard library, on a latin-1 view of the bytes, in which a
+character is a byte. The walk keeps no stack: an item is a value, or a key with its value; a closing bracket just ends
+the list or object. So it can begin behind any item. Lists of objects, and objects too large to be one message, are
+entered; a message is taken whole. Text that is not JSON is skipped up to the next place where one object of a list
+ends and another begins.
+"""
+
+import json
+import json.scanner
+import re
+from collections.abc import Iterator
+
+from stowfs.conversation.units import TOO_LONG, Unit
+
+ENTER_FROM = 8 << 10
+"""Objects that are not messages are entered from this size on: cuts in smaller ones are of no use to a run."""
+
+SHARED_MINIMUM = 1 << 10
+"""A shared block (system prompt, tool schemas) of fewer bytes costs more as an object of its own than it saves."""
+
+DESCENTS = 32
+"""Objects entered between two cuts: real conversations nest about a dozen deep. Each entering may scan a whole run, so
+this bounds the time that hostile nesting can take."""
+
+SCALAR_UNIT = 1 << 10
+"""Strings of fewer bytes (ids, times, names) are no units: a cut between two of them serves nobody."""
+
+SHARED_KEYS = frozenset({"tools", "functions", "system", "system_prompt", "instructions", "base_instructions"})
+"""Members that hold a system prompt or the schemas of tools."""
+
+ROLE_KEYS = frozenset({"role", "from", "author"})
+"""An object with one of these members is a message. In an object that is entered, the member stands for the message."""
+
+SYSTEM_ROLES = frozenset({"system", "developer"})
+
+# Integers as floats: Python refuses to convert integers of many thousand digits.
+_scan = json.scanner.make_scanner(json.JSONDecoder(strict=False, parse_int=float))
+_SPACE = re.compile(r"[ \t\r\n]*")
+_BETWEEN = re.compile(r"[ \t\r\n,\]}]*")
+_MARK = "\xef\xbb\xbf"  # a byte order mark, as latin-1
+_COLON = re.compile(r"[ \t\r\n]*(:?)[ \t\r\n]*")
+_LIST_OF_CONTAINERS = re.compile(r"\[[ \t\r\n]*[\[{]")
+_EMPTY_OPENING = re.compile(r"\[[ \t\r\n]*\Z")
+# A quote inside a string is escaped, so this occurs between two objects of a list and hardly ever in a text.
+_NEXT_OBJECT = re.compile(r'\}(?=[ \t\r\n]*,[ \t\r\n]*\{[ \t\r\n]*")')
+
+
+def json_units(data: bytes, start: int, stop: int, *, complete: bool) -> Iterator[Unit]:
+    """The units of the JSON text `data[start:stop]`.
+
+    `complete` says that an item which does not end before `stop` will not become whole by more bytes (the line has
+    ended) or is too long for a run in any case; otherwise the walk waits for them, that is, it ends there.
+    """
+    text = data[start:stop].decode("latin-1")
+    length = len(text)
+    at = len(_MARK) if text.startswith(_MARK) else 0
+    record = _match_end(_SPACE, text, at)
+    before = 0  # where a cut would go that is to lie before the next item
+    descents = 0
+    while True:
+        at = _match_end(_BETWEEN, text, at)
+        if at >= length:
+            return
+        key: object = ""
+        item = at
+        if text[at] == '"':
+            whole, value, end = _decode(text, at)
+            if whole:
+                colon = _COLON.match(text, end)
+                assert colon is not None
+                if colon.end() >= length and not complete:
+                    return
+                if colon[1]:
+                    key = value
+                    item = colon.end()
+                    if item >= length:
+                        return
+        character = text[item]
+        if character == "[" and key not in SHARED_KEYS:
+            if not complete and _EMPTY_OPENING.match(text, item):
+                return
+            enter = _LIST_OF_CONTAINERS.match(text, item) is not None
+        else:
+            enter = character == "{" and item == record
+        if enter:
+            before, at = item, item + 1
+            continue
+        whole, value, end = _decode(text, item)
+        if whole and end >= length and not complete and character not in '"[{':
+            return  # a number or word that more bytes may continue
+        if not whole:
+            if not complete:
+                return
+            yield TOO_LONG
+            descents += 1
+            if character in "[{" and descents <= DESCENTS:
+                before, at = item, item + 1
+                continue
+            found = _NEXT_OBJECT.search(text, item)
+            if found is None:
+                return
+            before = at = found.end()
+            yield Unit(start + at)
+            continue
+        size = end - item
+        message = isinstance(value, dict) and is_message(value)
+        if size > ENTER_FROM and character in "[{" and not message and key not in SHARED_KEYS and descents < DESCENTS:
+            descents += 1
+            before, at = item, item + 1
+            continue
+        shared = size >= SHARED_MINIMUM and (key in SHARED_KEYS or (message and _role(value) in SYSTEM_ROLES))
+        messages = 1 if message or key in ROLE_KEYS else 0
+        if messages or shared or size >= SCALAR_UNIT or character in "[{":
+            yield Unit(start + end, messages, start + before if shared else None)
+        before = at = end
+
+
+def is_message(value: dict[str, object]) -> bool:
+    """Whether a decoded object is one message, or a node of a ChatGPT export that holds one."""
+    return not ROLE_KEYS.isdisjoint(value) or isinstance(value.get("message"), dict)
+
+
+def _match_end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    found = pattern.match(text, at)
+    return found.end() if found else at
+
+
+def _role(value: object) -> object:
+    return value.get("role", value.get("from")) if isinstance(value, dict) else None
+
+
+def _decode(text: str, at: int) -> tuple[bool, object, int]:
+    """Whether a whole value begins at `at`, the value, and where it ends."""
+    try:
+        value, end = _scan(text, at)
+    except (ValueError, StopIteration, RecursionError):
+        return False, None, at
+    return True, value, end

@@ -1,0 +1,46 @@
+"""Units of JSONL: one line each, except lines that hold a whole conversation.
+
+A line is not parsed, so damage in one line (spliced, truncated, NUL bytes) does not touch the others. A request log
+repeats the whole conversation so far in every line: such lines are walked like documents, and cut at their system
+prompt, their tool schemas and their messages, so that they share segments with the line before and with other logs.
+"""
+
+import re
+from collections.abc import Iterator
+
+from stowfs.conversation.formats.json_document import SHARED_MINIMUM, json_units
+from stowfs.conversation.units import TOO_LONG, Unit
+
+WALK_FROM = 8 << 10
+"""Shorter lines are one unit, whatever they hold: segments of so few bytes cost more than they save."""
+
+_HEAD = 4 << 10  # what is looked at to tell a line that holds a conversation
+_CONVERSATION = re.compile(
+    rb'"(?:messages|conversations?|traj|history|input|contents|tools)"\s*:\s*\[|"(?:base_)?instructions"\s*:'
+)
+_SYSTEM_LINE = re.compile(rb'"(?:role|from)"\s*:\s*"(?:system|developer)"')
+# How the rest of a line begins behind a cut in it.
+_FRAGMENT = re.compile(rb"[ \t\r]*[,\]}\[]")
+_MESSAGE = re.compile(rb'"(?:role|from|author|source)"\s*:')
+
+
+def line_units(data: bytes, start: int, stop: int, *, complete: bool) -> Iterator[Unit]:
+    """The lines of `data[start:stop]`; `complete` as for `json_units`."""
+    at = start
+    while at < stop:
+        newline = data.find(b"\n", at, stop)
+        end = newline + 1 if newline >= 0 else stop
+        if _FRAGMENT.match(data, at, end) or (end - at >= WALK_FROM and _CONVERSATION.search(data, at, at + _HEAD)):
+            if newline < 0 and complete:
+                yield TOO_LONG
+            yield from json_units(data, at, end, complete=complete or newline >= 0)
+            if newline >= 0:
+                yield Unit(end)
+        elif newline >= 0:
+            message = _MESSAGE.search(data, at, end) is not None
+            shared = end - at >= SHARED_MINIMUM and message and _SYSTEM_LINE.search(data, at, end) is not None
+            yield Unit(end, int(message), at if shared else None)
+        elif complete:
+            yield TOO_LONG
+            yield from json_units(data, at, end, complete=True)
+        at = end
