@@ -4,7 +4,7 @@ Invariants that the layers above build on:
 
 * a `put` is atomic: a reader sees the old body or the new one, whole;
 * a `put` with `IfAbsent` or `IfMatch` takes effect only where the condition holds at that moment, between any number of
-  processes; otherwise it raises `PreconditionFailed` (or `WriteConflict`: nothing decided, try again) and changes nothing;
+  processes; otherwise it changes nothing and raises `PreconditionFailed` (or `WriteConflict`: not decided, try again);
 * after `StoreUnavailable` a write may or may not have taken effect, and may still do so later;
 * a `get` or `list` that returns is complete; a failure in the middle is an error, never a shorter answer.
 
@@ -101,7 +101,7 @@ class MultipartUpload(Protocol):
         """
 
     async def complete(self, condition: Condition = ALWAYS) -> str:
-        """Makes the parts, in order of their numbers, the object's body; returns its ETag. Errors as `ObjectStore.put`."""
+        """Makes the parts, in order of their numbers, the object's body; returns its ETag. Errors as in `put`."""
 
     async def abort(self) -> None:
         """Drops the parts. Aborting what is gone already is no error."""
