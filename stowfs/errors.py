@@ -114,5 +114,9 @@ class HotTierFull(StowError):
     """The local disk, or the limit set for the spool, has no room for more uncommitted data."""
 
 
+class HotTierFailed(StowError):
+    """The local disk failed to read or write the journal or the spool, or what they hold is damaged."""
+
+
 class RetriesExhausted(StoreUnavailable):
     """Other writers kept winning, or the store kept failing, until the deadline of the operation passed."""

@@ -1,0 +1,155 @@
+"""The durable change log of the commits in flight on this host: one row each, in `journal.db`.
+
+A method that returned is durable (WAL, synchronous=FULL). Concurrent callers share one transaction, and so one fsync:
+whoever gets the turn commits everything that was asked for until then, while the others wait for their turn and find
+their change done.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from stowfs.errors import HotTierFailed, UnsupportedVersion
+from stowfs.hot.database import OtherSchema, connect, transaction
+from stowfs.hot.failures import DAMAGED, primary_code, state_error, state_errors
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE commits (
+    number INTEGER PRIMARY KEY,
+    commit_id TEXT NOT NULL UNIQUE,
+    phase TEXT NOT NULL,
+    payload BLOB NOT NULL
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRow:
+    """A commit in flight: how far it got, and whatever else its owner needs to finish it or to roll it back."""
+
+    commit_id: str
+    phase: str
+    payload: bytes
+
+
+@dataclass(slots=True, eq=False)
+class _Change:
+    """What one caller wants done. After its transaction, `error` is why it failed, if it did."""
+
+    apply: Callable[[sqlite3.Connection], object]
+    done: bool = False
+    error: Exception | None = None
+
+
+class Journal:
+    """The journal of one slot. Raises `HotTierFull` or `HotTierFailed` where a change could not be made durable."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._pending: list[_Change] = []
+        self._turn = trio.Lock()
+        # Its own thread: it must not queue behind requests to the store for one of trio's common threads.
+        self._limiter = trio.CapacityLimiter(1)
+        self._transactions = 0
+
+    @classmethod
+    def open(cls, path: Path) -> "Journal":
+        """Opens or creates the journal; blocks. Raises `HotTierFailed`, `HotTierFull` or `UnsupportedVersion`."""
+        try:
+            return cls(connect(path, synchronous="FULL", schema=SCHEMA, version=SCHEMA_VERSION))
+        except OtherSchema as error:
+            raise UnsupportedVersion(f"the journal {path} was written by another version of stowfs: {error}") from error
+        except sqlite3.Error as error:
+            if primary_code(error) in DAMAGED:
+                raise HotTierFailed(
+                    f"the journal {path} is damaged ({error}): move it away to go on without the commits it holds"
+                ) from error
+            raise state_error(f"opening the journal {path}", error) from error
+
+    @property
+    def transactions(self) -> int:
+        """How many transactions were committed so far: fewer than changes, where callers were grouped."""
+        return self._transactions
+
+    async def record(self, row: JournalRow) -> None:
+        """Adds the row, or replaces the one of the same commit, which keeps its age."""
+        await self._change(
+            lambda connection: connection.execute(
+                "INSERT INTO commits (commit_id, phase, payload) VALUES (?, ?, ?)"
+                " ON CONFLICT (commit_id) DO UPDATE SET phase = excluded.phase, payload = excluded.payload",
+                (row.commit_id, row.phase, row.payload),
+            )
+        )
+
+    async def advance(self, commit_id: str, phase: str, payload: bytes | None = None) -> None:
+        """Sets the phase of a commit, and its payload unless None. Raises `KeyError` where there is no such row."""
+
+        def apply(connection: sqlite3.Connection) -> None:
+            updated = connection.execute(
+                "UPDATE commits SET phase = ?, payload = COALESCE(?, payload) WHERE commit_id = ?",
+                (phase, payload, commit_id),
+            )
+            if updated.rowcount == 0:
+                raise KeyError(commit_id)
+
+        await self._change(apply)
+
+    async def remove(self, commit_id: str) -> None:
+        """Forgets a commit that is over. Removing what is not there is no error."""
+        await self._change(
+            lambda connection: connection.execute("DELETE FROM commits WHERE commit_id = ?", (commit_id,))
+        )
+
+    async def rows(self) -> list[JournalRow]:
+        """Every commit in flight, the one that was recorded first first."""
+        async with self._turn:
+            return await trio.to_thread.run_sync(self._read, limiter=self._limiter)
+
+    def close(self) -> None:
+        """Closes the database; blocks. Nothing may be under way."""
+        with state_errors("closing the journal"):
+            self._connection.close()
+
+    def _read(self) -> list[JournalRow]:
+        with state_errors("reading the journal"):
+            rows = self._connection.execute("SELECT commit_id, phase, payload FROM commits ORDER BY number")
+            return [JournalRow(commit_id, phase, payload) for commit_id, phase, payload in rows]
+
+    async def _change(self, apply: Callable[[sqlite3.Connection], object]) -> None:
+        change = _Change(apply)
+        self._pending.append(change)
+        try:
+            async with self._turn:
+                if not change.done:
+                    batch, self._pending = self._pending, []
+                    # Others wait for this batch: it is not given up when the one whose turn it is is cancelled.
+                    with trio.CancelScope(shield=True):
+                        await trio.to_thread.run_sync(self._commit, batch, limiter=self._limiter)
+        finally:
+            if change in self._pending:
+                self._pending.remove(change)
+        if isinstance(change.error, sqlite3.Error):
+            raise state_error("writing the journal", change.error) from change.error
+        if change.error is not None:
+            raise change.error
+
+    def _commit(self, batch: list[_Change]) -> None:
+        try:
+            with transaction(self._connection):
+                for change in batch:
+                    try:
+                        change.apply(self._connection)
+                    except (KeyError, ValueError) as error:
+                        # A mistake of this caller alone: its statement did nothing, and the others go on.
+                        change.error = error
+            self._transactions += 1
+        except sqlite3.Error as error:
+            for change in batch:
+                change.error = change.error or error
+        finally:
+            for change in batch:
+                change.done = True
