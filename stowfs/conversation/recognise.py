@@ -6,8 +6,8 @@ it is decided by the shortest beginning that suffices, and until then `decided` 
 
 import re
 from dataclasses import dataclass
-from enum import Enum
 
+from stowfs.conversation.formats.catalogue import Family, Format, format_of
 from stowfs.conversation.formats.turns import CONSOLE_TURN, MARKDOWN_TURN
 
 LINE_HEAD = 1 << 20
@@ -16,70 +16,59 @@ LINE_HEAD = 1 << 20
 TEXT_HEAD = 8 << 10
 """Text is told from other bytes, and Markdown from console output, by this many bytes: several turns of most tools."""
 
-
-class Family(Enum):
-    """How a conversation is divided into units."""
-
-    DOCUMENT = "document"
-    LINES = "lines"
-    MARKDOWN = "markdown"
-    CONSOLE = "console"
-    BYTES = "bytes"
+FORMAT_HEAD = 32 << 10
+"""The format is told by this many bytes: past the preamble of a wrapper, and a few messages far in known formats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """A family, and whether no further byte can change it."""
+    """A format, and whether no further byte can change the family it belongs to."""
 
-    family: Family
+    format: Format
     decided: bool
 
 
 _START = re.compile(rb"(?:\xef\xbb\xbf)?\s*")
-_JSON_LINE = re.compile(rb"(?m)^\{\".*\}\r?$")
+_JSON_LINE = re.compile(rb'(?m)^\{".*\}\r?$')
 _OPENING_ALONE = re.compile(rb"[\[{]+\s*")
+_CONSOLE_MARK = re.compile("\n(?:● |⏺ |  ⎿)".encode())
 
 
 def recognise(data: bytes) -> Recognition:
-    """The family of a conversation that begins with `data`."""
+    """The format of a conversation that begins with `data`."""
     match = _START.match(data, 0, TEXT_HEAD)
     begin = match.end() if match else 0
-    if data[begin : begin + 1] in (b"{", b"["):
-        return _json(data, begin)
-    return _text(data)
+    family, decided = _json(data, begin) if data[begin : begin + 1] in (b"{", b"[") else _text(data)
+    return Recognition(format_of(family, data[:FORMAT_HEAD]), decided)
 
 
-def _json(data: bytes, begin: int) -> Recognition:
+def _json(data: bytes, begin: int) -> tuple[Family, bool]:
     first = data.find(b"\n", begin, begin + LINE_HEAD)
     if first < 0:
-        return Recognition(Family.DOCUMENT, len(data) - begin >= LINE_HEAD)
+        return Family.DOCUMENT, len(data) - begin >= LINE_HEAD
     line = data[begin:first].rstrip()
     if _OPENING_ALONE.fullmatch(line):
-        return Recognition(Family.DOCUMENT, True)
+        return Family.DOCUMENT, True
     if line.endswith(b"}" if line.startswith(b"{") else b"]"):
+        # Lines if another value follows. A document whose first line looks like this goes on with a comma or a bracket.
         more = _START.match(data, first, first + TEXT_HEAD)
-        assert more is not None
-        if more.end() < len(data):
-            # A pretty-printed document may have `{"a": {}` or `[]` as its first line, but goes on with a comma.
-            return Recognition(Family.LINES if data[more.end()] in b"{[" else Family.DOCUMENT, True)
-        return Recognition(Family.DOCUMENT, False)
+        after = more.end() if more else first
+        if after < min(len(data), first + TEXT_HEAD):
+            return (Family.LINES if data[after] in b"{[" else Family.DOCUMENT), True
+        return Family.DOCUMENT, after < len(data)
+    # The first line may be damaged: then the second tells.
     second = data.find(b"\n", first + 1, first + 1 + LINE_HEAD)
     if second < 0:
-        return Recognition(Family.DOCUMENT, len(data) - first > LINE_HEAD)
-    # The first line may be damaged.
-    lines = _JSON_LINE.match(data, first + 1, second) is not None
-    return Recognition(Family.LINES if lines else Family.DOCUMENT, True)
+        return Family.DOCUMENT, len(data) - first > LINE_HEAD
+    return (Family.LINES if _JSON_LINE.match(data, first + 1, second) else Family.DOCUMENT), True
 
 
-def _text(data: bytes) -> Recognition:
+def _text(data: bytes) -> tuple[Family, bool]:
     head = data[:TEXT_HEAD]
     decided = len(head) == TEXT_HEAD
     if len(_JSON_LINE.findall(head)) * 2 > head.count(b"\n"):
-        return Recognition(Family.LINES, decided)
+        return Family.LINES, decided  # damaged at the beginning, or a part of a log
     if b"\0" in head:
-        return Recognition(Family.BYTES, decided)
-    console = len(CONSOLE_TURN.findall(head))
-    markdown = len(MARKDOWN_TURN.findall(head))
-    bullets = head.count("\n● ".encode()) + head.count("\n⏺ ".encode()) + head.count("\n  ⎿".encode())
-    family = Family.CONSOLE if bullets and console > markdown else Family.MARKDOWN
-    return Recognition(family, decided)
+        return Family.BYTES, decided
+    console = len(CONSOLE_TURN.findall(head)) > len(MARKDOWN_TURN.findall(head))
+    return (Family.CONSOLE if console and _CONSOLE_MARK.search(head) else Family.MARKDOWN), decided

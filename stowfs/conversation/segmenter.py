@@ -17,11 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stowfs.conversation.chunking import chunk_end
+from stowfs.conversation.formats.catalogue import Family, Format, format_named, message_line
 from stowfs.conversation.formats.json_document import json_units
 from stowfs.conversation.formats.lines import line_units
 from stowfs.conversation.formats.turns import CONSOLE_TURN, MARKDOWN_TURN, turn_units
-from stowfs.conversation.metadata import Metadata
-from stowfs.conversation.recognise import Family, Recognition, recognise
+from stowfs.conversation.metadata import Metadata, describe
+from stowfs.conversation.recognise import Recognition, recognise
 from stowfs.conversation.units import Unit
 
 
@@ -86,35 +87,34 @@ def segment(
     when more bytes follow in the file: then only those cuts are made that they cannot change.
     """
     content = data if isinstance(data, bytes) else bytes(data)
-    recognition = recognise(content) if resume is None else Recognition(Family(resume), True)
+    recognition = recognise(content) if resume is None else Recognition(format_named(resume), True)
+    entry = recognition.format
     ends: list[int] = []
-    sealed = messages = 0
-    if recognition.decided or final:
-        start = 0
-        while True:
-            end, counted = _next_end(content, start, recognition.family, parameters)
-            messages += counted
-            if end is None:
-                break
-            sealed += counted
-            ends.append(end)
-            start = end
-    known = None if recognition.family is Family.BYTES else messages
+    start = sealed = messages = 0
+    while recognition.decided or final:
+        end, counted = _next_end(content, start, entry, parameters)
+        messages += counted
+        if end is None:
+            break
+        sealed += counted
+        ends.append(end)
+        start = end
+    counts = entry.family is not Family.BYTES
     return Segmentation(
-        recognition.family.value,
+        entry.name,
         tuple(ends),
         recognition.decided,
-        Metadata(recognition.family.value, messages=known),
-        None if known is None else sealed,
+        describe(content, entry, messages if counts else None),
+        sealed if counts else None,
     )
 
 
-def _units(data: bytes, start: int, stop: int, family: Family, *, complete: bool) -> Iterator[Unit]:
-    match family:
+def _units(data: bytes, start: int, stop: int, entry: Format, *, complete: bool) -> Iterator[Unit]:
+    match entry.family:
         case Family.DOCUMENT:
             return json_units(data, start, stop, complete=complete)
         case Family.LINES:
-            return line_units(data, start, stop, complete=complete)
+            return line_units(data, start, stop, message_line(entry), complete=complete)
         case Family.MARKDOWN:
             return turn_units(data, start, stop, MARKDOWN_TURN, complete=complete)
         case Family.CONSOLE:
@@ -123,7 +123,7 @@ def _units(data: bytes, start: int, stop: int, family: Family, *, complete: bool
             return iter(())
 
 
-def _next_end(data: bytes, start: int, family: Family, parameters: SegmenterParameters) -> tuple[int | None, int]:
+def _next_end(data: bytes, start: int, entry: Format, parameters: SegmenterParameters) -> tuple[int | None, int]:
     """The end of the run that begins at `start`, and the messages in it.
 
     The end is None where the data do not suffice to tell; then the messages are those seen so far.
@@ -135,7 +135,7 @@ def _next_end(data: bytes, start: int, family: Family, parameters: SegmenterPara
     begin = start
     messages = 0
     best_score = best_messages = best_end = 0
-    for unit in _units(data, start, min(limit, len(data)), family, complete=overflow):
+    for unit in _units(data, start, min(limit, len(data)), entry, complete=overflow):
         end = unit.end
         if end > limit:
             if best_end:
@@ -158,7 +158,7 @@ def _next_end(data: bytes, start: int, family: Family, parameters: SegmenterPara
         begin = end
     if best_end and overflow:
         return best_end, best_messages
-    if family is not Family.BYTES and not overflow:
+    if entry.family is not Family.BYTES and not overflow:
         return None, messages
     end_of_chunk = chunk_end(data, start, minimum=minimum, target=parameters.target, maximum=maximum)
     return end_of_chunk, messages

@@ -36,7 +36,7 @@ ROLE_KEYS = frozenset({"role", "from", "author"})
 SYSTEM_ROLES = frozenset({"system", "developer"})
 
 # Integers as floats: Python refuses to convert integers of many thousand digits.
-_scan = json.scanner.make_scanner(json.JSONDecoder(strict=False, parse_int=float))
+_scan = json.scanner.make_scanner(json.JSONDecoder(strict=False, parse_int=float))  # type: ignore[arg-type]
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BETWEEN = re.compile(r"[ \t\r\n,\]}]*")
 _MARK = "\xef\xbb\xbf"  # a byte order mark, as latin-1
@@ -111,15 +111,27 @@ def json_units(data: bytes, start: int, stop: int, *, complete: bool) -> Iterato
             before, at = item, item + 1
             continue
         shared = size >= SHARED_MINIMUM and (key in SHARED_KEYS or (message and _role(value) in SYSTEM_ROLES))
-        messages = 1 if message or key in ROLE_KEYS else 0
+        messages = 1 if message or key in ROLE_KEYS else _messages_in(value)
         if messages or shared or size >= SCALAR_UNIT or character in "[{":
             yield Unit(start + end, messages, start + before if shared else None)
         before = at = end
 
 
 def is_message(value: dict[str, object]) -> bool:
-    """Whether a decoded object is one message, or a node of a ChatGPT export that holds one."""
-    return not ROLE_KEYS.isdisjoint(value) or isinstance(value.get("message"), dict)
+    """Whether a decoded object is one message, a node or an event that holds one, or an event of an agent."""
+    return (
+        not ROLE_KEYS.isdisjoint(value)
+        or isinstance(value.get("message"), dict)
+        or ("source" in value and ("action" in value or "observation" in value))
+    )
+
+
+def _messages_in(value: object) -> int:
+    """How many messages a decoded conversation holds in its lists."""
+    if not isinstance(value, dict):
+        return 0
+    lists = (inner for inner in value.values() if isinstance(inner, list))
+    return sum(isinstance(item, dict) and is_message(item) for inner in lists for item in inner)
 
 
 def _match_end(pattern: re.Pattern[str], text: str, at: int) -> int:
