@@ -19,7 +19,7 @@ HEAD = 64 << 10
 TAIL = 4 << 10
 """How many of the last bytes are looked at: request bodies often have their model and settings after the messages."""
 
-ELEMENTS = 16
+ELEMENTS = 8
 """How many messages of a document are looked at for a model or a time: if these have none, the others rarely do."""
 
 # From the first to the last year a conversation may plausibly claim (2000 to 2200), in seconds since the epoch.
@@ -54,7 +54,7 @@ _LIST = re.compile(
 )
 _SEPARATOR = re.compile(r'[\s,]*(?:"[^"\\]*"\s*:\s*)?')
 _SPECSTORY_TOOL = re.compile(rb"<!-- ([A-Za-z][A-Za-z ]{1,30}) Session ")
-_TEXT_MODEL = re.compile(rb"(?m)^_\*\*Agent[^(\n]{0,30}\(([A-Za-z][\w.:/-]{1,100})[ )]|^> Model: (\S{1,100})")
+_TEXT_MODEL = re.compile(rb"(?m)^_\*\*Agent[^(\n]{0,30}\(([A-Za-z][\w.:/-]{1,100})[ )]|^> Models?: (\S{1,100})")
 _TEXT_TIME = re.compile(rb"\b(20[0-9]{2}-[01][0-9]-[0-3][0-9])[ T_]([0-2][0-9]:[0-5][0-9]:[0-5][0-9])(?=[^0-9])")
 _CONSOLE_TOOL = re.compile(rb"Claude Code v[0-9]")
 

@@ -56,11 +56,13 @@ def json_units(data: bytes, start: int, stop: int, *, complete: bool) -> Iterato
     text = data[start:stop].decode("latin-1")
     length = len(text)
     at = len(_MARK) if text.startswith(_MARK) else 0
-    record = _match_end(_SPACE, text, at)
+    space = _SPACE.match(text, at)
+    record = space.end() if space else at
     before = 0  # where a cut would go that is to lie before the next item
     descents = 0
     while True:
-        at = _match_end(_BETWEEN, text, at)
+        if between := _BETWEEN.match(text, at):
+            at = between.end()
         if at >= length:
             return
         key: object = ""
@@ -132,11 +134,6 @@ def _messages_in(value: object) -> int:
         return 0
     lists = (inner for inner in value.values() if isinstance(inner, list))
     return sum(isinstance(item, dict) and is_message(item) for inner in lists for item in inner)
-
-
-def _match_end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    found = pattern.match(text, at)
-    return found.end() if found else at
 
 
 def _role(value: object) -> object:
