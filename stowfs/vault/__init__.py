@@ -1,0 +1,1 @@
+"""Conversations over an object store: open, read, commit, rename, delete, list, collect. Knows paths, not file handles."""

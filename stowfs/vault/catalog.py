@@ -1,0 +1,186 @@
+"""Manifests as this host sees them: in memory, in the hot tier's index, and revalidated against the store by ETag.
+
+What is cached is never believed for longer than the revalidation time (default 0): an open asks the store whether the ETag still
+holds. A tombstone is cached like any manifest, so that the name can be taken again with one conditional write.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import trio
+
+from stowfs.config import MIB
+from stowfs.errors import CorruptObject, ObjectNotFound
+from stowfs.hot.index import CachedManifest, Index
+from stowfs.store.base import Found, NotModified, ObjectInfo, ObjectStore
+from stowfs.vault import manifest as manifests
+from stowfs.vault.manifest import Snapshot
+from stowfs.vault.naming import display, manifest_key, path_of_manifest
+from stowfs.vault.parallel import each
+
+log = logging.getLogger(__name__)
+
+MEMORY = 32 * MIB
+"""Bytes of manifests kept decoded: some thousands of small conversations, a few hundred large ones."""
+
+OVERHEAD = 2048
+"""Bytes of Python objects a decoded manifest costs besides its inline bytes, about."""
+
+FETCHES = 32
+"""Manifests fetched at once for a listing; the store has a limit of its own."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    snapshot: Snapshot
+    cost: int
+    checked: float
+
+
+class Catalog:
+    """Current versions by path."""
+
+    def __init__(self, store: ObjectStore, index: Index, *, revalidate: float) -> None:
+        self._store = store
+        self._index = index
+        self._revalidate = revalidate
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._size = 0
+
+    async def current(self, path: str, *, trust: bool = True) -> Snapshot | None:
+        """What is under `path` now: live, a tombstone, or `None` where nothing ever was. Raises store errors, `CorruptObject`.
+
+        `trust`: what was validated within the revalidation time may be answered without asking the store.
+        """
+        asked = trio.current_time()
+        entry = self._entries.get(path)
+        if entry is not None and trust and asked - entry.checked < self._revalidate:
+            self._entries.move_to_end(path)
+            return entry.snapshot
+        known = entry.snapshot if entry else await self._indexed(path)
+        try:
+            answer = await self._store.get(manifest_key(path), if_none_match=known.etag if known else None)
+        except ObjectNotFound:
+            self._drop(path)
+            return None
+        match answer:
+            case NotModified():
+                assert known is not None
+                return self._keep(known, asked)
+            case Found(body, etag):
+                return await self.learn(self._decode(path, etag, body), body, asked)
+
+    def tombstone(self, path: str) -> Snapshot | None:
+        """The tombstone under `path`, if one is remembered; it may be out of date."""
+        entry = self._entries.get(path)
+        return entry.snapshot if entry is not None and not entry.snapshot.manifest.live else None
+
+    def forget(self, path: str) -> None:
+        """Drops what is remembered: the next `current` asks the store."""
+        self._drop(path)
+
+    async def learn(self, snapshot: Snapshot, body: bytes, when: float | None = None) -> Snapshot:
+        """Remembers a version that was just read or written (asked for at the trio time `when`).
+
+        Returns what is current as far as this host knows: it may have written a later one meanwhile.
+        """
+        kept = self._keep(snapshot, trio.current_time() if when is None else when)
+        if kept is snapshot:
+            await self._index.put_manifests({snapshot.path: CachedManifest(snapshot.etag, body)})
+        return kept
+
+    async def resolve(self, objects: Sequence[ObjectInfo]) -> list[Snapshot]:
+        """The versions that a listing names: from memory or the index where the ETag is known, else fetched, in parallel.
+
+        What vanished since the listing is left out. A manifest that cannot be read is logged and left out, too: it must not
+        hide the rest of the directory; to open it is an error.
+        """
+        asked = trio.current_time()
+        paths = {info.key: path for info in objects if (path := _path_or_none(info.key)) is not None}
+        found: dict[str, Snapshot] = {}
+        unknown: list[ObjectInfo] = []
+        for info in objects:
+            entry = self._entries.get(paths.get(info.key, ""))
+            if entry is not None and entry.snapshot.etag == info.etag:
+                entry.checked = max(entry.checked, asked)
+                found[info.key] = entry.snapshot
+            elif info.key in paths:
+                unknown.append(info)
+        cached = await self._index.manifests([paths[info.key] for info in unknown]) if unknown else {}
+        missing: list[ObjectInfo] = []
+        for info in unknown:
+            path = paths[info.key]
+            body = cached.get(path)
+            if body is None or body.etag != info.etag:
+                missing.append(info)
+            elif (snapshot := self._decode_or_none(path, body.etag, body.body)) is not None:
+                found[info.key] = snapshot
+                self._keep(snapshot, asked)
+        fetched = await each(self._fetch, [(info, paths[info.key]) for info in missing], limit=FETCHES)
+        learned = {}
+        for info, answer in zip(missing, fetched, strict=True):
+            if answer is not None:
+                snapshot, body_bytes = answer
+                found[info.key] = snapshot
+                self._keep(snapshot, asked)
+                learned[snapshot.path] = CachedManifest(snapshot.etag, body_bytes)
+        if learned:
+            await self._index.put_manifests(learned)
+        return [found[info.key] for info in objects if info.key in found]
+
+    async def _fetch(self, wanted: tuple[ObjectInfo, str]) -> tuple[Snapshot, bytes] | None:
+        info, path = wanted
+        try:
+            answer = await self._store.get(info.key)
+        except ObjectNotFound:
+            return None
+        assert isinstance(answer, Found)
+        snapshot = self._decode_or_none(path, answer.etag, answer.body)
+        return None if snapshot is None else (snapshot, answer.body)
+
+    async def _indexed(self, path: str) -> Snapshot | None:
+        cached = await self._index.manifest(path)
+        return self._decode_or_none(path, cached.etag, cached.body) if cached else None
+
+    def _decode(self, path: str, etag: str, body: bytes) -> Snapshot:
+        try:
+            return manifests.decode(path, etag, body)
+        except CorruptObject as error:
+            raise CorruptObject(f"{display(path)}: {error}") from error
+
+    def _decode_or_none(self, path: str, etag: str, body: bytes) -> Snapshot | None:
+        try:
+            return self._decode(path, etag, body)
+        except CorruptObject as error:
+            log.error("%s", error)
+            return None
+
+    def _keep(self, snapshot: Snapshot, checked: float) -> Snapshot:
+        """Remembers what the store said to a question of the time `checked`, unless something later is known."""
+        known = self._entries.get(snapshot.path)
+        if known is not None and known.checked > checked:
+            return known.snapshot
+        self._drop(snapshot.path)
+        entry = _Entry(snapshot, OVERHEAD + len(snapshot.inline) + 200 * len(snapshot.manifest.pieces), checked)
+        self._entries[snapshot.path] = entry
+        self._size += entry.cost
+        while self._size > MEMORY:
+            _, dropped = self._entries.popitem(last=False)
+            self._size -= dropped.cost
+        return snapshot
+
+    def _drop(self, path: str) -> None:
+        entry = self._entries.pop(path, None)
+        if entry is not None:
+            self._size -= entry.cost
+
+
+def _path_or_none(key: str) -> str | None:
+    """The path of a manifest's key; `None`, logged, for a key that stowfs never writes."""
+    try:
+        return path_of_manifest(key)
+    except CorruptObject as error:
+        log.warning("%s", error)
+        return None

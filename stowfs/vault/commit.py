@@ -1,0 +1,318 @@
+"""Commits: drafts, deletions, attribute changes and renames, each by one conditional PUT per name (DESIGN §7).
+
+Order, always: journal what will be counted → acquire → journal the PUT → PUT → release. References are counted before anything
+points to them and released after nothing does. Where the base has moved, the draft's `Intent` decides; where a commit fails, its
+journal row is settled in the background (`recovery`), so that the caller never waits for cleaning up.
+"""
+
+import hashlib
+import logging
+import platform
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import msgspec
+import trio
+
+from stowfs.errors import IsDirectory, NoSuchPath, NotDirectory, PathExists
+from stowfs.hot.index import Sighting
+from stowfs.hot.tier import HotTier
+from stowfs.store.base import ObjectStore
+from stowfs.vault import manifest as manifests
+from stowfs.vault.assembly import Assembled, Assembler
+from stowfs.vault.catalog import Catalog
+from stowfs.vault.counts import Counts
+from stowfs.vault.draft import Draft, Intent
+from stowfs.vault.layout import LayoutReader
+from stowfs.vault.manifest import Attributes, Manifest, Snapshot
+from stowfs.vault.naming import display, join, split
+from stowfs.vault.publish import Moved, Outcome, Overtaken, Published, next_ring, publish
+from stowfs.vault.recovery import Recovery
+from stowfs.vault.transaction import Kind, Source, Transaction
+
+log = logging.getLogger(__name__)
+
+ON_LOOP = 16 * 1024
+"""Bytes up to which a manifest is encoded on the event loop: compressing them takes less than a change of thread."""
+
+COPY_STEP = 1 << 20
+"""Bytes of a lost edit copied at a time."""
+
+Next = Callable[[Snapshot | None], Manifest]
+
+
+class Committer:
+    """Writes versions of conversations and directories."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        hot: HotTier,
+        catalog: Catalog,
+        counts: Counts,
+        layouts: LayoutReader,
+        assembler: Assembler,
+        recovery: Recovery,
+        threads: trio.CapacityLimiter,
+        *,
+        deadline: float,
+        trash_seconds: float,
+    ) -> None:
+        self._store = store
+        self._hot = hot
+        self._catalog = catalog
+        self._counts = counts
+        self._layouts = layouts
+        self._assembler = assembler
+        self._recovery = recovery
+        self._threads = threads
+        self._deadline = deadline
+        self._trash_seconds = trash_seconds
+
+    async def commit(self, draft: Draft, *, exclusive: bool = False) -> Snapshot:
+        """Makes the draft the next version of its conversation; on success the draft is clean, with that version as its base.
+
+        Raises `PathExists` (only if `exclusive`), `IsDirectory`, and errors of reading and storing; then the draft is as it was, but
+        may have been rebased.
+        """
+        async with self._transaction("commit", draft.path) as transaction:
+            # A tombstone that this host knows of spares a refused write.
+            previous = draft.base or self._catalog.tombstone(draft.path)
+            while True:
+                if previous is not None and previous.manifest.live and previous is not draft.base:
+                    if _is_lost_edit(draft, previous):
+                        committed = await self._commit_beside(draft, previous)
+                        break
+                    _reconcile(draft, previous, exclusive=exclusive)
+                transaction.held = await self._layouts.digests(previous)
+                assembled = await self._assembler.assemble(draft, transaction.acquire)
+                # The content that is kept may come from a version that is not under this name any more.
+                await transaction.acquire_existing(assembled.digests)
+                manifest = _manifest(transaction.id, draft, assembled, previous)
+                await transaction.about_to_write(
+                    previous.etag if previous else None,
+                    transaction.held.union(transaction.row.acquire) - assembled.digests,
+                )
+                outcome = await self._publish(draft.path, manifest, assembled.inline, previous)
+                if isinstance(outcome, Moved):
+                    previous = outcome.current
+                    continue
+                committed = await self._learn(outcome)
+                self._finish(transaction)
+                await self._note_inline(assembled)
+                break
+        draft.settle(committed)
+        return committed
+
+    async def set_attributes(self, path: str, change: Callable[[Attributes], Attributes]) -> Snapshot:
+        """Changes the attributes of a conversation or directory, whatever else happens to it. Raises `NoSuchPath`."""
+        return await self._rewrite(
+            "commit",
+            path,
+            lambda current: msgspec.structs.replace(
+                _live(path, current).manifest, attributes=change(_live(path, current).attributes)
+            ),
+        )
+
+    async def make_directory(self, path: str, attributes: Attributes) -> Snapshot:
+        """A new directory. Raises `PathExists`."""
+
+        def directory(current: Snapshot | None) -> Manifest:
+            if current is not None and current.manifest.live:
+                raise PathExists(f"{display(path)} exists")
+            return Manifest("", next_ring(None, ""), attributes, kind="directory")
+
+        return await self._rewrite("commit", path, directory)
+
+    async def delete(self, path: str, *, directory: bool) -> None:
+        """Puts a tombstone in the place of a conversation (or an empty directory).
+
+        The tombstone keeps the content for the trash period. Raises `NoSuchPath`, `IsDirectory`, `NotDirectory`.
+        """
+
+        def tombstone(current: Snapshot | None) -> Manifest:
+            live = _live(path, current)
+            if live.is_directory is not directory:
+                raise (IsDirectory if live.is_directory else NotDirectory)(display(path))
+            if directory or self._trash_seconds <= 0:
+                return _bare_tombstone(live)
+            return msgspec.structs.replace(live.manifest, deleted=time.time())
+
+        await self._rewrite("delete", path, tombstone)
+
+    async def rename(self, old: str, new: str, *, replace: bool = True) -> Snapshot:
+        """Gives a conversation another name: first the new name is committed, then the old one becomes a tombstone.
+
+        Raises `NoSuchPath`, `IsDirectory` (either is a directory), `PathExists` (not `replace`, and the new name is taken).
+        """
+        async with self._transaction("rename", new) as transaction:
+            source = _live(old, await self._catalog.current(old, trust=False))
+            if source.is_directory:
+                raise IsDirectory(display(old))
+            target = await self._catalog.current(new, trust=False)
+            while True:
+                if target is not None and target.manifest.live:
+                    if not replace:
+                        raise PathExists(f"{display(new)} exists")
+                    if target.is_directory:
+                        raise IsDirectory(display(new))
+                wanted = await self._layouts.digests(source)
+                transaction.held = await self._layouts.digests(target)
+                await transaction.acquire_existing(wanted)
+                manifest = msgspec.structs.replace(
+                    source.manifest, commit=transaction.id, ring=next_ring(target, transaction.id)
+                )
+                await transaction.about_to_write(
+                    target.etag if target else None,
+                    transaction.held - wanted,
+                    source=Source(old, source.etag, tuple(sorted(wanted))),
+                )
+                outcome = await self._publish(new, manifest, source.inline, target)
+                if isinstance(outcome, Moved):
+                    target = outcome.current
+                    continue
+                committed = await self._learn(outcome)
+                break
+            await transaction.updated()
+            self._catalog.forget(old)
+            await self._recovery.retire_source(transaction.row)
+            self._finish(transaction)
+            return committed
+
+    @asynccontextmanager
+    async def _transaction(self, kind: Kind, path: str) -> AsyncIterator[Transaction]:
+        """A transaction whose row, if it fails or is cancelled, is settled in the background."""
+        transaction = Transaction(self._hot.journal, self._counts, self._hot.index, kind, path)
+        try:
+            yield transaction
+        except BaseException:
+            self._catalog.forget(path)
+            if transaction.recorded and not transaction.finished:
+                self._recovery.settle_later(transaction.row, transaction.phase)
+            raise
+
+    async def _rewrite(self, kind: Kind, path: str, change: Next) -> Snapshot:
+        """Replaces a manifest by what `change` makes of the current one, again until nobody was in between.
+
+        `change` leaves `commit` and `ring` to this function. What the old one alone referenced is released.
+        """
+        async with self._transaction(kind, path) as transaction:
+            previous = await self._catalog.current(path)
+            while True:
+                next_manifest = msgspec.structs.replace(
+                    change(previous), commit=transaction.id, ring=next_ring(previous, transaction.id)
+                )
+                inline = previous.inline if previous and next_manifest.inline else b""
+                released: set[str] = set()
+                if previous is not None and next_manifest.pieces != previous.manifest.pieces:
+                    released = await self._layouts.digests(previous)
+                await transaction.about_to_write(previous.etag if previous else None, released)
+                outcome = await self._publish(path, next_manifest, inline, previous)
+                if isinstance(outcome, Moved):
+                    previous = outcome.current
+                    continue
+                committed = await self._learn(outcome)
+                self._finish(transaction)
+                return committed
+
+    async def _publish(self, path: str, manifest: Manifest, inline: bytes, previous: Snapshot | None) -> Outcome:
+        if len(inline) <= ON_LOOP:
+            body = manifests.encode(manifest, inline)
+        else:
+            body = await trio.to_thread.run_sync(manifests.encode, manifest, inline, limiter=self._threads)
+        return await publish(self._store, path, manifest, inline, body, previous, deadline=self._deadline)
+
+    async def _learn(self, outcome: Published | Overtaken) -> Snapshot:
+        match outcome:
+            case Published(snapshot, body):
+                await self._catalog.learn(snapshot, body)
+                return snapshot
+            case Overtaken(current):
+                self._catalog.forget(current.path)
+                return current
+
+    def _finish(self, transaction: Transaction) -> None:
+        """Leaves what is to be released to the background; the caller has its answer."""
+        transaction.finished = True
+        if transaction.recorded:
+            self._recovery.complete_later(transaction.row)
+
+    async def _note_inline(self, assembled: Assembled) -> None:
+        """Remembers what lies inline, so that it is shared when it is seen again."""
+        now = time.time()
+        if assembled.inline_digests:
+            await self._hot.index.note_sightings(
+                {bytes.fromhex(digest): Sighting("inline", now) for digest in assembled.inline_digests}
+            )
+
+    async def _commit_beside(self, draft: Draft, current: Snapshot) -> Snapshot:
+        """Commits an edit that lost under a name of its own; the conversation itself stays as the winner left it."""
+        path = _conflict_path(draft.path)
+        copy = Draft(path, None, draft.attributes, self._hot.spool, self._layouts.read)
+        try:
+            for offset in range(0, draft.size, COPY_STEP):
+                copy.write(offset, await draft.read(offset, offset + COPY_STEP))
+            copy.truncate(draft.size)
+            await self.commit(copy, exclusive=True)
+        finally:
+            copy.discard()
+        log.warning("%s was changed elsewhere while it was edited here: the edit is kept as %s", *map(display, (draft.path, path)))
+        return current
+
+
+def _manifest(commit: str, draft: Draft, assembled: Assembled, previous: Snapshot | None) -> Manifest:
+    inline = assembled.inline
+    return Manifest(
+        commit=commit,
+        ring=next_ring(previous, commit),
+        attributes=draft.attributes,
+        size=draft.size,
+        pieces=assembled.pieces,
+        tail=assembled.tail,
+        inline=len(inline),
+        inline_digest=hashlib.sha256(inline).hexdigest() if inline else "",
+        facts=assembled.facts,
+    )
+
+
+def _bare_tombstone(live: Snapshot) -> Manifest:
+    """A tombstone that keeps nothing but the ring."""
+    return Manifest("", live.manifest.ring, live.attributes, kind=live.manifest.kind, deleted=time.time())
+
+
+def _live(path: str, snapshot: Snapshot | None) -> Snapshot:
+    if snapshot is None or not snapshot.manifest.live:
+        raise NoSuchPath(f"{display(path)}: no such conversation or directory")
+    return snapshot
+
+
+def _same_content(one: Snapshot, other: Snapshot) -> bool:
+    """Whether two versions have the same bytes by their manifests: only attributes or the ring changed between them."""
+    a, b = one.manifest, other.manifest
+    return a.pieces == b.pieces and a.inline_digest == b.inline_digest and b.live
+
+
+def _is_lost_edit(draft: Draft, current: Snapshot) -> bool:
+    return draft.base is not None and draft.intent is Intent.EDIT and not _same_content(draft.base, current)
+
+
+def _reconcile(draft: Draft, current: Snapshot, *, exclusive: bool) -> None:
+    """Moves a draft onto the version that is there now: appended bytes go to its end, a replacement replaces it."""
+    if current.is_directory:
+        raise IsDirectory(display(draft.path))
+    if exclusive and draft.base is None:
+        raise PathExists(f"{display(draft.path)} exists")
+    if draft.base is not None and _same_content(draft.base, current):
+        draft.base = current
+    else:
+        draft.rebase(current)
+
+
+def _conflict_path(path: str) -> str:
+    """A name beside `path` for an edit that lost: host and time tell the user whose it is."""
+    directory, name = split(path)
+    host = re.sub(r"[^A-Za-z0-9_-]", "-", platform.node()) or "host"
+    return join(directory, f"{name}.conflict-{host}-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")

@@ -1,0 +1,281 @@
+"""Reference counts of segments: acquire, release, undo, collect and recompress against the store.
+
+Concurrent changes of one record by this process are grouped: while one compare-and-swap is under way, further operations on
+the same segment queue up and go together in the next one. The writes are made by tasks of the vault, not of the callers, so that
+a cancelled caller leaves nothing half-done; what it no longer waits for is in its journal row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import trio
+
+from stowfs.errors import CorruptObject, ObjectNotFound, StowError
+from stowfs.store.base import Found, ObjectStore
+from stowfs.vault import record as records
+from stowfs.vault.cas import Swapped, Unread, compare_and_swap
+from stowfs.vault.naming import blob_key, segment_key
+from stowfs.vault.record import Operation, Payload, Record
+from stowfs.vault.ring import new_id
+
+Kind = Literal["acquire", "release", "undo"]
+
+_SUFFIX: dict[Kind, str] = {"acquire": "+", "release": "-", "undo": "u"}
+# In ASCII order of when they happen within one commit, since ids are compared with a ring's floor.
+
+
+def operation_id(commit: str, kind: Kind) -> str:
+    """The id under which a commit's change of a record stands in the record's ring."""
+    return commit + _SUFFIX[kind]
+
+
+@dataclass(slots=True)
+class _Request:
+    kind: Kind
+    commit: str
+    operation: Operation
+    payload: Payload | None
+    done: trio.Event = field(default_factory=trio.Event)
+    error: Exception | None = None
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """The outcome of an acquire: `saturated` means that from now on nobody counts this segment."""
+
+    digest: str
+    count: int
+    saturated: bool
+
+
+class Counts:
+    """The counted references of all segments, as this process changes them."""
+
+    def __init__(self, store: ObjectStore, nursery: trio.Nursery, *, deadline: float, many: int = records.MANY) -> None:
+        self._store = store
+        self._nursery = nursery
+        self._deadline = deadline
+        self._many = many
+        self._queues: dict[str, list[_Request]] = {}
+
+    async def acquire(self, commit: str, digest: str, payload: Payload | None, *, exists: bool = False) -> Acquired:
+        """Counts one reference of `commit` to the segment, storing it where it is not there.
+
+        Without a `payload` it must be there, else `CorruptObject`. `exists`: the caller believes that the record is there, which
+        spares a refused write. Raises `RetriesExhausted` and other store errors; then it may have happened.
+        """
+        request = _Request("acquire", commit, Operation(operation_id(commit, "acquire")), payload)
+        await self._submit(digest, request, exists=exists or payload is None)
+        return Acquired(digest, request.count, request.count >= self._many)
+
+    async def release(self, commit: str, digest: str, *, retried: bool = False) -> None:
+        """Takes away one reference that `commit` gives up. `retried`: an earlier attempt may have done it. Errors as `acquire`."""
+        operation = Operation(operation_id(commit, "release"), fresh=not retried)
+        await self._submit(digest, _Request("release", commit, operation, None), exists=True)
+
+    async def undo(self, commit: str, digest: str, *, retried: bool = False) -> None:
+        """Rolls back what `commit` may have acquired, and makes a write of it that is still on its way fail."""
+        operation = Operation(operation_id(commit, "undo"), fresh=not retried)
+        await self._submit(digest, _Request("undo", commit, operation, None), exists=True)
+
+    async def collect(self, digest: str, *, before: float) -> bool:
+        """Makes a segment dead that had no reference since before the time `before`; then deletes its blob, if any.
+
+        Returns whether this call killed it. Never wins against a concurrent acquire.
+        """
+        transition = _Collect(digest, before)
+        swapped = await compare_and_swap(self._store, segment_key(digest), transition, deadline=self._deadline)
+        if transition.redirect is not None:
+            await self._store.delete(blob_key(digest, transition.redirect))
+        return swapped.written
+
+    async def recompress(self, payload: Payload) -> str | None:
+        """Replaces the stored form of a live segment. Returns the revision key of the replaced blob, if there was one.
+
+        That blob may be deleted once no reader can still be following the old record (the grace period).
+        """
+        payload = await self._redirect(payload)
+        transition = _Recompress(payload)
+        swapped = await compare_and_swap(self._store, segment_key(payload.digest), transition, deadline=self._deadline)
+        if not swapped.written and not transition.applied:
+            await self._drop_own_blob(payload)
+            return None
+        return transition.replaced
+
+    async def read(self, digest: str) -> Record | None:
+        """The record of a segment as it is now, or `None`."""
+        try:
+            found = await self._store.get(segment_key(digest))
+        except ObjectNotFound:
+            return None
+        assert isinstance(found, Found)
+        return records.decode(digest, found.body)
+
+    async def _submit(self, digest: str, request: _Request, *, exists: bool) -> None:
+        queue = self._queues.get(digest)
+        if queue is None:
+            self._queues[digest] = [request]
+            self._nursery.start_soon(self._drain, digest, exists)
+        else:
+            queue.append(request)
+        await request.done.wait()
+        if request.error is not None:
+            raise request.error
+
+    async def _drain(self, digest: str, exists: bool) -> None:
+        """Carries out what is queued for one segment, everything that is waiting at a time, until nothing is."""
+        first: Found | None | Unread = Unread() if exists else None
+        batch: list[_Request] = []
+        try:
+            while batch := self._queues[digest]:
+                self._queues[digest] = []
+                try:
+                    first = (await self._change(digest, batch, first)).current
+                except Exception as error:  # noqa: BLE001 - handed to every caller that waits
+                    first = Unread()
+                    for request in batch:
+                        request.error = error
+                for request in batch:
+                    request.done.set()
+        finally:
+            # Cancelled (the vault is closing): nobody may wait for ever.
+            for request in [*batch, *self._queues.pop(digest)]:
+                if not request.done.is_set():
+                    request.error = StowError("the vault was closed before the change was made")
+                    request.done.set()
+
+    async def _change(self, digest: str, batch: list[_Request], first: Found | None | Unread) -> Swapped:
+        payload = next((request.payload for request in batch if request.payload is not None), None)
+        if payload is None or len(payload.compressed) > records.REDIRECT_ABOVE:
+            # Reading first spares the upload of a large payload that is there already.
+            swapped = await self._try(digest, _Change(digest, batch, None, self._many), Unread())
+            if swapped is not None:
+                return swapped
+            if payload is None:
+                raise CorruptObject(f"segment {digest} is referenced, but is not in the store")
+            payload = await self._redirect(payload)
+            first = Unread()
+        change = _Change(digest, batch, payload, self._many)
+        swapped = await self._try(digest, change, first)
+        assert swapped is not None
+        if payload.redirect is not None and not change.published:
+            await self._drop_own_blob(payload)
+        return swapped
+
+    async def _try(self, digest: str, change: "_Change", first: Found | None | Unread) -> Swapped | None:
+        """One grouped compare-and-swap; `None` where the segment has to be stored first."""
+        try:
+            return await compare_and_swap(
+                self._store, segment_key(digest), change, first=first, deadline=self._deadline
+            )
+        except _PayloadNeeded:
+            return None
+
+    async def _redirect(self, payload: Payload) -> Payload:
+        """Writes a payload that is too large for a record under a revision key of its own."""
+        if len(payload.compressed) <= records.REDIRECT_ABOVE:
+            return payload
+        revision = new_id()
+        await self._store.put(blob_key(payload.digest, revision), payload.compressed)
+        return replace(payload, redirect=revision)
+
+    async def _drop_own_blob(self, payload: Payload) -> None:
+        """Deletes a blob that lost: its revision key was never published, so nobody can refer to it."""
+        if payload.redirect is not None:
+            await self._store.delete(blob_key(payload.digest, payload.redirect))
+
+
+class _PayloadNeeded(Exception):
+    """The segment is not there, and its payload is too large to be sent before that is known."""
+
+
+class _Change:
+    """A batch of acquires, releases and undos of one segment as one transition."""
+
+    def __init__(self, digest: str, batch: Sequence[_Request], payload: Payload | None, many: int) -> None:
+        self._digest = digest
+        self._batch = batch
+        self._payload = payload
+        self._many = many
+        self._generation = 0
+        self.published = False
+
+    def propose(self, current: Found | None) -> bytes | None:
+        before = records.decode(self._digest, current.body) if current else None
+        self._generation = before.header.ring.generation if before else 0
+        after = self._apply(before)
+        for request in self._batch:
+            request.count = after.header.ref_count if after else 0
+        redirect = self._payload.redirect if self._payload else None
+        self.published = redirect is not None and after is not None and after.header.redirect == redirect
+        return None if after is None or after is before else records.encode(after)
+
+    def in_doubt(self) -> None:
+        for request in self._batch:
+            if request.operation.fresh:
+                request.operation = replace(request.operation, fresh=False, since=self._generation)
+
+    def _apply(self, record: Record | None) -> Record | None:
+        """Acquires first, so that a count never touches zero between two operations of one batch."""
+        many = self._many
+        acquires = [request.operation for request in self._batch if request.kind == "acquire"]
+        if acquires:
+            if self._payload is None and (record is None or record.header.state == "dead"):
+                raise _PayloadNeeded
+            record = records.acquire(record, acquires, self._payload, many=many)
+        for request in self._batch:
+            if request.kind == "undo":
+                acquired = operation_id(request.commit, "acquire")
+                record = records.undo(record, acquired, request.operation, many=many)
+        releases = [request.operation for request in self._batch if request.kind == "release"]
+        return records.release(record, releases, many=many)
+
+
+class _Collect:
+    """Live without references since before a time, to dead."""
+
+    def __init__(self, digest: str, before: float) -> None:
+        self._digest = digest
+        self._before = before
+        self._op = new_id()
+        self.redirect: str | None = None
+
+    def propose(self, current: Found | None) -> bytes | None:
+        before = records.decode(self._digest, current.body) if current else None
+        if before is not None and self._op in before.header.ring.recent:
+            return None
+        after = records.collect(before, self._op, before=self._before)
+        if after is before or after is None or before is None:
+            self.redirect = None
+            return None
+        self.redirect = before.header.redirect
+        return records.encode(after)
+
+    def in_doubt(self) -> None:
+        """Nothing to note: the id in the ring tells."""
+
+
+class _Recompress:
+    """Live with one payload to live with another."""
+
+    def __init__(self, payload: Payload) -> None:
+        self._payload = payload
+        self._op = new_id()
+        self.replaced: str | None = None
+        self.applied = False
+
+    def propose(self, current: Found | None) -> bytes | None:
+        before = records.decode(self._payload.digest, current.body) if current else None
+        if before is not None and self._op in before.header.ring.recent:
+            self.applied = True
+            return None
+        after = records.recompress(before, self._op, self._payload)
+        if after is before or after is None or before is None:
+            return None
+        self.replaced = before.header.redirect
+        return records.encode(after)
+
+    def in_doubt(self) -> None:
+        """Nothing to note: the id in the ring tells."""

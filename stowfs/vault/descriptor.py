@@ -1,0 +1,74 @@
+"""The store descriptor: what all hosts of a store must agree on. Created once, with If-None-Match; read at every mount."""
+
+import time
+from uuid import UUID
+
+import msgspec
+from uuid6 import uuid7
+
+from stowfs.conversation.segmenter import DEFAULT_PARAMETERS, SegmenterParameters
+from stowfs.errors import CorruptObject, NotAStore, ObjectNotFound, PathExists, PreconditionFailed, UnsupportedVersion
+from stowfs.store.base import IF_ABSENT, Found, ObjectStore
+from stowfs.vault.naming import DESCRIPTOR
+from stowfs.vault.record import MANY
+
+VERSION = 1
+
+TRASH_SECONDS = 7 * 86400.0
+"""Seconds for which a deleted conversation keeps its content: a week is what people take to notice."""
+
+
+class Descriptor(msgspec.Struct, frozen=True):
+    """`store_id` names the store's hot tiers. `segmenter`: how all hosts cut. `many`: the count at which counting ends.
+    `trash_seconds`: how long a deleted conversation keeps its content."""
+
+    store_id: str
+    created_at: float
+    segmenter: SegmenterParameters = DEFAULT_PARAMETERS
+    many: int = MANY
+    trash_seconds: float = TRASH_SECONDS
+    # A factory, since a plain default would be left out of what is stored.
+    v: int = msgspec.field(default_factory=lambda: VERSION)
+
+
+class _Version(msgspec.Struct):
+    v: int
+
+
+async def create_descriptor(
+    store: ObjectStore,
+    *,
+    segmenter: SegmenterParameters = DEFAULT_PARAMETERS,
+    many: int = MANY,
+    trash_seconds: float = TRASH_SECONDS,
+) -> Descriptor:
+    """Makes a place a store. Raises `PathExists` where it is one already, and store errors."""
+    descriptor = Descriptor(str(uuid7()), time.time(), segmenter, many, trash_seconds)
+    body = msgspec.json.format(msgspec.json.encode(descriptor), indent=2) + b"\n"
+    try:
+        await store.put(DESCRIPTOR, body, IF_ABSENT)
+    except PreconditionFailed:
+        existing = await read_descriptor(store)
+        if existing.store_id != descriptor.store_id:
+            raise PathExists(f"{store.url} is a store already") from None
+    return descriptor
+
+
+async def read_descriptor(store: ObjectStore) -> Descriptor:
+    """The descriptor. Raises `NotAStore`, `UnsupportedVersion`, `CorruptObject` and store errors."""
+    try:
+        found = await store.get(DESCRIPTOR)
+    except ObjectNotFound:
+        raise NotAStore(f"{store.url} is not a stowfs store: prepare it with 'stowfs mkfs {store.url}'") from None
+    assert isinstance(found, Found)
+    try:
+        version = msgspec.json.decode(found.body, type=_Version).v
+        if version != VERSION:
+            raise UnsupportedVersion(
+                f"{store.url} has format version {version}, and this stowfs reads version {VERSION}: upgrade stowfs"
+            )
+        descriptor = msgspec.json.decode(found.body, type=Descriptor)
+        UUID(descriptor.store_id)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise CorruptObject(f"the descriptor {DESCRIPTOR} of {store.url} is damaged: {error}") from error
+    return descriptor

@@ -1,0 +1,103 @@
+"""Reading a version of a conversation: which pieces lie under a range of bytes, and their bytes.
+
+Segments of one read are fetched in parallel, and a reader that goes on where it stopped gets the next ones ahead of time, a
+window that doubles with every step.
+"""
+
+from bisect import bisect_right
+from collections import OrderedDict
+from itertools import accumulate
+
+from stowfs.errors import CorruptObject
+from stowfs.vault import pages
+from stowfs.vault.manifest import Piece, Reference, Snapshot
+from stowfs.vault.segments import SegmentReader
+
+LAYOUTS = 512
+"""Versions whose expanded pieces are kept: more than are usually open, some 100 KB each for the longest."""
+
+
+class Layout:
+    """The pieces of one version in order, pages expanded, with their offsets."""
+
+    def __init__(self, snapshot: Snapshot, pieces: list[Piece]) -> None:
+        self.snapshot = snapshot
+        self.pieces = pieces
+        sizes = [piece if isinstance(piece, int) else piece.size for piece in pieces]
+        self.starts = [0, *accumulate(sizes)]
+        inline = [piece if isinstance(piece, int) else 0 for piece in pieces]
+        self._inline_starts = [0, *accumulate(inline)]
+        self._next = 0
+        self._window = 1
+
+    def inline_bytes(self, index: int) -> bytes:
+        """The bytes of the inline piece `index`."""
+        start = self._inline_starts[index]
+        return self.snapshot.inline[start : self._inline_starts[index + 1]]
+
+    def covering(self, start: int, end: int) -> range:
+        """The indexes of the pieces that hold bytes `start` to `end`."""
+        return range(bisect_right(self.starts, start) - 1, bisect_right(self.starts, end - 1))
+
+    def ahead(self, start: int, end: int, last: int, limit: int) -> list[str]:
+        """The segments to fetch ahead after a read of `start` to `end`, of which `last` was the last piece."""
+        sequential = start == self._next
+        self._next = end
+        self._window = min(self._window * 2, limit) if sequential else 0
+        following = self.pieces[last + 1 : last + 1 + self._window]
+        self._window = max(self._window, 1)
+        return [piece.digest for piece in following if isinstance(piece, Reference)]
+
+
+class LayoutReader:
+    """Bytes of snapshots."""
+
+    def __init__(self, segments: SegmentReader, *, prefetch: int) -> None:
+        self._segments = segments
+        self._prefetch = prefetch
+        self._layouts: OrderedDict[str, Layout] = OrderedDict()
+
+    async def layout(self, snapshot: Snapshot) -> Layout:
+        """The layout of a version; fetches its pages. Errors as `SegmentReader.fetch`."""
+        commit = snapshot.manifest.commit
+        layout = self._layouts.get(commit)
+        if layout is None:
+            layout = Layout(snapshot, await pages.expand(snapshot.manifest.pieces, self.fetch))
+            self._layouts[commit] = layout
+            if len(self._layouts) > LAYOUTS:
+                self._layouts.popitem(last=False)
+        else:
+            self._layouts.move_to_end(commit)
+        return layout
+
+    async def fetch(self, reference: Reference) -> bytes:
+        """The raw bytes that a reference leads to; their size is checked where it is known."""
+        raw = await self._segments.fetch(reference.digest)
+        if reference.level == 0 and len(raw) != reference.size:
+            raise CorruptObject(f"segment {reference.digest} has {len(raw)} bytes, not {reference.size}")
+        return raw
+
+    async def digests(self, snapshot: Snapshot | None) -> set[str]:
+        """Every segment that a version references, pages included; nothing for no version."""
+        if snapshot is None:
+            return set()
+        return await pages.digests(snapshot.manifest.pieces, self.fetch)
+
+    async def read(self, snapshot: Snapshot, start: int, end: int) -> bytes:
+        """The bytes `start` to `end`, clipped at the size. Raises `CorruptObject` and store errors."""
+        end = min(end, snapshot.size)
+        if start >= end:
+            return b""
+        layout = await self.layout(snapshot)
+        covering = layout.covering(start, end)
+        wanted = [piece.digest for i in covering if isinstance(piece := layout.pieces[i], Reference)]
+        if len(wanted) > 1:
+            self._segments.prefetch(wanted)
+        self._segments.prefetch(layout.ahead(start, end, covering[-1], self._prefetch))
+        parts: list[bytes | memoryview] = []
+        for i in covering:
+            piece = layout.pieces[i]
+            raw = await self.fetch(piece) if isinstance(piece, Reference) else layout.inline_bytes(i)
+            base = layout.starts[i]
+            parts.append(memoryview(raw)[max(start - base, 0) : end - base])
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)

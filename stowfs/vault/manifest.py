@@ -1,0 +1,174 @@
+"""Manifests: the commit point of one conversation or directory, and the tombstone it leaves.
+
+The stored object is two zstd frames: a JSON header, and the inline bytes. The header lists the *pieces* of the
+conversation in order: a reference to a segment, a reference to a page of references, or a number: that many of the inline
+bytes. The last piece may be the unsealed run (`tail` bytes), which the next append cuts anew.
+
+A directory has no pieces. A tombstone has `deleted`; it keeps the pieces (and so their references) as long as the
+conversation can be undeleted, and the ring always, since a writer may still have to find out there what became of its commit.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import msgspec
+
+from stowfs import codec
+from stowfs.config import MIB
+from stowfs.errors import CorruptObject, UnsupportedVersion
+from stowfs.vault.ring import Ring
+
+VERSION = 1
+
+HEADER_LIMIT = 4 * MIB
+"""Bytes a decompressed header may claim. An honest one has some 400 references of 80 bytes; a hostile one must not exhaust
+memory."""
+
+INLINE_LIMIT = 16 * MIB
+"""Bytes the decompressed inline part may claim; honest ones stay far below (see `placement`)."""
+
+
+class Reference(msgspec.Struct, frozen=True, array_like=True):
+    """A piece that is stored as a segment: SHA-256 (hexadecimal) of its raw bytes, and the bytes of the conversation it stands
+    for. Level 0: the segment holds these bytes; n > 0: it is a page that lists references of level n-1."""
+
+    digest: str
+    size: int
+    level: int = 0
+
+
+Piece = Reference | int
+
+
+class Attributes(msgspec.Struct, frozen=True, array_like=True):
+    """POSIX attributes: permission bits, owner, and times in nanoseconds since the epoch."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What segmentation found out about a conversation. `time`: its own start, seconds since the epoch. `tail_messages`: how
+    many of `messages` lie in the unsealed run. `resumable`: cutting can go on from any sealed end."""
+
+    format: str = "bytes"
+    resumable: bool = False
+    model: str | None = None
+    application: str | None = None
+    messages: int | None = None
+    time: float | None = None
+    tail_messages: int = 0
+
+
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The header of a manifest. `commit` is the id of the write that made it, also the newest in `ring`; `tail` the raw size
+    of the unsealed run; `inline` the raw size of all inline bytes and `inline_digest` their SHA-256."""
+
+    commit: str
+    ring: Ring
+    attributes: Attributes
+    # A factory, since a plain default would be left out of what is stored.
+    v: int = msgspec.field(default_factory=lambda: VERSION)
+    kind: Literal["conversation", "directory"] = "conversation"
+    size: int = 0
+    pieces: tuple[Reference | int, ...] = ()
+    tail: int = 0
+    inline: int = 0
+    inline_digest: str = ""
+    facts: Facts = Facts()
+    deleted: float | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether this is no tombstone."""
+        return self.deleted is None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One version of one conversation or directory as it lies in the store; immutable."""
+
+    path: str
+    etag: str
+    manifest: Manifest
+    inline: bytes
+    stored_size: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the conversation."""
+        return self.manifest.size
+
+    @property
+    def attributes(self) -> Attributes:
+        """POSIX attributes."""
+        return self.manifest.attributes
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether this is a directory."""
+        return self.manifest.kind == "directory"
+
+    @property
+    def sealed_end(self) -> int:
+        """Where the unsealed run begins: what lies before is cut for good."""
+        return self.manifest.size - self.manifest.tail
+
+    @cached_property
+    def top_references(self) -> tuple[Reference, ...]:
+        """The references that stand in the manifest itself, in order."""
+        return tuple(piece for piece in self.manifest.pieces if isinstance(piece, Reference))
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Manifest)
+
+
+class _Version(msgspec.Struct):
+    v: int = 0
+
+
+_version_decoder = msgspec.json.Decoder(_Version)
+
+
+def encode(manifest: Manifest, inline: bytes) -> bytes:
+    """The object that stores `manifest` with its inline bytes."""
+    header = codec.compress(_encoder.encode(manifest))
+    return header + codec.compress(inline) if inline else header
+
+
+def decode(path: str, etag: str, body: bytes) -> Snapshot:
+    """The snapshot that `encode` stored. Raises `CorruptObject` or `UnsupportedVersion`."""
+    try:
+        header, rest = codec.decompress_first(body, limit=HEADER_LIMIT)
+        version = _version_decoder.decode(header).v
+        if version != VERSION:
+            raise UnsupportedVersion(f"the manifest has format version {version}; this stowfs reads {VERSION}: upgrade it")
+        manifest = _decoder.decode(header)
+    except msgspec.MsgspecError as error:
+        raise CorruptObject(f"the manifest is not valid: {error}") from error
+    if not 0 <= manifest.inline <= INLINE_LIMIT:
+        raise CorruptObject(f"the manifest claims {manifest.inline} inline bytes")
+    inline = codec.decompress(rest, expected=manifest.inline) if manifest.inline else b""
+    if manifest.inline and hashlib.sha256(inline).hexdigest() != manifest.inline_digest:
+        raise CorruptObject("the inline bytes of the manifest do not match their SHA-256")
+    _check_sizes(manifest)
+    return Snapshot(path, etag, manifest, inline, len(body))
+
+
+def _check_sizes(manifest: Manifest) -> None:
+    """Refuses sizes that contradict each other: reading relies on them."""
+    sizes = [piece if isinstance(piece, int) else piece.size for piece in manifest.pieces]
+    inline = sum(piece for piece in manifest.pieces if isinstance(piece, int))
+    if (
+        any(size <= 0 for size in sizes)
+        or sum(sizes) != manifest.size
+        or inline != manifest.inline
+        or (manifest.tail != 0 and manifest.tail != (sizes or [0])[-1])
+    ):
+        raise CorruptObject("the sizes in the manifest contradict each other")

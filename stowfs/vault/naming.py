@@ -1,0 +1,128 @@
+"""Where things lie in the store: paths of conversations and directories, and hashes, to object keys and back.
+
+A path is a relative POSIX path as `str` (bytes that are not UTF-8 as surrogate escapes); '' is the root directory.
+Conversation `a/b` and directory `a/b` share one key, `manifests/a/b.json`, so that a store cannot hold both. What lies in
+directory `a/b` has keys below `manifests/a/b/`. Each component is percent-escaped where a store or a local directory could
+not hold it; a directory's component also where it ends in '.json', since `x.json` is conversation `x` already.
+"""
+
+import os
+import re
+
+from stowfs.errors import CorruptObject, NameTooLong
+
+MANIFESTS = "manifests/"
+SEGMENTS = "segments/"
+BLOBS = "blobs/"
+DESCRIPTOR = "stowfs.json"
+
+_SUFFIX = ".json"
+
+COMPONENT_LIMIT = 255
+"""Bytes of an escaped component with its suffix: the longest file name of the usual local file systems, so that every
+store can be copied to a directory."""
+
+KEY_LIMIT = 1024
+"""Bytes of a whole key: the limit of S3."""
+
+PREFIX_ALLOWANCE = 128
+"""Bytes of `KEY_LIMIT` that are left to the prefix of the store, so that a store can be moved below another one."""
+
+_UNSAFE = re.compile(rb"[\x00-\x1f\x7f%]|[\x80-\xff]+")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+
+
+def escape(component: str) -> str:
+    """One path component as it stands in a key: '%', control characters and what is not UTF-8 become '%XX'."""
+
+    def replace(match: re.Match[bytes]) -> bytes:
+        run = match.group()
+        if run[0] >= 0x80:
+            try:
+                run.decode()
+            except UnicodeDecodeError:
+                pass  # not text: escaped byte by byte below
+            else:
+                return run
+        return b"".join(b"%%%02X" % byte for byte in run)
+
+    return _UNSAFE.sub(replace, os.fsencode(component)).decode()
+
+
+def unescape(component: str) -> str:
+    """The inverse of `escape`."""
+    return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match.group(1), 16)]), component.encode()))
+
+
+def manifest_key(path: str) -> str:
+    """The key of the manifest of a conversation or directory. Raises `NameTooLong`."""
+    parent, name = split(path)
+    component = escape(name) + _SUFFIX
+    key = children_prefix(parent) + component
+    if len(component.encode()) > COMPONENT_LIMIT or len(key.encode()) > KEY_LIMIT - PREFIX_ALLOWANCE:
+        raise NameTooLong(f"the name is too long for a store: {display(path)}")
+    return key
+
+
+def children_prefix(directory: str) -> str:
+    """The prefix of the keys of everything in `directory`."""
+    if not directory:
+        return MANIFESTS
+    return MANIFESTS + "".join(_escape_directory(part) + "/" for part in directory.split("/"))
+
+
+def path_of_manifest(key: str) -> str:
+    """The path whose manifest lies under `key`. Raises `CorruptObject` for a key that no path has."""
+    *directories, last = key.removeprefix(MANIFESTS).split("/")
+    if not last.endswith(_SUFFIX):
+        raise CorruptObject(f"{key} is not the key of a manifest")
+    path = "/".join([*map(unescape, directories), unescape(last.removesuffix(_SUFFIX))])
+    if not is_path(path) or manifest_key(path) != key:
+        raise CorruptObject(f"{key} is not the key of a manifest")
+    return path
+
+
+def path_of_prefix(prefix: str) -> str:
+    """The directory whose children lie under `prefix`. Raises `CorruptObject` for a prefix that no directory has."""
+    path = "/".join(unescape(part) for part in prefix.removeprefix(MANIFESTS).rstrip("/").split("/"))
+    if not is_path(path) or children_prefix(path) != prefix:
+        raise CorruptObject(f"{prefix} is not the prefix of a directory")
+    return path
+
+
+def is_path(path: str) -> bool:
+    """Whether `path` is one that a mounted tree can show: no empty, '.' or '..' component, no NUL."""
+    return "\0" not in path and all(part not in ("", ".", "..") for part in path.split("/"))
+
+
+def split(path: str) -> tuple[str, str]:
+    """The directory of `path` and its name in it."""
+    parent, _, name = path.rpartition("/")
+    return parent, name
+
+
+def join(directory: str, name: str) -> str:
+    """The path of `name` in `directory`."""
+    return f"{directory}/{name}" if directory else name
+
+
+def segment_key(digest: str) -> str:
+    """The key of the record of the segment with this hexadecimal SHA-256."""
+    return f"{SEGMENTS}{digest[:2]}/{digest}"
+
+
+def blob_key(digest: str, revision: str) -> str:
+    """The key of a redirected payload; `revision` is unique to its writer."""
+    return f"{BLOBS}{digest[:2]}/{digest}/{revision}"
+
+
+def display(path: str) -> str:
+    """`path` for a message or a log: printable whatever bytes it holds."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _escape_directory(component: str) -> str:
+    escaped = escape(component)
+    if escaped.endswith(_SUFFIX):
+        escaped = escaped.removesuffix(_SUFFIX) + "%2Ejson"
+    return escaped

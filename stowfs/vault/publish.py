@@ -1,0 +1,98 @@
+"""Writing a manifest: the one conditional PUT that is the commit point, with its outcome found out whatever happens to it."""
+
+from dataclasses import dataclass
+
+import trio
+
+from stowfs.errors import PreconditionFailed, RetriesExhausted, StoreUnavailable, WriteConflict
+from stowfs.store.base import IF_ABSENT, Found, IfMatch, ObjectStore
+from stowfs.store.retry import Backoff
+from stowfs.vault import manifest as manifests
+from stowfs.vault.cas import read_or_none
+from stowfs.vault.manifest import Manifest, Snapshot
+from stowfs.vault.naming import manifest_key
+from stowfs.vault.ring import Ring, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The manifest is the commit: `snapshot` as it lies in the store, `body` its bytes."""
+
+    snapshot: Snapshot
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """The commit took effect, and others have written since: `current` is what is there now."""
+
+    current: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The commit did not and will not take effect: something else is there now (`None`: nothing)."""
+
+    current: Snapshot | None
+
+
+Outcome = Published | Overtaken | Moved
+
+
+def next_ring(previous: Snapshot | None, commit: str) -> Ring:
+    """The ring of the manifest or tombstone that replaces `previous`."""
+    return (previous.manifest.ring if previous else Ring()).add(commit)
+
+
+async def publish(
+    store: ObjectStore, path: str, manifest: Manifest, inline: bytes, body: bytes, base: Snapshot | None, *, deadline: float
+) -> Outcome:
+    """Writes `body`, which encodes `manifest` and `inline`, over `base` (`None`: over nothing).
+
+    Raises `RetriesExhausted` where the outcome could not be found out within `deadline` seconds; then it may still take effect.
+    """
+    key = manifest_key(path)
+    condition = IF_ABSENT if base is None else IfMatch(base.etag)
+    generation = base.manifest.ring.generation if base else 0
+    backoff = Backoff()
+    limit = trio.current_time() + deadline
+    while True:
+        try:
+            try:
+                etag = await store.put(key, body, condition)
+            except (PreconditionFailed, WriteConflict, StoreUnavailable):
+                outcome = await _find_out(store, path, manifest.commit, generation, base)
+                if outcome is not None:
+                    return outcome
+                raise
+            return Published(Snapshot(path, etag, manifest, inline, len(body)), body)
+        except (PreconditionFailed, WriteConflict, StoreUnavailable) as error:
+            # The base is still there: the write may be tried again, under the same id.
+            delay = backoff.next_delay()
+            if trio.current_time() + delay > limit:
+                raise RetriesExhausted(f"{key}: gave up after {deadline:.0f} s: {error}") from error
+            await trio.sleep(delay)
+
+
+async def _find_out(
+    store: ObjectStore, path: str, commit: str, generation: int, base: Snapshot | None
+) -> Outcome | None:
+    """What became of a write that was refused or not answered; `None` where the base is untouched so far."""
+    found = await read_or_none(store, manifest_key(path))
+    current = _decode(path, found) if found else None
+    if found is not None and current is not None:
+        if current.manifest.commit == commit:
+            return Published(current, found.body)
+        match current.manifest.ring.verdict(commit, since=generation):
+            case Verdict.HAPPENED:
+                return Overtaken(current)
+            case Verdict.UNKNOWN:
+                raise RetriesExhausted(f"{path}: so many others wrote that the fate of this commit cannot be told")
+            case Verdict.DID_NOT_HAPPEN:
+                pass
+    same = (current.etag if current else None) == (base.etag if base else None)
+    return None if same else Moved(current)
+
+
+def _decode(path: str, found: Found) -> Snapshot:
+    return manifests.decode(path, found.etag, found.body)

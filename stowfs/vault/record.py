@@ -1,0 +1,230 @@
+"""Segment records: the mutable object of one segment, and the transitions of its state (DESIGN §6) as pure functions.
+
+A record is one JSON header line and then the payload, unless the header redirects to a blob. The payload sits in the record so
+that "collect" and "someone just deduplicated against it" meet in one compare-and-swap. Counts may be too high after a crash,
+never too low.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from stowfs import codec
+from stowfs.config import KIB, MIB
+from stowfs.errors import CorruptObject, UnsupportedVersion
+from stowfs.vault.ring import Ring, Verdict
+
+VERSION = 1
+
+REDIRECT_ABOVE = 64 * KIB
+"""Compressed bytes above which a payload is redirected to a blob: every change of the count rewrites the record, and a run of
+the usual size (128 KiB of text) compresses to well under this."""
+
+RAW_LIMIT = 4 * MIB
+"""Raw bytes a segment may claim: sixteen times the largest run, so that other segmenter parameters still fit."""
+
+MANY = 256
+"""The count at which nobody counts any more. Beyond some hundred conversations a segment is a fleet's system prompt: it will
+hardly ever be free, and counting it would make one object hot for everybody."""
+
+
+class Header(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The first line of a record. `stored_size` is the compressed size; times in seconds since the epoch."""
+
+    hash: str
+    state: Literal["live", "dead"]
+    ref_count: int
+    ring: Ring
+    raw_size: int
+    stored_size: int
+    created_at: float
+    # A factory, since a plain default would be left out of what is stored.
+    v: int = msgspec.field(default_factory=lambda: VERSION)
+    dictionary: str | None = None
+    type: Literal["data", "page"] = "data"
+    zero_since: float | None = None
+    redirect: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A segment record: `payload` is the compressed bytes, empty where redirected or dead."""
+
+    header: Header
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A segment's bytes ready to be stored. `redirect`: the revision key under which the compressed bytes were written."""
+
+    digest: str
+    compressed: bytes
+    raw_size: int
+    type: Literal["data", "page"] = "data"
+    dictionary: str | None = None
+    redirect: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One counted change: its id (the commit's id and a suffix), and what is known of earlier attempts.
+
+    `fresh`: it was certainly never carried out. Otherwise `since` is the record's generation before the first attempt, `None`
+    where a crash has forgotten it.
+    """
+
+    id: str
+    fresh: bool = True
+    since: int | None = None
+
+    def verdict(self, ring: Ring) -> Verdict:
+        """Whether this operation is already part of the record."""
+        if self.fresh:
+            return Verdict.DID_NOT_HAPPEN
+        return ring.verdict(self.id, since=self.since)
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Header)
+
+
+def encode(record: Record) -> bytes:
+    """The object that stores `record`."""
+    return _encoder.encode(record.header) + b"\n" + record.payload
+
+
+def decode(digest: str, body: bytes) -> Record:
+    """The record of segment `digest` that `encode` stored. Raises `CorruptObject` or `UnsupportedVersion`."""
+    line, newline, payload = body.partition(b"\n")
+    try:
+        header = _decoder.decode(line)
+    except msgspec.MsgspecError as error:
+        raise CorruptObject(f"the record of segment {digest} is not valid: {error}") from error
+    if header.v != VERSION:
+        raise UnsupportedVersion(f"segment {digest} has format version {header.v}; this stowfs reads {VERSION}: upgrade it")
+    stored_here = header.state == "live" and header.redirect is None
+    if not newline or header.hash != digest or (stored_here and len(payload) != header.stored_size):
+        raise CorruptObject(f"the record of segment {digest} contradicts itself")
+    return Record(header, payload)
+
+
+def unpack(digest: str, raw_size: int, compressed: bytes) -> bytes:
+    """The raw bytes of a segment. Raises `CorruptObject`; the caller still has to check the SHA-256."""
+    if not 0 <= raw_size <= RAW_LIMIT:
+        raise CorruptObject(f"segment {digest} claims {raw_size} bytes")
+    return codec.decompress(compressed, expected=raw_size)
+
+
+def acquire(record: Record | None, operations: Iterable[Operation], payload: Payload | None, *, many: int = MANY) -> Record:
+    """Counts one reference for each operation that is not yet counted; a doubt is counted.
+
+    `payload` brings a segment (back) to life that is absent or dead; there it is required. Returns `record` itself where nothing
+    changes.
+    """
+    if record is None or record.header.state == "dead":
+        if payload is None:
+            raise CorruptObject("a segment that is referenced is not in the store")
+        ids = tuple(operation.id for operation in operations)
+        old = record.header.ring if record else Ring()
+        return Record(
+            Header(
+                hash=payload.digest,
+                state="live",
+                ref_count=min(len(ids), many),
+                ring=old.add(*ids),
+                raw_size=payload.raw_size,
+                stored_size=len(payload.compressed),
+                created_at=time.time(),
+                dictionary=payload.dictionary,
+                type=payload.type,
+                redirect=payload.redirect,
+            ),
+            b"" if payload.redirect else payload.compressed,
+        )
+    if payload is not None and not _holds(record, payload):
+        record = Record(
+            msgspec.structs.replace(record.header, stored_size=len(payload.compressed), dictionary=payload.dictionary),
+            payload.compressed,
+        )
+        # Saturated or not, the mended payload has to be written: the id makes the body a new one.
+        ids = tuple(op.id for op in operations)
+        return _recount(record, len(ids), ids, many)
+    if record.header.ref_count >= many:
+        return record
+    ids = tuple(op.id for op in operations if op.verdict(record.header.ring) is not Verdict.HAPPENED)
+    return _recount(record, len(ids), ids, many)
+
+
+def release(record: Record | None, operations: Iterable[Operation], *, many: int = MANY) -> Record | None:
+    """Takes one reference away for each operation that certainly did not happen yet. Returns `record` where nothing changes."""
+    if record is None or record.header.state == "dead" or record.header.ref_count >= many:
+        return record
+    ids = tuple(op.id for op in operations if op.verdict(record.header.ring) is Verdict.DID_NOT_HAPPEN)
+    return _recount(record, -len(ids), ids, many)
+
+
+def undo(record: Record | None, acquired: str, undoing: Operation, *, many: int = MANY) -> Record | None:
+    """Rolls the acquire `acquired` back, for good: where it did not happen, the record still changes, so that a write of it that
+    is on its way is refused. In doubt the count stays too high.
+    """
+    if record is None or record.header.ref_count >= many:
+        return record
+    ring = record.header.ring
+    if undoing.verdict(ring) is not Verdict.DID_NOT_HAPPEN:
+        return record
+    happened = ring.verdict(acquired) is Verdict.HAPPENED and record.header.state == "live"
+    return _recount(record, -1 if happened else 0, (undoing.id,), many)
+
+
+def collect(record: Record | None, op: str, *, before: float) -> Record | None:
+    """A segment that has had no reference since before the time `before` becomes dead; its payload is dropped."""
+    if record is None or record.header.state == "dead" or record.header.ref_count > 0:
+        return record
+    if record.header.zero_since is None or record.header.zero_since > before:
+        return record
+    header = msgspec.structs.replace(
+        record.header, state="dead", ring=record.header.ring.add(op), stored_size=0, redirect=None
+    )
+    return Record(header, b"")
+
+
+def recompress(record: Record | None, op: str, payload: Payload) -> Record | None:
+    """The same segment with another payload; its count stays. What is dead or absent stays so."""
+    if record is None or record.header.state == "dead":
+        return record
+    header = msgspec.structs.replace(
+        record.header,
+        ring=record.header.ring.add(op),
+        stored_size=len(payload.compressed),
+        dictionary=payload.dictionary,
+        redirect=payload.redirect,
+    )
+    return Record(header, b"" if payload.redirect else payload.compressed)
+
+
+def _holds(record: Record, payload: Payload) -> bool:
+    """Whether a record's own payload is sound, so that a writer may rely on it instead of storing its bytes again.
+
+    A redirected one is believed: it would cost another request, and `fsck` reads it.
+    """
+    if record.header.redirect is not None or record.payload == payload.compressed:
+        return True
+    try:
+        return hashlib.sha256(unpack(payload.digest, record.header.raw_size, record.payload)).hexdigest() == payload.digest
+    except CorruptObject:
+        return False
+
+
+def _recount(record: Record, change: int, ids: tuple[str, ...], many: int) -> Record:
+    if not ids:
+        return record
+    header = record.header
+    count = max(0, min(header.ref_count + change, many))
+    zero_since = None if count else header.zero_since or time.time()
+    header = msgspec.structs.replace(header, ref_count=count, ring=header.ring.add(*ids), zero_since=zero_since)
+    return Record(header, record.payload)

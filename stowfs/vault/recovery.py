@@ -1,0 +1,222 @@
+"""Bringing journal rows to their end: after a crash, after a failed commit, and the releases that follow a successful one.
+
+A row in phase *written* may have a PUT on its way that lands late. So before anything that its commit acquired is given up, that
+PUT is made to fail for good: a compare-and-swap of the manifest key (the fence). Everything here is idempotent by operation ids,
+and every doubt leaves a count too high, which `fsck` repairs.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from functools import partial
+
+import msgspec
+import trio
+
+from stowfs.errors import StowError
+from stowfs.hot.journal import Journal
+from stowfs.store.base import Found, ObjectStore
+from stowfs.store.retry import Backoff
+from stowfs.vault import manifest as manifests
+from stowfs.vault import transaction
+from stowfs.vault.cas import compare_and_swap
+from stowfs.vault.catalog import Catalog
+from stowfs.vault.counts import Counts
+from stowfs.vault.manifest import Attributes, Manifest, Snapshot
+from stowfs.vault.naming import display, manifest_key
+from stowfs.vault.parallel import each
+from stowfs.vault.ring import Ring, Verdict, new_id
+from stowfs.vault.transaction import Phase, Row
+
+log = logging.getLogger(__name__)
+
+RETRY_PAUSE = 30.0
+"""Seconds between attempts to settle a row while the store is away, at most: it is background work, and the store may have
+many clients that wait for it."""
+
+
+class Fate(Enum):
+    """What became of a commit's PUT."""
+
+    TOOK_EFFECT = "took effect"
+    LOST = "lost for good"
+    UNKNOWN = "unknown"
+
+
+class Recovery:
+    """Settles rows in tasks of the vault; nobody waits for them but `drain`."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        journal: Journal,
+        catalog: Catalog,
+        counts: Counts,
+        nursery: trio.Nursery,
+        *,
+        deadline: float,
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._catalog = catalog
+        self._counts = counts
+        self._nursery = nursery
+        self._deadline = deadline
+        self._pending = 0
+        self._idle = trio.Event()
+        self._idle.set()
+
+    async def recover(self) -> int:
+        """Begins to settle what an earlier process left in the journal. Returns how many rows there are."""
+        rows = await self._journal.rows()
+        for journalled in rows:
+            row = transaction.decode(journalled)
+            log.info("settling commit %s of %s, left in phase %s", row.commit, display(row.path), journalled.phase)
+            self._start(row, partial(self._settle_left, row, journalled.phase))
+        return len(rows)
+
+    def settle_later(self, row: Row, phase: Phase) -> None:
+        """Finds out what became of a commit of this process that failed, and finishes it or rolls it back."""
+        self._start(row, lambda retried: self._settle(row, phase, retried=retried))
+
+    def complete_later(self, row: Row) -> None:
+        """Releases what a commit that took effect gave up."""
+        self._start(row, lambda retried: self._complete(row, retried=retried))
+
+    async def drain(self, timeout: float) -> int:
+        """Waits until nothing is left to settle, or `timeout` seconds; returns how many rows are left."""
+        with trio.move_on_after(timeout):
+            await self._idle.wait()
+        return self._pending
+
+    async def retire_source(self, row: Row) -> bool:
+        """Puts a tombstone over the old name of a rename, unless somebody wrote to it since. Returns whether it is one of ours."""
+        assert row.source is not None
+        retire = _Retire(row)
+        swapped = await compare_and_swap(
+            self._store, manifest_key(row.source.path), retire, deadline=self._deadline
+        )
+        self._catalog.forget(row.source.path)
+        return swapped.written or retire.done
+
+    def _start(self, row: Row, attempt: Callable[[bool], Awaitable[None]]) -> None:
+        self._pending += 1
+        if self._idle.is_set():
+            self._idle = trio.Event()
+        self._nursery.start_soon(self._until_done, row, attempt)
+
+    async def _until_done(self, row: Row, attempt: Callable[[bool], Awaitable[None]]) -> None:
+        backoff = Backoff(maximum=RETRY_PAUSE)
+        retried = False
+        while True:
+            try:
+                await attempt(retried)
+                break
+            except StowError as error:
+                log.warning("commit %s of %s is not settled yet: %s", row.commit, display(row.path), error)
+            retried = True
+            await trio.sleep(backoff.next_delay())
+        self._pending -= 1
+        if not self._pending:
+            self._idle.set()
+
+    async def _settle(self, row: Row, phase: Phase, *, retried: bool) -> None:
+        fate = await self._fate(row, phase)
+        match fate:
+            case Fate.TOOK_EFFECT:
+                await self._complete(row, retried=retried)
+            case Fate.LOST:
+                await each(lambda digest: self._counts.undo(row.commit, digest, retried=retried), row.acquire)
+                await self._journal.remove(row.commit)
+            case Fate.UNKNOWN:
+                log.error(
+                    "so many others wrote %s that the fate of commit %s cannot be told: its references stay counted until fsck",
+                    display(row.path),
+                    row.commit,
+                )
+                await self._journal.remove(row.commit)
+
+    async def _settle_left(self, row: Row, phase: str, _: bool) -> None:
+        """Settles a row of another process, which may have tried already."""
+        await self._settle(row, msgspec.convert(phase, Phase), retried=True)
+
+    async def _fate(self, row: Row, phase: Phase) -> Fate:
+        match phase:
+            case "recorded":
+                return Fate.LOST
+            case "updated":
+                return Fate.TOOK_EFFECT
+            case "written":
+                fence = _Fence(row)
+                await compare_and_swap(self._store, manifest_key(row.path), fence, deadline=self._deadline)
+                self._catalog.forget(row.path)
+                return fence.fate
+
+    async def _complete(self, row: Row, *, retried: bool) -> None:
+        released = list(row.release)
+        if row.source is not None and await self.retire_source(row):
+            released += row.source.digests
+        await each(lambda digest: self._counts.release(row.commit, digest, retried=retried), released)
+        await self._journal.remove(row.commit)
+
+
+class _Fence:
+    """Finds out whether a commit took effect; if it did not, changes the manifest so that its PUT cannot any more."""
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self._id = new_id()
+        self.fate = Fate.LOST
+
+    def propose(self, current: Found | None) -> bytes | None:
+        snapshot = manifests.decode(self._row.path, current.etag, current.body) if current else None
+        match _verdict(snapshot, self._row.commit):
+            case Verdict.HAPPENED:
+                self.fate = Fate.TOOK_EFFECT
+                return None
+            case Verdict.UNKNOWN:
+                self.fate = Fate.UNKNOWN
+                return None
+            case Verdict.DID_NOT_HAPPEN:
+                self.fate = Fate.LOST
+        if (snapshot.etag if snapshot else None) != self._row.base:
+            return None  # what its PUT is conditional on is gone, and no ETag comes twice
+        if snapshot is None:
+            nobody = Attributes(0, 0, 0, 0, 0)
+            return manifests.encode(Manifest(self._id, Ring().add(self._id), nobody, deleted=time.time()), b"")
+        return manifests.encode(_with_ring(snapshot.manifest, self._id, snapshot), snapshot.inline)
+
+    def in_doubt(self) -> None:
+        """Nothing to note: if the fence is there, the ETag is another one."""
+
+
+class _Retire:
+    """The old name of a rename becomes a tombstone, if it still is the version that was renamed."""
+
+    def __init__(self, row: Row) -> None:
+        assert row.source is not None
+        self._source = row.source
+        self._commit = row.commit
+        self.done = False
+
+    def propose(self, current: Found | None) -> bytes | None:
+        snapshot = manifests.decode(self._source.path, current.etag, current.body) if current else None
+        self.done = snapshot is not None and self._commit in snapshot.manifest.ring.recent
+        if snapshot is None or self.done or snapshot.etag != self._source.base:
+            return None
+        bare = Manifest(
+            self._commit, snapshot.manifest.ring, snapshot.attributes, kind=snapshot.manifest.kind, deleted=time.time()
+        )
+        return manifests.encode(_with_ring(bare, self._commit, snapshot), b"")
+
+    def in_doubt(self) -> None:
+        """Nothing to note: the id in the ring tells."""
+
+
+def _verdict(snapshot: Snapshot | None, commit: str) -> Verdict:
+    return (snapshot.manifest.ring if snapshot else Ring()).verdict(commit)
+
+
+def _with_ring(manifest: Manifest, commit: str, previous: Snapshot) -> Manifest:
+    return msgspec.structs.replace(manifest, commit=commit, ring=previous.manifest.ring.add(commit))

@@ -1,0 +1,168 @@
+"""Reading segments: memory, then the local disk, then the store; each segment fetched once however many ask for it.
+
+Whatever comes from disk or store is checked against its SHA-256 before anybody sees it. A damaged cache file is a miss; a
+damaged object in the store is `CorruptObject`.
+"""
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import trio
+
+from stowfs.errors import CorruptObject, ObjectNotFound, StowError
+from stowfs.hot.segments import CachedSegment, SegmentFiles
+from stowfs.store.base import Found, ObjectStore
+from stowfs.vault import record as records
+from stowfs.vault.naming import blob_key, segment_key
+
+log = logging.getLogger(__name__)
+
+INLINE_DECODE = 16 * 1024
+"""Compressed bytes up to which a segment is decompressed and checked on the event loop: below, a thread costs more than the
+work."""
+
+
+class ByteCache:
+    """Decompressed segments in memory, least recently used first to go, bounded by their bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: OrderedDict[str, bytes] = OrderedDict()
+        self._size = 0
+
+    def get(self, digest: str) -> bytes | None:
+        """The raw bytes of a segment, if they are here."""
+        data = self._entries.get(digest)
+        if data is not None:
+            self._entries.move_to_end(digest)
+        return data
+
+    def put(self, digest: str, data: bytes) -> None:
+        """Keeps the raw bytes of a segment for a while."""
+        if digest in self._entries or len(data) > self._limit:
+            return
+        self._entries[digest] = data
+        self._size += len(data)
+        while self._size > self._limit:
+            _, dropped = self._entries.popitem(last=False)
+            self._size -= len(dropped)
+
+
+class SegmentReader:
+    """The raw bytes of segments by digest."""
+
+    def __init__(
+        self, store: ObjectStore, files: SegmentFiles, nursery: trio.Nursery, *, memory: int, threads: trio.CapacityLimiter
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._nursery = nursery
+        self._memory = ByteCache(memory)
+        self._threads = threads
+        self._flights: dict[str, _Flight] = {}
+
+    async def fetch(self, digest: str) -> bytes:
+        """The raw bytes of a segment, verified. Raises `CorruptObject` and store errors."""
+        data = self._memory.get(digest)
+        if data is not None:
+            return data
+        flight = self._flights.get(digest) or self._start(digest)
+        await flight.landed.wait()
+        if flight.error is not None:
+            raise flight.error
+        assert flight.data is not None
+        return flight.data
+
+    def prefetch(self, digests: Iterable[str]) -> None:
+        """Begins to fetch segments that will probably be asked for; errors are left to whoever asks."""
+        for digest in digests:
+            if self._memory.get(digest) is None and digest not in self._flights:
+                self._start(digest)
+
+    def remember(self, digest: str, raw: bytes) -> None:
+        """Keeps bytes in memory that the caller has just written, and knows to have this digest."""
+        self._memory.put(digest, raw)
+
+    def _start(self, digest: str) -> "_Flight":
+        flight = self._flights[digest] = _Flight()
+        self._nursery.start_soon(self._fly, digest, flight)
+        return flight
+
+    async def _fly(self, digest: str, flight: "_Flight") -> None:
+        try:
+            flight.data = await self._load(digest)
+            self._memory.put(digest, flight.data)
+        except Exception as error:  # noqa: BLE001 - handed to everybody who waits for this flight
+            flight.error = error
+        except BaseException:
+            flight.error = StowError("the vault was closed during a read")
+            raise
+        finally:
+            del self._flights[digest]
+            flight.landed.set()
+
+    async def _load(self, digest: str) -> bytes:
+        cached = await self._files.get(bytes.fromhex(digest))
+        if cached is not None:
+            try:
+                return await self._open(digest, cached)
+            except CorruptObject as error:
+                log.warning("cached segment %s is damaged and is fetched again: %s", digest, error)
+                await self._files.discard(bytes.fromhex(digest))
+        segment = await self._get(digest)
+        data = await self._open(digest, segment)
+        await self._files.put(bytes.fromhex(digest), segment)
+        return data
+
+    async def _get(self, digest: str) -> CachedSegment:
+        """A segment as the store has it, following its redirect."""
+        for last_try in (False, True):
+            record = await self._record(digest)
+            header = record.header
+            if header.redirect is None:
+                return CachedSegment(header.dictionary, header.raw_size, record.payload)
+            try:
+                blob = await self._store.get(blob_key(digest, header.redirect))
+            except ObjectNotFound:
+                # Recompressed between the two requests: the record now points elsewhere.
+                if last_try:
+                    raise CorruptObject(f"the bytes of segment {digest} are missing in the store") from None
+                continue
+            assert isinstance(blob, Found)
+            return CachedSegment(header.dictionary, header.raw_size, blob.body)
+        raise AssertionError("unreachable")
+
+    async def _record(self, digest: str) -> records.Record:
+        try:
+            found = await self._store.get(segment_key(digest))
+        except ObjectNotFound:
+            raise CorruptObject(f"segment {digest} is missing in the store") from None
+        assert isinstance(found, Found)
+        record = records.decode(digest, found.body)
+        if record.header.state == "dead":
+            raise CorruptObject(f"segment {digest} was collected")
+        return record
+
+    async def _open(self, digest: str, segment: CachedSegment) -> bytes:
+        if len(segment.payload) <= INLINE_DECODE:
+            return unpack_verified(digest, segment)
+        return await trio.to_thread.run_sync(unpack_verified, digest, segment, limiter=self._threads)
+
+
+class _Flight:
+    """One fetch under way, and everybody who waits for it."""
+
+    def __init__(self) -> None:
+        self.landed = trio.Event()
+        self.data: bytes | None = None
+        self.error: Exception | None = None
+
+
+def unpack_verified(digest: str, segment: CachedSegment) -> bytes:
+    """The raw bytes of a stored segment. Raises `CorruptObject` unless they have the digest."""
+    raw = records.unpack(digest, segment.raw_size, segment.payload)
+    if hashlib.sha256(raw).hexdigest() != digest:
+        raise CorruptObject(f"segment {digest} does not match its SHA-256")
+    return raw

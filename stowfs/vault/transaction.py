@@ -1,0 +1,139 @@
+"""The journal row of one commit: what it acquires and releases, and how far it has come (DESIGN §7).
+
+Phases: *recorded* (segments may have been acquired) → *written* (the manifest's PUT may have been sent) → *updated* (it is there:
+what the old manifest alone referenced is to be released). Any earlier end is *lost*: the PUT is fenced off, and what was
+acquired is undone. A commit that neither acquires nor releases counts nothing, so there is nothing to recover: it has no row.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from stowfs.hot.index import Index, Sighting
+from stowfs.hot.journal import Journal, JournalRow
+from stowfs.vault.counts import Acquired, Counts
+from stowfs.vault.parallel import each
+from stowfs.vault.record import Payload
+from stowfs.vault.ring import new_id
+
+Phase = Literal["recorded", "written", "updated"]
+Kind = Literal["commit", "delete", "rename"]
+
+TRUST_SATURATED = 3600.0
+"""Seconds for which a count that was seen saturated is believed to be so, and not asked again. Far below the grace period for
+which a full check waits before it frees such a segment."""
+
+
+class Source(msgspec.Struct, frozen=True, array_like=True):
+    """The old name of a rename: its path, the ETag its tombstone's PUT is conditional on, and what it references."""
+
+    path: str
+    base: str
+    digests: tuple[str, ...]
+
+
+class Row(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What recovery needs to know of a commit. `base`: the ETag its manifest's PUT is conditional on (none: no object).
+
+    For a rename `path` is the new name.
+    """
+
+    commit: str
+    kind: Kind
+    path: str
+    base: str | None = None
+    acquire: tuple[str, ...] = ()
+    release: tuple[str, ...] = ()
+    source: Source | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Row)
+
+
+def decode(row: JournalRow) -> Row:
+    """The row as the commit wrote it."""
+    return _decoder.decode(row.payload)
+
+
+class Transaction:
+    """One commit under way in this process."""
+
+    def __init__(self, journal: Journal, counts: Counts, index: Index, kind: Kind, path: str) -> None:
+        self._journal = journal
+        self._counts = counts
+        self._index = index
+        self._recorded = False
+        self.finished = False
+        self.phase: Phase = "recorded"
+        # What the last version references: counted already, so not to be acquired.
+        self.held: set[str] = set()
+        self.row = Row(new_id(), kind, path)
+
+    @property
+    def id(self) -> str:
+        """The commit's id."""
+        return self.row.commit
+
+    @property
+    def recorded(self) -> bool:
+        """Whether there is a row in the journal."""
+        return self._recorded
+
+    async def acquire(self, payloads: Sequence[Payload], there: set[str]) -> None:
+        """Makes every segment count for this commit, unless the version before or an earlier call did so.
+
+        `there`: segments believed to be in the store. Raises store errors; then some may have been acquired.
+        """
+        owned = self.held.union(self.row.acquire)
+        wanted = {payload.digest: payload for payload in payloads if payload.digest not in owned}
+        for digest in await self._saturated(list(wanted)):
+            del wanted[digest]
+        if not wanted:
+            return
+        await self._record(msgspec.structs.replace(self.row, acquire=(*self.row.acquire, *wanted)))
+        acquired = await each(self._acquire_one, [(payload, payload.digest in there) for payload in wanted.values()])
+        now = time.time()
+        await self._index.note_sightings(
+            {bytes.fromhex(a.digest): Sighting("saturated" if a.saturated else "stored", now) for a in acquired}
+        )
+
+    async def acquire_existing(self, digests: Iterable[str]) -> None:
+        """As `acquire`, for segments that are in the store already. Raises `CorruptObject` where one is not."""
+        owned = self.held.union(self.row.acquire)
+        wanted = [digest for digest in digests if digest not in owned]
+        if not wanted:
+            return
+        await self._record(msgspec.structs.replace(self.row, acquire=(*self.row.acquire, *wanted)))
+        await each(lambda digest: self._counts.acquire(self.id, digest, None), wanted)
+
+    async def about_to_write(self, base: str | None, release: Iterable[str], *, source: Source | None = None) -> None:
+        """Notes, durably, what the PUT that follows depends on and what is to be released once it took effect."""
+        row = msgspec.structs.replace(self.row, base=base, release=tuple(sorted(release)), source=source)
+        if self._recorded or row.release or source is not None:
+            await self._record(row, "written")
+        else:
+            self.row = row
+
+    async def updated(self) -> None:
+        """The manifest is there."""
+        self.phase = "updated"
+        await self._journal.advance(self.id, "updated")
+
+    async def _acquire_one(self, wanted: tuple[Payload, bool]) -> Acquired:
+        payload, exists = wanted
+        return await self._counts.acquire(self.id, payload.digest, payload, exists=exists)
+
+    async def _record(self, row: Row, phase: Phase = "recorded") -> None:
+        self.row = row
+        self.phase = phase
+        self._recorded = True
+        await self._journal.record(JournalRow(row.commit, phase, _encoder.encode(row)))
+
+    async def _saturated(self, digests: Sequence[str]) -> list[str]:
+        """Those of the segments that nobody counts any more, as this host saw not long ago."""
+        sightings = await self._index.sightings([bytes.fromhex(digest) for digest in digests]) if digests else {}
+        recent = time.time() - TRUST_SATURATED
+        return [d.hex() for d, sighting in sightings.items() if sighting.state == "saturated" and sighting.seen_at > recent]

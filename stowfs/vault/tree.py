@@ -1,0 +1,153 @@
+"""Directories: making, removing, listing, renaming.
+
+A directory exists if its manifest is live. One that was removed on one host while another created something in it is found by the
+listing of its parent (there are keys below it) and made again: nothing that was written stays invisible.
+"""
+
+import logging
+import time
+from collections.abc import AsyncIterator
+
+import trio
+
+from stowfs.errors import DirectoryNotEmpty, IsDirectory, NoSuchPath, NotDirectory, PathExists
+from stowfs.store.base import ObjectStore
+from stowfs.vault.catalog import Catalog
+from stowfs.vault.commit import Committer
+from stowfs.vault.manifest import Attributes, Manifest, Snapshot
+from stowfs.vault.naming import children_prefix, display, join, path_of_prefix, split
+from stowfs.vault.parallel import each
+from stowfs.vault.ring import Ring
+
+log = logging.getLogger(__name__)
+
+RENAMES = 16
+"""Conversations renamed at once when their directory is."""
+
+EMPTY_FOR = 60.0
+"""Seconds for which a removed directory that has only tombstones below it is not looked at again. Looking costs a listing of all
+of them, and what it would find is rare: a file created in a directory at the moment of its removal."""
+
+DIRECTORY_MODE = 0o755
+"""Permissions of directories that nobody made with permissions of their own."""
+
+
+class Tree:
+    """The directories of a store."""
+
+    def __init__(self, store: ObjectStore, catalog: Catalog, committer: Committer, *, read_only: bool) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._committer = committer
+        self._read_only = read_only
+        self._known_empty: dict[str, float] = {}
+
+    async def head(self, path: str) -> Snapshot:
+        """What is live under `path`. Raises `NoSuchPath`."""
+        if not path:
+            return _unwritten_directory("")
+        snapshot = await self._catalog.current(path)
+        if snapshot is None or not snapshot.manifest.live:
+            raise NoSuchPath(f"{display(path)}: no such conversation or directory")
+        return snapshot
+
+    async def directory(self, path: str) -> Snapshot:
+        """The directory `path`. Raises `NoSuchPath`, `NotDirectory`."""
+        snapshot = await self.head(path)
+        if not snapshot.is_directory:
+            raise NotDirectory(f"{display(path)} is not a directory")
+        return snapshot
+
+    async def list(self, path: str) -> list[Snapshot]:
+        """What is in a directory, by name. A failure in the middle is an error. Raises `NoSuchPath`, `NotDirectory`."""
+        await self.directory(path)
+        entries: list[Snapshot] = []
+        prefixes: list[str] = []
+        async for page in self._store.list(children_prefix(path), delimiter="/"):
+            entries += [s for s in await self._catalog.resolve(page.objects) if s.manifest.live]
+            prefixes += page.prefixes
+        known = {children_prefix(entry.path) for entry in entries if entry.is_directory}
+        for prefix in prefixes:
+            if prefix not in known and await self._has_live(prefix):
+                entries.append(await self._make_again(path_of_prefix(prefix)))
+        return sorted(entries, key=lambda entry: entry.path.encode(errors="surrogateescape"))
+
+    async def walk(self, directory: str) -> AsyncIterator[Snapshot]:
+        """Everything below a directory, in the order of the keys."""
+        await self.directory(directory)
+        async for page in self._store.list(children_prefix(directory)):
+            for snapshot in await self._catalog.resolve(page.objects):
+                if snapshot.manifest.live:
+                    yield snapshot
+
+    async def make(self, path: str, attributes: Attributes) -> Snapshot:
+        """A new directory. Raises `PathExists`, `NoSuchPath` and `NotDirectory` (the parent)."""
+        await self.directory(split(path)[0])
+        return await self._committer.make_directory(path, attributes)
+
+    async def remove(self, path: str) -> None:
+        """Removes an empty directory. Raises `DirectoryNotEmpty`, `NoSuchPath`, `NotDirectory`."""
+        removed = await self.directory(path)
+        prefix = children_prefix(path)
+        if await self._has_live(prefix, ask=True):
+            raise DirectoryNotEmpty(f"{display(path)} is not empty")
+        await self._committer.delete(path, directory=True)
+        if await self._has_live(prefix, ask=True):
+            # Somebody was quicker: what they wrote must not be hidden.
+            await self._make_if_absent(path, removed.attributes)
+            raise DirectoryNotEmpty(f"{display(path)} is not empty")
+
+    async def rename(self, old: str, new: str) -> None:
+        """Moves a directory: makes the new one, renames one conversation after another, removes the old one.
+
+        Not atomic: an error on the way leaves some under either name, each whole. Raises `PathExists` unless the new name is free or
+        an empty directory.
+        """
+        moved = await self.directory(old)
+        try:
+            target = await self.directory(new)
+        except NoSuchPath:
+            await self.make(new, moved.attributes)
+        else:
+            if await self._has_live(children_prefix(target.path), ask=True):
+                raise DirectoryNotEmpty(f"{display(new)} is not empty")
+        children = await self.list(old)
+        names = [split(child.path)[1] for child in children if not child.is_directory]
+        await each(lambda name: self._committer.rename(join(old, name), join(new, name)), names, limit=RENAMES)
+        for child in children:
+            if child.is_directory:
+                await self.rename(child.path, join(new, split(child.path)[1]))
+        await self.remove(old)
+
+    async def _has_live(self, prefix: str, *, ask: bool = False) -> bool:
+        """Whether anything below `prefix` is live; a recent "no" is believed unless the caller says `ask`."""
+        now = trio.current_time()
+        if not ask and now - self._known_empty.get(prefix, -EMPTY_FOR) < EMPTY_FOR:
+            return False
+        async for page in self._store.list(prefix):
+            if any(snapshot.manifest.live for snapshot in await self._catalog.resolve(page.objects)):
+                self._known_empty.pop(prefix, None)
+                return True
+        self._known_empty[prefix] = now
+        return False
+
+    async def _make_again(self, path: str) -> Snapshot:
+        if self._read_only:
+            return _unwritten_directory(path)
+        log.warning("%s was removed while something was created in it: the directory is made again", display(path))
+        return await self._make_if_absent(path, _unwritten_directory(path).attributes)
+
+    async def _make_if_absent(self, path: str, attributes: Attributes) -> Snapshot:
+        try:
+            return await self._committer.make_directory(path, attributes)
+        except (PathExists, IsDirectory):
+            return await self.head(path)
+
+
+def _unwritten_directory(path: str) -> Snapshot:
+    """A directory that has no manifest: the root, or one that a read-only mount cannot make again."""
+    now = time.time_ns()
+    attributes = Attributes(DIRECTORY_MODE, 0, 0, now, now)
+    return Snapshot(path, "", Manifest("", Ring(), attributes, kind="directory"), b"", 0)
+
+

@@ -1,0 +1,178 @@
+"""The vault: conversations and directories of one store, as the mount and the command line use them.
+
+Opening one starts the recovery of what an earlier process left in the journal; closing one waits, not for ever, until what is to
+be released is released. What is not done by then stays in the journal for the next time.
+"""
+
+import logging
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import trio
+
+from stowfs.config import VaultOptions
+from stowfs.errors import ReadOnly
+from stowfs.hot.tier import HotTier
+from stowfs.store.base import ObjectStore
+from stowfs.vault.assembly import Assembler
+from stowfs.vault.catalog import Catalog
+from stowfs.vault.commit import Committer
+from stowfs.vault.counts import Counts
+from stowfs.vault.descriptor import Descriptor
+from stowfs.vault.draft import Draft
+from stowfs.vault.layout import LayoutReader
+from stowfs.vault.manifest import Attributes, Snapshot
+from stowfs.vault.recovery import Recovery
+from stowfs.vault.segments import SegmentReader
+from stowfs.vault.tree import Tree
+
+log = logging.getLogger(__name__)
+
+DRAIN_TIMEOUT = 30.0
+"""Seconds that closing a vault waits for releases; they are safe in the journal, so it need not wait for a store that is away."""
+
+THREADS = max(2, os.cpu_count() or 1)
+"""Threads that cut, hash and compress: these hold the processor, so more than there are gain nothing."""
+
+
+@asynccontextmanager
+async def open_vault(
+    store: ObjectStore, hot: HotTier, descriptor: Descriptor, options: VaultOptions
+) -> AsyncIterator["Vault"]:
+    """The vault of a store; neither the store nor the hot tier is closed with it."""
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        vault = Vault(store, hot, descriptor, options, nursery)
+        try:
+            if not options.read_only:
+                await vault.recover()
+            yield vault
+        except Exception as error:  # noqa: BLE001 - raised below, without the nursery's group around it
+            failure = error
+        finally:
+            with trio.CancelScope(shield=True):
+                remaining = await vault.drain(DRAIN_TIMEOUT if failure is None else 0)
+            if remaining:
+                log.warning("%d commits are not settled yet; the next mount on this host goes on with them", remaining)
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+class Vault:
+    """Conversations and directories by path (see `naming`)."""
+
+    def __init__(
+        self, store: ObjectStore, hot: HotTier, descriptor: Descriptor, options: VaultOptions, nursery: trio.Nursery
+    ) -> None:
+        self.descriptor = descriptor
+        self.options = options
+        threads = trio.CapacityLimiter(THREADS)
+        self._hot = hot
+        self._catalog = Catalog(store, hot.index, revalidate=options.revalidate)
+        self.counts = Counts(store, nursery, deadline=options.deadline, many=descriptor.many)
+        self.segments = SegmentReader(store, hot.segments, nursery, memory=options.memory_cache_size, threads=threads)
+        self._layouts = LayoutReader(self.segments, prefetch=options.prefetch)
+        assembler = Assembler(self._layouts, hot.index, descriptor.segmenter, threads)
+        self._recovery = Recovery(
+            store, hot.journal, self._catalog, self.counts, nursery, deadline=options.deadline
+        )
+        self._committer = Committer(
+            store,
+            hot,
+            self._catalog,
+            self.counts,
+            self._layouts,
+            assembler,
+            self._recovery,
+            threads,
+            deadline=options.deadline,
+            trash_seconds=descriptor.trash_seconds,
+        )
+        self._tree = Tree(store, self._catalog, self._committer, read_only=options.read_only)
+
+    async def recover(self) -> int:
+        """Begins to settle what an earlier process left in the journal; returns how many commits that are."""
+        for name in self._hot.spool.names():
+            # In sync mode nobody was told that these bytes are safe.
+            self._hot.spool.open(name).remove()
+        return await self._recovery.recover()
+
+    async def head(self, path: str) -> Snapshot:
+        """The live conversation or directory under `path`, as the store has it now. Raises `NoSuchPath`."""
+        return await self._tree.head(path)
+
+    async def read(self, snapshot: Snapshot, start: int, end: int) -> bytes:
+        """The bytes `start` to `end` of a version, clipped at its size. Raises `CorruptObject` and store errors."""
+        return await self._layouts.read(snapshot, start, end)
+
+    def draft(self, path: str, base: Snapshot | None, attributes: Attributes, *, appending: bool = False) -> Draft:
+        """Begins to write to a conversation (a new one, where there is no `base`); costs nothing until something is written."""
+        self._check_writable()
+        return Draft(path, base, attributes, self._hot.spool, self._layouts.read, appending=appending)
+
+    async def commit(self, draft: Draft, *, exclusive: bool = False) -> Snapshot:
+        """Makes a draft the next version of its conversation (see `Committer.commit`)."""
+        self._check_writable()
+        return await self._committer.commit(draft, exclusive=exclusive)
+
+    async def set_attributes(
+        self,
+        path: str,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> Snapshot:
+        """Changes what is given; the time of change becomes now. Raises `NoSuchPath`."""
+        self._check_writable()
+        given = {"mode": mode, "uid": uid, "gid": gid, "mtime_ns": mtime_ns}
+        wanted = {name: value for name, value in given.items() if value is not None}
+        return await self._committer.set_attributes(
+            path, lambda current: msgspec.structs.replace(current, **wanted, ctime_ns=time.time_ns())
+        )
+
+    async def remove(self, path: str) -> None:
+        """Deletes a conversation. Raises `NoSuchPath`, `IsDirectory`."""
+        self._check_writable()
+        await self._committer.delete(path, directory=False)
+
+    async def rename(self, old: str, new: str, *, replace: bool = True) -> Snapshot:
+        """Renames a conversation (see `Committer.rename`)."""
+        self._check_writable()
+        return await self._committer.rename(old, new, replace=replace)
+
+    async def rename_directory(self, old: str, new: str) -> None:
+        """Renames a directory, one conversation after another (see `Tree.rename`)."""
+        self._check_writable()
+        await self._tree.rename(old, new)
+
+    async def make_directory(self, path: str, attributes: Attributes) -> Snapshot:
+        """A new directory. Raises `PathExists`; `NoSuchPath` and `NotDirectory` for the parent."""
+        self._check_writable()
+        return await self._tree.make(path, attributes)
+
+    async def remove_directory(self, path: str) -> None:
+        """Removes an empty directory. Raises `DirectoryNotEmpty`, `NotDirectory`, `NoSuchPath`."""
+        self._check_writable()
+        await self._tree.remove(path)
+
+    async def list_directory(self, path: str) -> list[Snapshot]:
+        """What is in a directory, by name: all of it, or an error. Raises `NoSuchPath`, `NotDirectory`."""
+        return await self._tree.list(path)
+
+    def walk(self, directory: str = "") -> AsyncIterator[Snapshot]:
+        """Everything below a directory, in the order of the keys."""
+        return self._tree.walk(directory)
+
+    async def drain(self, timeout: float = DRAIN_TIMEOUT) -> int:
+        """Waits at most `timeout` seconds for releases and recovery; returns how many commits are not settled."""
+        return await self._recovery.drain(timeout)
+
+    def _check_writable(self) -> None:
+        if self.options.read_only:
+            raise ReadOnly("this mount is read-only")
