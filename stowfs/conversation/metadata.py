@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from stowfs.conversation.formats.catalogue import Family, Format
 
-HEAD = 64 << 10
+HEAD = 32 << 10
 """How many of the first bytes are looked at. The first answer, which names the model, is nearly always within them."""
 
 TAIL = 4 << 10
@@ -48,7 +48,9 @@ _TIME_MEMBERS = tuple(
     (mark, re.compile(re.escape(mark) + rb'\s*:\s*(?:"([^"\\]{10,40})"|([0-9.]{9,20}))'))
     for mark in (f'"{key}"'.encode() for key in _TIME_KEYS)
 )
-_MODEL_MEMBER = re.compile(rb'"(?:default_)?model(?:_slug|_name)?"\s*:\s*(?:\{\s*"name"\s*:\s*)?"([^"\\]{1,200})"')
+_MODEL_MEMBER = re.compile(
+    rb'"(?:default_)?model(?:_slug|_name)?"\s*:\s*(?:\{\s*"name"\s*:\s*)?"((?:[^"\\]|\\.){1,200})"'
+)
 _LIST = re.compile(
     rb'"(?:messages|traj|conversations|history|loglines|trajectory|simulations)"\s*:\s*\[|"mapping"\s*:\s*\{|\A\s*\['
 )
@@ -98,7 +100,7 @@ def _of_document(head: bytes, tail: bytes) -> tuple[str | None, float | None]:
 
 def _model_member(text: bytes) -> str | None:
     found = _MODEL_MEMBER.search(text) if b"model" in text else None
-    return found[1].decode("utf-8", "replace") if found else None
+    return _name(found[1].decode("latin-1")) if found else None
 
 
 def _time_member(text: bytes) -> float | None:
@@ -164,9 +166,26 @@ def _model_of(record: dict[str, object]) -> str | None:
     for place in places:
         for key in ("model", "model_slug"):
             name = place.get(key)
+            # Names in angle brackets stand for messages that no model wrote.
             if isinstance(name, str) and 0 < len(name) <= 200 and not name.startswith("<"):
-                return name.encode("latin-1", "replace").decode("utf-8", "replace")
+                return _unicode(name)
     return None
+
+
+def _name(quoted: str) -> str | None:
+    """The text of a JSON string, given as the bytes between its quotes in latin-1."""
+    try:
+        return _unicode(json.loads(f'"{quoted}"', strict=False))
+    except ValueError:
+        return None
+
+
+def _unicode(text: str) -> str:
+    """A text decoded from latin-1 as what it is in UTF-8. With characters beyond latin-1 it came from escapes."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def _time_in(record: dict[str, object]) -> float | None:

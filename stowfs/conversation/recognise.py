@@ -16,8 +16,11 @@ LINE_HEAD = 1 << 20
 TEXT_HEAD = 8 << 10
 """Text is told from other bytes, and Markdown from console output, by this many bytes: several turns of most tools."""
 
-FORMAT_HEAD = 32 << 10
-"""The format is told by this many bytes: past the preamble of a wrapper, and a few messages far in known formats."""
+FORMAT_HEAD = 16 << 10
+"""The format is told by this many bytes: a few messages far in every known format, unless the preamble is very long."""
+
+LONG_HEAD = 64 << 10
+"""Where those tell nothing, by this many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,10 @@ def recognise(data: bytes) -> Recognition:
     match = _START.match(data, 0, TEXT_HEAD)
     begin = match.end() if match else 0
     family, decided = _json(data, begin) if data[begin : begin + 1] in (b"{", b"[") else _text(data)
-    return Recognition(format_of(family, data[:FORMAT_HEAD]), decided)
+    entry = format_of(family, data[:FORMAT_HEAD])
+    if not entry.marks and len(data) > FORMAT_HEAD:
+        entry = format_of(family, data[:LONG_HEAD])
+    return Recognition(entry, decided)
 
 
 def _json(data: bytes, begin: int) -> tuple[Family, bool]:

@@ -15,7 +15,7 @@ WALK_FROM = 8 << 10
 """Shorter lines are one unit, whatever they hold: segments of so few bytes cost more than they save."""
 
 _HEAD = 4 << 10  # what is looked at to tell what a line holds
-_BRACE = ord("{")
+_LINE = (b"{", b"\xef\xbb\xbf")  # how a line begins, as against the rest of one
 _CONVERSATION = re.compile(
     rb'"(?:messages|conversations?|traj|history|input|contents|tools)"\s*:\s*\[|"(?:base_)?instructions"\s*:'
 )
@@ -45,7 +45,9 @@ def line_units(
             if newline >= 0:
                 yield Unit(end, 1)
         elif newline >= 0:
-            message = (at == start and data[at] != _BRACE) or message_line.search(data, at, min(end, at + _HEAD))
+            message = (at == start and not data.startswith(_LINE, at)) or message_line.search(
+                data, at, min(end, at + _HEAD)
+            )
             shared = message and end - at >= SHARED_MINIMUM and _SYSTEM_LINE.search(data, at, end)
             yield Unit(end, 1 if message else 0, at if shared else None)
         elif complete:
