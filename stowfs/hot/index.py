@@ -179,7 +179,8 @@ class Index:
     def _rebuild(self, reason: str) -> None:
         logger.warning("the index %s %s: it is rebuilt", self._path, reason)
         try:
-            for suffix in ("", "-wal", "-shm"):
+            # The log first: left beside a new database, it would be taken for that one's.
+            for suffix in ("-wal", ""):
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
             self._connection = connect(self._path, synchronous="NORMAL", schema=SCHEMA, version=SCHEMA_VERSION)
         except (OSError, sqlite3.Error) as error:
@@ -216,6 +217,8 @@ class Index:
         for id, entry in entries.items():
             key = _key(id)
             cost = ROW_COST + len(key) + len(entry.etag) + len(entry.body)
+            if cost > self._limit:
+                continue  # it would only drive out everything else
             generation = self._current_generation(connection)
             inserted = connection.execute(
                 "INSERT INTO manifests (id, etag, checksum, body) VALUES (?, ?, ?, ?)",

@@ -7,7 +7,6 @@ it however that process ends. A mount has a slot of its own; a command takes the
 
 import errno
 import fcntl
-import itertools
 import os
 import re
 import uuid
@@ -27,6 +26,8 @@ from stowfs.hot.spool import Spool
 
 SLOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 """Short file names that need no escaping and cannot leave the directory."""
+PID_WIDTH = 20
+"""Digits and padding of the pid in the lock file: more than any pid has."""
 
 
 class HotTier:
@@ -60,12 +61,12 @@ class HotTier:
     @classmethod
     async def open_free(cls, options: HotTierOptions, store_id: str, family: str = "cli") -> "HotTier":
         """Takes the first slot of `family`-0, `family`-1, … that no process holds. Otherwise as `open`."""
-        for number in itertools.count():
+        number = 0
+        while True:
             try:
                 return await cls.open(options, store_id, f"{family}-{number}")
             except HotTierBusy:
-                continue
-        raise AssertionError("itertools.count() is endless")
+                number += 1
 
     async def close(self) -> None:
         """Closes all parts and lets go of the slot. Idempotent. No call of a part may be under way."""
@@ -107,12 +108,12 @@ def slots(options: HotTierOptions, store_id: str) -> list[str]:
 def _store_directory(root: Path, store_id: str) -> Path:
     """The directory of one store below `root`. Its id comes from the store: it may not be trusted as a file name."""
     try:
-        canonical = str(uuid.UUID(store_id))
+        canonical = str(uuid.UUID(store_id)) == store_id
     except ValueError:
-        canonical = ""
-    if canonical != store_id:
+        canonical = False
+    if not canonical:
         raise CorruptObject(f"the id of the store is not a uuid: {store_id!r}")
-    return root / canonical
+    return root / store_id
 
 
 def _lock(path: Path) -> int:
@@ -121,10 +122,10 @@ def _lock(path: Path) -> int:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            # Always as long as before: on a full disk, an overwrite in place still lets recovery begin.
+            os.pwrite(fd, b"%-*d\n" % (PID_WIDTH, os.getpid()), 0)
         except OSError as error:
-            holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+            holder = os.pread(fd, PID_WIDTH, 0).decode("ascii", "replace").strip()
             os.close(fd)
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 process = f"process {holder}" if holder.isdigit() else "another process"
