@@ -1,0 +1,1 @@
+"""An explicit-state model check of the segment record and commit protocol."""
