@@ -22,16 +22,19 @@ class OtherSchema(Exception):
         self.found = found
 
 
-def connect(path: Path, *, synchronous: Literal["FULL", "NORMAL"], schema: str, version: int) -> sqlite3.Connection:
+def connect(
+    path: Path, *, synchronous: Literal["FULL", "NORMAL"], schema: str, version: int, page_size: int = 4096
+) -> sqlite3.Connection:
     """Opens the database, and creates it with the statements of `schema` where it is new or empty.
 
     FULL: a transaction that was committed is durable. NORMAL: after a power failure the last ones may be missing, but
     the database is consistent. The connection may be used from any thread, by one at a time. Raises `OtherSchema`
-    unless its user_version is `version` (at least 1), and `sqlite3.Error`.
+    unless its user_version is `version` (at least 1), and `sqlite3.Error`. `page_size` in bytes, for a new one.
     """
     # timeout=0: whoever holds this database will not let go of it soon, so waiting would only be a hang.
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
+        connection.execute(f"PRAGMA page_size = {page_size}")
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
