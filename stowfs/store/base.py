@@ -101,7 +101,11 @@ class MultipartUpload(Protocol):
         """
 
     async def complete(self, condition: Condition = ALWAYS) -> str:
-        """Makes the parts, in order of their numbers, the object's body; returns its ETag. Errors as in `put`."""
+        """Makes the parts, in order of their numbers, the object's body; returns its ETag. Errors as in `put`.
+
+        Some stores ignore the condition here though they enforce it in `put` (Ceph RGW 16: any; moto 5.2: `IfMatch`):
+        under a key that others may write too, use `put`.
+        """
 
     async def abort(self) -> None:
         """Drops the parts. Aborting what is gone already is no error."""
@@ -143,7 +147,11 @@ class ObjectStore(Protocol):
         """
 
     def list(self, prefix: str, *, delimiter: str | None = None, start_after: str = "") -> AsyncIterator[Page]:
-        """The objects whose keys begin with `prefix` and are greater than `start_after`, by pages, in key order."""
+        """The objects whose keys begin with `prefix` and are greater than `start_after`, by pages, in key order.
+
+        With a `delimiter`, keys that have it after `prefix` are given once, as the prefix up to and including it; that
+        prefix must itself be greater than `start_after`.
+        """
 
     async def multipart(self, key: str) -> MultipartUpload:
         """Begins a multipart upload."""

@@ -121,7 +121,7 @@ class Directory:
         yield from self._walk(base, prefix, after, recursive)
 
     def _walk(self, base: str, prefix: str, after: str, recursive: bool) -> Iterator[ObjectInfo | str]:
-        for key, entry in self._entries(base, prefix, after):
+        for key, entry in self._entries(base, prefix, after, recursive):
             if not key.endswith("/"):
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
@@ -132,7 +132,7 @@ class Directory:
             elif next(self._walk(key, key, after, True), None) is not None:
                 yield key
 
-    def _entries(self, base: str, prefix: str, after: str) -> list[tuple[str, os.DirEntry[bytes]]]:
+    def _entries(self, base: str, prefix: str, after: str, recursive: bool) -> list[tuple[str, os.DirEntry[bytes]]]:
         """The files, and the directories as 'name/', of directory `base`, in the order of the keys they stand for."""
         found = []
         try:
@@ -144,8 +144,8 @@ class Directory:
                         continue  # Not a key, so not something that was ever stored here.
                     if entry.is_dir(follow_symlinks=False):
                         key += "/"
-                        # Past `after`, or `after` itself lies inside.
-                        wanted = key > after or after.startswith(key)
+                        # Where the keys below are meant, some of them are past an `after` that is itself below.
+                        wanted = key > after or (recursive and after.startswith(key))
                     else:
                         wanted = key > after and entry.is_file(follow_symlinks=False)
                     if wanted and key.startswith(prefix) and key != HIDDEN + "/":

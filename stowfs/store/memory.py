@@ -104,8 +104,7 @@ class MemoryStore:
             if len(batch) < self._page_size:
                 return
             final = batch[-1]
-            # Every key that a prefix stands for is behind us.
-            last = final + chr(0x10FFFF) if isinstance(final, str) else final.key
+            last = final if isinstance(final, str) else final.key
 
     def _entries(self, prefix: str, delimiter: str | None, after: str) -> Iterator[ObjectInfo | str]:
         folded = None
@@ -114,7 +113,7 @@ class MemoryStore:
             if not key.startswith(prefix):
                 return
             if delimiter is not None and (cut := key.find(delimiter, len(prefix))) >= 0:
-                if folded != (folded := key[: cut + len(delimiter)]):
+                if folded != (folded := key[: cut + len(delimiter)]) and folded > after:
                     yield folded
             else:
                 found = self._objects[key]

@@ -1,0 +1,103 @@
+"""From what a user writes to a store: addresses, and opening what they name."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+import trio
+
+from stowfs.config import StoreOptions
+from stowfs.errors import AccessDenied, StoreMissing, UsageError
+from stowfs.store.base import ObjectStore
+from stowfs.store.file import FileStore
+from stowfs.store.retry import RetryingStore
+from stowfs.store.rules import check_key
+from stowfs.store.s3 import open_s3
+
+_HELP = "write s3://BUCKET/PREFIX, file:///DIRECTORY or the path of a directory"
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Location:
+    """A bucket and a prefix in it: '' or something that ends in '/'."""
+
+    bucket: str
+    prefix: str
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class FileLocation:
+    """A directory, by its absolute path."""
+
+    directory: Path
+
+    @property
+    def url(self) -> str:
+        return self.directory.as_uri()
+
+
+StoreLocation = S3Location | FileLocation
+
+
+def parse_store_url(text: str) -> StoreLocation:
+    """What `text` names: `s3://bucket/prefix`, `file:///directory`, or a plain path. Raises `UsageError`."""
+    scheme, separator, rest = text.partition("://")
+    if not text or "\0" in text:
+        raise UsageError(f"not a store: {text!r}: {_HELP}")
+    if not separator:
+        if text.lower().startswith(("s3:", "file:")):
+            raise UsageError(f"not a store: {text!r}: {_HELP}")
+        return FileLocation(Path(text).absolute())
+    match scheme.lower():
+        case "s3":
+            return _parse_s3(text, rest)
+        case "file":
+            # file://localhost/dir is the same place by the standard.
+            path = unquote(rest.removeprefix("localhost"))
+            if not path.startswith("/") or "\0" in path:
+                raise UsageError(f"not a store: {text!r}: after file:// comes an absolute path: {_HELP}")
+            return FileLocation(Path(path))
+    raise UsageError(f"not a store: {text!r}: unknown scheme {scheme!r}: {_HELP}")
+
+
+def _parse_s3(text: str, rest: str) -> S3Location:
+    bucket, _, prefix = rest.partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise UsageError(f"not a store: {text!r}: {bucket!r} is no bucket name: {_HELP}")
+    prefix = prefix.strip("/")
+    if not prefix:
+        return S3Location(bucket, "")
+    try:
+        check_key(prefix)
+    except UsageError as error:
+        raise UsageError(f"not a store: {text!r}: bad prefix: {_HELP}") from error
+    return S3Location(bucket, prefix + "/")
+
+
+async def open_store(location: StoreLocation, options: StoreOptions) -> ObjectStore:
+    """The store at `location`, with retries. Nothing is sent yet: the first request tells whether it is there."""
+    match location:
+        case S3Location(bucket, prefix):
+            inner: ObjectStore = await open_s3(bucket, prefix, options)
+        case FileLocation(directory):
+            inner = FileStore(directory, options)
+    return RetryingStore(inner, options.deadline)
+
+
+async def create_directory(location: FileLocation) -> None:
+    """Makes the directory of a `file://` store, readable by its owner only, if it is not there; its parent must be.
+
+    Raises `StoreMissing`, `AccessDenied`.
+    """
+    try:
+        await trio.to_thread.run_sync(lambda: location.directory.mkdir(mode=0o700, exist_ok=True))
+    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        raise StoreMissing(f"{location.url} cannot be made: {error.strerror}: {location.directory.parent}") from error
+    except OSError as error:
+        raise AccessDenied(f"{location.url} cannot be made: {error.strerror}") from error
