@@ -111,9 +111,8 @@ class Assembler:
         """The pieces of `draft`; every new segment among them has been passed to `acquire`. Errors of reading and storing."""
         before = _inline_digests(draft.base)
         progress = await self._begin(draft)
-        met: set[str] = set()
         async for runs in self._cut(draft, progress):
-            await self._place(runs, draft.size, before, met, acquire)
+            await self._place(runs, draft.size, before, acquire)
             progress.runs.extend(runs)
         return await self._finish(progress, acquire, note_tail=draft.base is None)
 
@@ -194,15 +193,14 @@ class Assembler:
         return len(runs)
 
     async def _place(
-        self, runs: Sequence[Run], size: int, before: set[str], met: set[str], acquire: Acquire
+        self, runs: Sequence[Run], size: int, before: set[str], acquire: Acquire
     ) -> None:
         """Decides for each run whether it becomes a segment, and stores those that do."""
         worth = [run.digest for run in runs if len(run.raw) >= placement.SHARED_FROM]
         sightings = await self._index.sightings([bytes.fromhex(digest) for digest in worth]) if worth else {}
         candidates = []
         for run in runs:
-            seen = run.digest in met or bytes.fromhex(run.digest) in sightings
-            met.add(run.digest)
+            seen = bytes.fromhex(run.digest) in sightings
             candidates.append(Candidate(len(run.raw), run.sealed, seen, stays_inline=run.digest in before))
         asked = [run for run, c in zip(runs, candidates, strict=True) if placement.needs_compressed_size(c, size)]
         await self._compress(asked)

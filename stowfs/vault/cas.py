@@ -8,9 +8,7 @@ proposes anew. SDK retries would make this impossible: the store must not retry 
 from dataclasses import dataclass
 from typing import Protocol
 
-import trio
-
-from stowfs.errors import ObjectNotFound, PreconditionFailed, RetriesExhausted, StoreUnavailable, WriteConflict
+from stowfs.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable, WriteConflict
 from stowfs.store.base import IF_ABSENT, Found, IfMatch, NotModified, ObjectStore
 from stowfs.store.retry import Backoff
 
@@ -61,9 +59,9 @@ async def compare_and_swap(
     `first`: what the caller believes is there, to spare the first read (a wrong belief costs one refused write).
     Raises `RetriesExhausted` after `deadline` seconds, and whatever else the store answers.
     """
-    backoff = Backoff()
-    limit = trio.current_time() + deadline
+    backoff = Backoff(deadline)
     current = first
+    believed = not isinstance(first, Unread)
     while True:
         try:
             if isinstance(current, Unread):
@@ -79,8 +77,8 @@ async def compare_and_swap(
             return Swapped(Found(body, etag), written=True)
         except (PreconditionFailed, WriteConflict, StoreUnavailable) as error:
             current = Unread()
-            delay = backoff.next_delay()
-            if trio.current_time() + delay > limit:
-                raise RetriesExhausted(f"{key}: gave up after {deadline:.0f} s: {error}") from error
-            # The first refusal is usually a stale belief: reading again at once is what resolves it.
-            await trio.sleep(delay)
+            if believed and isinstance(error, PreconditionFailed):
+                # A stale belief of the caller's: reading is what mends it, not waiting.
+                believed = False
+            else:
+                await backoff.wait(error)

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import trio
-
 from stowfs.errors import PreconditionFailed, RetriesExhausted, StoreUnavailable, WriteConflict
 from stowfs.store.base import IF_ABSENT, Found, IfMatch, ObjectStore
 from stowfs.store.retry import Backoff
@@ -54,8 +52,7 @@ async def publish(
     key = manifest_key(path)
     condition = IF_ABSENT if base is None else IfMatch(base.etag)
     generation = base.manifest.ring.generation if base else 0
-    backoff = Backoff()
-    limit = trio.current_time() + deadline
+    backoff = Backoff(deadline)
     while True:
         try:
             try:
@@ -68,10 +65,7 @@ async def publish(
             return Published(Snapshot(path, etag, manifest, inline, len(body)), body)
         except (PreconditionFailed, WriteConflict, StoreUnavailable) as error:
             # The base is still there: the write may be tried again, under the same id.
-            delay = backoff.next_delay()
-            if trio.current_time() + delay > limit:
-                raise RetriesExhausted(f"{key}: gave up after {deadline:.0f} s: {error}") from error
-            await trio.sleep(delay)
+            await backoff.wait(error)
 
 
 async def _find_out(

@@ -6,6 +6,7 @@ and every doubt leaves a count too high, which `fsck` repairs.
 """
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from enum import Enum
@@ -107,7 +108,7 @@ class Recovery:
         self._nursery.start_soon(self._until_done, row, attempt)
 
     async def _until_done(self, row: Row, attempt: Callable[[bool], Awaitable[None]]) -> None:
-        backoff = Backoff(maximum=RETRY_PAUSE)
+        backoff = Backoff(math.inf, longest=RETRY_PAUSE)
         retried = False
         while True:
             try:
@@ -115,8 +116,8 @@ class Recovery:
                 break
             except StowError as error:
                 log.warning("commit %s of %s is not settled yet: %s", row.commit, display(row.path), error)
-            retried = True
-            await trio.sleep(backoff.next_delay())
+                retried = True
+                await backoff.wait(error)
         self._pending -= 1
         if not self._pending:
             self._idle.set()

@@ -1,0 +1,130 @@
+"""Hosts for vault tests: each with a hot tier of its own on one shared store, to be closed properly or to crash.
+
+    async with Hosts(store, tmp_path) as hosts:
+        a = await hosts.start("a")
+        ...
+        await hosts.crash("a")          # as kill -9: whatever was under way ends here
+        a = await hosts.start("a")      # recovers
+"""
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from stowfs.config import HotTierOptions, VaultOptions
+from stowfs.hot.tier import HotTier
+from stowfs.store.base import ObjectStore
+from stowfs.vault.descriptor import Descriptor, create_descriptor
+from stowfs.vault.manifest import Attributes, Snapshot
+from stowfs.vault.vault import Vault
+
+ATTRIBUTES = Attributes(0o644, 0, 0, 1_700_000_000_000_000_000, 1_700_000_000_000_000_000)
+
+DEADLINE = 5.0
+"""Seconds an operation may take with its retries: long against what an in-memory store needs, short against a test's timeout."""
+
+
+@dataclass
+class _Host:
+    vault: Vault
+    hot: HotTier
+    scope: trio.CancelScope
+    ended: trio.Event
+
+
+class Hosts:
+    """Vaults on one store by host name."""
+
+    def __init__(self, store: ObjectStore, directory: Path, *, descriptor: Descriptor | None = None, **options: object) -> None:
+        self.store = store
+        self.directory = directory
+        self.descriptor = descriptor
+        self.options = options
+        self._hosts: dict[str, _Host] = {}
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self._nursery = await self._stack.enter_async_context(trio.open_nursery())
+        if self.descriptor is None:
+            self.descriptor = await create_descriptor(self.store, trash_seconds=0)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        for name in list(self._hosts):
+            await self.crash(name)
+        return await self._stack.__aexit__(kind, error, trace)
+
+    async def start(self, name: str, store: ObjectStore | None = None) -> Vault:
+        """Starts a host; it begins to recover what it left when it crashed."""
+        assert self.descriptor is not None
+        tier = HotTierOptions(self.directory / name / "state", self.directory / name / "cache")
+        hot = await HotTier.open(tier, self.descriptor.store_id, "test")
+        host: _Host = await self._nursery.start(self._run, hot, store or self.store)
+        self._hosts[name] = host
+        return host.vault
+
+    async def crash(self, name: str) -> None:
+        """Ends a host at once, wherever it is; only its directory stays."""
+        host = self._hosts.pop(name)
+        host.scope.cancel()
+        await host.ended.wait()
+        await host.hot.close()
+
+    async def _run(self, hot: HotTier, store: ObjectStore, *, task_status: trio.TaskStatus[_Host]) -> None:
+        assert self.descriptor is not None
+        ended = trio.Event()
+        options = VaultOptions(**{"deadline": DEADLINE, **self.options})  # type: ignore[arg-type]
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                vault = Vault(store, hot, self.descriptor, options, nursery)
+                await vault.recover()
+                task_status.started(_Host(vault, hot, scope, ended))
+                await trio.sleep_forever()
+        ended.set()
+
+
+async def write(vault: Vault, path: str, data: bytes, base: Snapshot | None = None, *, exclusive: bool = False) -> Snapshot:
+    """Commits `data` as the whole content of a conversation."""
+    draft = vault.draft(path, base, ATTRIBUTES)
+    if base is not None:
+        draft.truncate(0)
+    for offset in range(0, len(data), 128 * 1024):
+        draft.write(offset, data[offset : offset + 128 * 1024])
+    try:
+        return await vault.commit(draft, exclusive=exclusive)
+    finally:
+        draft.discard()
+
+
+async def append(vault: Vault, path: str, data: bytes) -> Snapshot:
+    """Opens a conversation, appends, commits."""
+    base = await vault.head(path)
+    draft = vault.draft(path, base, base.attributes, appending=True)
+    draft.write(base.size, data)
+    try:
+        return await vault.commit(draft)
+    finally:
+        draft.discard()
+
+
+async def edit(vault: Vault, path: str, offset: int, data: bytes) -> Snapshot:
+    """Opens a conversation, overwrites some bytes, commits."""
+    base = await vault.head(path)
+    draft = vault.draft(path, base, base.attributes)
+    draft.write(offset, data)
+    try:
+        return await vault.commit(draft)
+    finally:
+        draft.discard()
+
+
+async def read(vault: Vault, path: str) -> bytes:
+    """The whole content of a conversation."""
+    snapshot = await vault.head(path)
+    return await vault.read(snapshot, 0, snapshot.size)
