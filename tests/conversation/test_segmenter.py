@@ -231,6 +231,52 @@ def test_two_conversations_fall_into_step_after_a_difference() -> None:
     assert sum(map(len, shared)) > len(one) * 0.7
 
 
+def test_messages_behind_one_that_is_too_long_are_found_again() -> None:
+    messages = [{"role": "user", "content": f"message {number} " * (number % 60)} for number in range(2000)]
+    long = {"role": "user", "content": " ".join(f"word{number}" for number in range(150_000))}
+    data = json.dumps({"messages": [*messages[:10], long, *messages]}).encode()
+    cut = segment(data)
+    assert cut.metadata.messages == 2011
+    behind = data.index(b'"message 1 "', data.index(b"word149999"))
+    after = [end for end in cut.ends if end > behind]
+    assert len(after) >= 3
+    assert all(data[:end].endswith(b'"}') for end in after)
+
+
+def test_every_beginning_of_a_document_keeps_its_cuts() -> None:
+    eager = SegmenterParameters(minimum=128, target=256, maximum=8192)
+    system = {"role": "system", "content": "s" * 1500}
+    body = {"messages": [system], "k" * 1500: 10**1500, "words": ["w" * 1500, 10**1500], "tools": [{}] * 600, "n": 1}
+    data = json.dumps(body).encode()
+    whole = segment(data, parameters=eager).ends
+    assert len(whole) == 3
+    for length in range(len(data)):
+        ends = segment(data[:length], parameters=eager, resume="json").ends
+        assert ends == whole[: len(ends)]
+
+
+def test_a_run_ends_with_a_message_before_a_stretch_of_white_space() -> None:
+    messages = json.dumps([{"role": "user", "content": "x" * 1000}] * 80).encode()[:-1]
+    data = messages + b" " * DEFAULT_PARAMETERS.maximum + b"]"
+    assert data[: segment(data).ends[0]].endswith(b'"}')
+
+
+def test_a_number_of_any_size_is_part_of_a_message() -> None:
+    data = b'{"messages": [{"role": "user", "n": ' + b"9" * 20_000 + b'}, {"role": "user"}]}'
+    assert segment(data).metadata.messages == 2
+
+
+def test_a_first_line_may_be_a_document_or_the_beginning_of_a_log() -> None:
+    line = CONTENTS["agent-requests/taubench-airline-gpt4o/0138.jsonl"].split(b"\n")[0]
+    for first in (line, line + b"\n"):
+        cut = segment(first)
+        assert (cut.format, cut.resumable) == ("openai-chat", False)
+        assert segment(first, final=False).ends == ()
+    cut = segment(line + b"\n" + line[:1])
+    assert (cut.format, cut.resumable) == ("openai-chat-jsonl", True)
+    assert segment(b'{"messages": [' + b'{"role": "user"},' * (1 << 16)).resumable
+
+
 @pytest.mark.parametrize("directory", ["agent/taubench-airline-gpt4o", "agent-requests/taubench-airline-gpt4o"])
 def test_a_system_prompt_is_one_segment_in_all_conversations(directory: str) -> None:
     found = [set(pieces(data, segment(data))) for name, data in CONTENTS.items() if name.startswith(directory)]

@@ -42,7 +42,6 @@ _BETWEEN = re.compile(r"[ \t\r\n,\]}]*")
 _MARK = "\xef\xbb\xbf"  # a byte order mark, as latin-1
 _COLON = re.compile(r"[ \t\r\n]*(:?)[ \t\r\n]*")
 _LIST_OF_CONTAINERS = re.compile(r"\[[ \t\r\n]*[\[{]")
-_EMPTY_OPENING = re.compile(r"\[[ \t\r\n]*\Z")
 # A quote inside a string is escaped, so this occurs between two objects of a list and hardly ever in a text.
 _NEXT_OBJECT = re.compile(r'\}(?=[ \t\r\n]*,[ \t\r\n]*\{[ \t\r\n]*")')
 
@@ -65,24 +64,11 @@ def json_units(data: bytes, start: int, stop: int, *, complete: bool) -> Iterato
             at = between.end()
         if at >= length:
             return
-        key: object = ""
-        item = at
-        if text[at] == '"':
-            whole, value, end = _decode(text, at)
-            if whole:
-                colon = _COLON.match(text, end)
-                assert colon is not None
-                if colon.end() >= length and not complete:
-                    return
-                if colon[1]:
-                    key = value
-                    item = colon.end()
-                    if item >= length:
-                        return
+        key, item = _key(text, at) if text[at] == '"' else ("", at)
+        if item >= length:
+            return
         character = text[item]
         if character == "[" and key not in SHARED_KEYS:
-            if not complete and _EMPTY_OPENING.match(text, item):
-                return
             enter = _LIST_OF_CONTAINERS.match(text, item) is not None
         else:
             enter = character == "{" and item == record
@@ -90,8 +76,6 @@ def json_units(data: bytes, start: int, stop: int, *, complete: bool) -> Iterato
             before, at = item, item + 1
             continue
         whole, value, end = _decode(text, item)
-        if whole and end >= length and not complete and character not in '"[{':
-            return  # a number or word that more bytes may continue
         if not whole:
             if not complete:
                 return
@@ -113,10 +97,26 @@ def json_units(data: bytes, start: int, stop: int, *, complete: bool) -> Iterato
             before, at = item, item + 1
             continue
         shared = size >= SHARED_MINIMUM and (key in SHARED_KEYS or (message and _role(value) in SYSTEM_ROLES))
-        messages = 1 if message or key in ROLE_KEYS else _messages_in(value)
-        if messages or shared or size >= SCALAR_UNIT or character in "[{":
+        speaker = key in ROLE_KEYS and character == '"'
+        # Never after a number or a word, which more bytes may continue.
+        if character in "[{" or (character == '"' and (size >= SCALAR_UNIT or speaker)):
+            messages = 1 if message or speaker else _messages_in(value)
             yield Unit(start + end, messages, start + before if shared else None)
         before = at = end
+
+
+def _key(text: str, at: int) -> tuple[object, int]:
+    """The key that the string at `at` is, if it is one, and where its value begins; else the string is the value.
+
+    Where the text ends behind the string or the colon, that is where the value begins.
+    """
+    whole, key, end = _decode(text, at)
+    if whole and (colon := _COLON.match(text, end)):
+        if colon[1]:
+            return key, colon.end()
+        if colon.end() == len(text):
+            return "", len(text)
+    return "", at
 
 
 def is_message(value: dict[str, object]) -> bool:
