@@ -217,15 +217,18 @@ async def test_another_schema_is_rebuilt(path: Path, caplog: pytest.LogCaptureFi
 
 
 async def test_a_full_disk_only_means_not_cached(index: Index, caplog: pytest.LogCaptureFixture) -> None:
-    await index.put_manifests({"kept": manifest(1)})
+    await index.put_manifests({"kept": manifest(1, size=300_000)})
     assert index._connection is not None
     (pages,) = index._connection.execute("PRAGMA page_count").fetchone()
     index._connection.execute(f"PRAGMA max_page_count = {pages}")
     for number in range(3):
         await index.put_manifests({f"{number}": manifest(number, size=100_000)})
-    assert await index.manifests(["kept", "0", "1", "2"]) == {"kept": manifest(1)}
+    assert await index.manifests(["kept", "0", "1", "2"]) == {"kept": manifest(1, size=300_000)}
     assert len(caplog.records) == 1
     assert "SQLITE_FULL" in caplog.text
+    for _ in range(3):
+        await index.put_manifests({"kept": manifest(1, size=MIB // 2)})
+    assert await index.manifest("kept") == manifest(1, size=300_000), "what was rolled back is not counted either"
     index._connection.execute("PRAGMA max_page_count = 1000000")
     await index.put_manifests({f"{number}": manifest(number, size=100_000) for number in range(20)})
     assert stored_size(index) <= MIB

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,38 @@ async def test_what_was_there_is_counted_after_a_restart(directory: Path) -> Non
         kept = [number for number in [*range(20), 100] if await cache.get(hash_of(number)) is not None]
         assert kept == [3, *range(12, 20), 100], "the newest by mtime, and what was used since"
     finally:
+        cache.close()
+
+
+async def test_nothing_is_evicted_before_all_is_counted(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = SegmentFiles.open(directory, MIB)
+    for number in range(10):
+        await cache.put(hash_of(number), segment(number))
+    cache.close()
+
+    may_scan = threading.Event()
+    scan = SegmentFiles._scan
+
+    def scan_later(self: SegmentFiles) -> None:
+        may_scan.wait()
+        scan(self)
+
+    monkeypatch.setattr(SegmentFiles, "_scan", scan_later)
+    limit = 5 * 2 * BLOCK
+    cache = SegmentFiles.open(directory, limit)
+    try:
+        for number in range(10, 17):
+            await cache.put(hash_of(number), segment(number))
+        await cache.get(hash_of(4))
+        await cache.get(hash_of(12))
+        assert len(files(directory)) == 17
+        may_scan.set()
+        await count_all(cache)
+        assert cache.used == limit
+        kept = [number for number in range(17) if await cache.get(hash_of(number)) is not None]
+        assert kept == [4, 12, 14, 15, 16]
+    finally:
+        may_scan.set()
         cache.close()
 
 
