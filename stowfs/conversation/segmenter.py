@@ -15,6 +15,7 @@ A run ends, whichever comes first,
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from mmap import mmap
 
 from stowfs.conversation.chunking import chunk_end
 from stowfs.conversation.formats.catalogue import Family, Format, format_named, message_line
@@ -77,13 +78,13 @@ class Segmentation:
 
 
 def segment(
-    data: bytes | bytearray | memoryview,
+    data: bytes | bytearray | memoryview | mmap,
     *,
     parameters: SegmenterParameters = DEFAULT_PARAMETERS,
     resume: str | None = None,
     final: bool = True,
 ) -> Segmentation:
-    """Cuts `data`, any bytes at all.
+    """Cuts `data`, any bytes at all. What is not `bytes` is copied once.
 
     `resume` is the format recorded for the conversation when `data` begins at a sealed end inside it. `final` is false
     when more bytes follow in the file: then only those cuts are made that they cannot change.
