@@ -118,5 +118,9 @@ class HotTierFailed(StowError):
     """The local disk failed to read or write the journal or the spool, or what they hold is damaged."""
 
 
+class MountFailed(StowError):
+    """The kernel, or the FUSE of this host, refused the mount."""
+
+
 class RetriesExhausted(StoreUnavailable):
     """Other writers kept winning, or the store kept failing, until the deadline of the operation passed."""

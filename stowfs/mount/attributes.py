@@ -1,0 +1,55 @@
+"""From inodes to what the kernel is told about them."""
+
+import stat
+
+import pyfuse3
+
+from stowfs.config import KIB
+from stowfs.mount.inodes import Inode
+from stowfs.mount.options import ENTRY_TIMEOUT
+
+BLOCK_SIZE = 128 * KIB
+"""What programs are advised to read and write at once (`st_blksize`): the size of the kernel's own requests."""
+
+SECTOR = 512
+"""Bytes of the unit in which `st_blocks` counts, by definition."""
+
+
+def entry(inode: Inode, attribute_timeout: float) -> pyfuse3.EntryAttributes:
+    """The attributes of an inode for the kernel, which then believes them: `answered` has to be called with the
+    reply."""
+    attributes = inode.attributes
+    answer = pyfuse3.EntryAttributes()
+    answer.st_ino = inode.number
+    answer.entry_timeout = ENTRY_TIMEOUT
+    answer.attr_timeout = attribute_timeout
+    answer.st_mode = (stat.S_IFDIR if inode.is_directory else stat.S_IFREG) | attributes.mode
+    # A directory's count is 1, which says that it is not kept: a count of 2 would say that there are no subdirectories.
+    answer.st_nlink = 1 if inode.linked else 0
+    answer.st_uid = attributes.uid
+    answer.st_gid = attributes.gid
+    answer.st_size = inode.size
+    answer.st_blksize = BLOCK_SIZE
+    answer.st_blocks = -(-inode.size // SECTOR)
+    answer.st_mtime_ns = answer.st_atime_ns = max(attributes.mtime_ns, inode.entries_changed_ns)
+    answer.st_ctime_ns = max(attributes.ctime_ns, inode.entries_changed_ns)
+    return answer
+
+
+def answered(inode: Inode) -> None:
+    """Notes what the kernel knows of an inode after a reply with its attributes."""
+    inode.kernel_size = inode.size
+    inode.told = inode.content
+
+
+def root_entry(uid: int, gid: int, mounted_ns: int) -> pyfuse3.EntryAttributes:
+    """The attributes of the root of the mount, which only shows the fixed names."""
+    answer = pyfuse3.EntryAttributes()
+    answer.st_ino = pyfuse3.ROOT_INODE
+    answer.st_mode = pyfuse3.ModeT(stat.S_IFDIR | 0o755)
+    answer.st_nlink = 1
+    answer.st_uid = uid
+    answer.st_gid = gid
+    answer.st_blksize = BLOCK_SIZE
+    answer.st_atime_ns = answer.st_mtime_ns = answer.st_ctime_ns = mounted_ns
+    return answer

@@ -1,0 +1,88 @@
+"""The life of a mount: the vault, the FUSE session, and what signals do to them.
+
+SIGTERM or SIGINT ends the session: requests under way are answered, what is open for writing is committed, the mount
+point is free again. A second signal gives up waiting for the store.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+
+import pyfuse3
+import trio
+
+from stowfs.errors import MountFailed
+from stowfs.hot.tier import HotTier
+from stowfs.mount.kernel import capacity_of, mount_flags, set_read_ahead
+from stowfs.mount.operations import FileSystem
+from stowfs.mount.options import MountOptions
+from stowfs.store.base import ObjectStore
+from stowfs.vault.descriptor import Descriptor
+from stowfs.vault.vault import open_vault
+
+log = logging.getLogger(__name__)
+
+REQUESTS = 64
+"""Requests handled at once, twice what goes to a store at once: those that need no store are not kept waiting by those
+that do."""
+
+
+async def serve(
+    mountpoint: str,
+    store: ObjectStore,
+    hot: HotTier,
+    descriptor: Descriptor,
+    options: MountOptions,
+    *,
+    ready: Callable[[], None],
+) -> None:
+    """Mounts, and returns when it is unmounted, or a signal has ended it. `ready` is called as soon as the mount
+    answers.
+
+    Neither the store nor the hot tier is closed. Raises `MountFailed`, and errors of opening the vault.
+    """
+    async with open_vault(store, hot, descriptor, options.for_vault()) as vault:
+        file_system = FileSystem(vault, options, capacity_of(store.url))
+        try:
+            pyfuse3.init(file_system, mountpoint, mount_flags(options, store.url))
+        except RuntimeError as error:
+            raise MountFailed(f"cannot mount at {mountpoint}: {error} (libfuse has said why)") from error
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(_watch_signals, nursery.cancel_scope)
+                nursery.start_soon(_announce, mountpoint, ready)
+                await pyfuse3.main(max_tasks=REQUESTS)
+                await file_system.finish()
+                nursery.cancel_scope.cancel()
+        finally:
+            pyfuse3.close(unmount=True)
+
+
+async def _announce(mountpoint: str, ready: Callable[[], None]) -> None:
+    try:
+        # A request that the mount itself has to answer. The thread is left behind should the mount end instead.
+        await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
+    except OSError as error:
+        log.error("the mount at %s does not answer, and is ended: %s", mountpoint, error.strerror)
+        pyfuse3.terminate()
+        return
+    await trio.to_thread.run_sync(set_read_ahead, mountpoint, abandon_on_cancel=True)
+    ready()
+
+
+async def _watch_signals(
+    scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        first = True
+        async for number in signals:
+            name = signal.Signals(number).name
+            if not first:
+                log.warning("%s again: ending at once", name)
+                scope.cancel()
+                return
+            first = False
+            log.info("%s: unmounting", name)
+            pyfuse3.terminate()

@@ -1,0 +1,225 @@
+"""Inodes: what the kernel knows by number, and which path each number stands for. No I/O.
+
+Invariants:
+
+* Each path has at most one *current* inode, found by `at`. An inode shows one version of its conversation, and with it
+  the writes of this host that are not committed yet (`draft`).
+* An inode that is open never changes its version under its readers. When the path gets another version elsewhere, the
+  inode is *superseded*: it keeps version and path (what is written to it is still committed there), and the path gets
+  a new inode.
+* An unlinked inode (removed, or replaced by a rename) lives on for those who have it open; nothing of it is committed
+  any more.
+* An inode is dropped when the kernel has forgotten it and nobody has it open. Numbers are never used twice.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyfuse3
+import trio
+
+from stowfs.mount.moves import is_within
+from stowfs.vault.draft import Draft
+from stowfs.vault.manifest import Attributes, Snapshot
+from stowfs.vault.naming import split
+
+CONVERSATIONS = pyfuse3.InodeT(pyfuse3.ROOT_INODE + 1)
+"""The number of the directory that shows the vault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What is kept of a version whose bytes nobody reads: an inode must cost little, since the kernel remembers many.
+
+    `commit` identifies it.
+    """
+
+    commit: str
+    attributes: Attributes
+    size: int
+    is_directory: bool
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> "Version":
+        """The version that a snapshot is."""
+        return cls(snapshot.manifest.commit, snapshot.attributes, snapshot.size, snapshot.is_directory)
+
+
+class Inode:
+    """One file or directory as the kernel knows it."""
+
+    def __init__(self, number: int, path: str, version: Version | None, *, is_directory: bool) -> None:
+        self.number = number
+        self.path = path
+        self.is_directory = is_directory
+        # What it shows. None: a file of this host that was never committed.
+        self.version = version
+        # The same with its bytes, while somebody has the file open.
+        self.snapshot: Snapshot | None = None
+        # Uncommitted changes; None where there are none.
+        self.draft: Draft | None = None
+        # The first commit must find the name free (O_EXCL).
+        self.exclusive = False
+        # A commit was tried, so that a file without version may be in the store all the same.
+        self.attempted = False
+        self.linked = True
+        # References the kernel holds, and handles of user space: all, and those that may write.
+        self.lookups = 0
+        self.handles = 0
+        self.writers = 0
+        # When `version` was last set, to tell whether a listing is older (seconds of trio's clock).
+        self.settled = trio.current_time()
+        # When this host last changed the entries of this directory (nanoseconds since the epoch); not stored.
+        self.entries_changed_ns = 0
+        # What the kernel believes: the content its page cache is of, the version its attributes are of, and the size.
+        self.cached: str | None = None
+        self.told: str | None = None
+        self.kernel_size = 0
+
+    @cached_property
+    def lock(self) -> trio.Lock:
+        """Held for writes and commits: a draft takes one at a time.
+
+        Made when it is needed: most inodes are only looked at.
+        """
+        return trio.Lock()
+
+    @property
+    def content(self) -> str:
+        """Names the version below the uncommitted changes: the id of its commit, or '' before the first one."""
+        return self.version.commit if self.version else ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, uncommitted changes included."""
+        if self.draft is not None:
+            return self.draft.size
+        return self.version.size if self.version else 0
+
+    @property
+    def attributes(self) -> Attributes:
+        """POSIX attributes, uncommitted changes included."""
+        if self.draft is not None:
+            return self.draft.attributes
+        assert self.version is not None
+        return self.version.attributes
+
+    def show(self, version: Version) -> None:
+        """From now on this is the version the inode shows."""
+        self.version = version
+        self.settled = trio.current_time()
+
+
+class Inodes:
+    """All inodes of a mount below `/conversations`, which itself is the path ''."""
+
+    def __init__(self, root: Version) -> None:
+        self._next = CONVERSATIONS + 1
+        self.conversations = Inode(CONVERSATIONS, "", root, is_directory=True)
+        self._by_number: dict[int, Inode] = {CONVERSATIONS: self.conversations}
+        self._current: dict[str, Inode] = {"": self.conversations}
+        self._superseded: set[Inode] = set()
+        self._uncommitted: set[Inode] = set()
+
+    def __getitem__(self, number: int) -> Inode:
+        """Raises `KeyError` for a number the kernel has forgotten."""
+        return self._by_number[number]
+
+    def __iter__(self) -> Iterator[Inode]:
+        return iter(list(self._by_number.values()))
+
+    def at(self, path: str) -> Inode | None:
+        """The current inode of `path`, if the kernel knows one."""
+        return self._current.get(path)
+
+    def is_current(self, inode: Inode) -> bool:
+        """Whether the inode is what its path shows."""
+        return inode.linked and self._current.get(inode.path) is inode
+
+    def uncommitted_in(self, directory: str) -> list[Inode]:
+        """The files in `directory` that were created here and never committed."""
+        return [inode for inode in self._uncommitted if split(inode.path)[0] == directory]
+
+    def add(self, path: str, version: Version | None, *, is_directory: bool = False) -> Inode:
+        """A new inode, current at `path`; one that was there is superseded.
+
+        `version` None: created here, not committed yet.
+        """
+        previous = self.at(path)
+        if previous is not None:
+            self.supersede(previous)
+        inode = Inode(self._next, path, version, is_directory=is_directory)
+        self._next += 1
+        self._by_number[inode.number] = self._current[path] = inode
+        if version is None:
+            self._uncommitted.add(inode)
+        return inode
+
+    def committed(self, inode: Inode) -> None:
+        """The file is in the store now."""
+        self._uncommitted.discard(inode)
+
+    def supersede(self, inode: Inode) -> None:
+        """The path of this current inode shows something else from now on."""
+        del self._current[inode.path]
+        self._superseded.add(inode)
+        self.drop_if_unused(inode)
+
+    def unlink(self, path: str) -> None:
+        """The name is gone, for every inode that has it."""
+        current = self._current.pop(path, None)
+        gone = [inode for inode in self._superseded if inode.path == path]
+        self._superseded.difference_update(gone)
+        for inode in [*gone, current] if current else gone:
+            inode.linked = False
+            self._uncommitted.discard(inode)
+            self.drop_if_unused(inode)
+
+    def below(self, directory: str) -> list[Inode]:
+        """The linked inodes of everything below `directory`, in the order of their numbers; not of the directory
+        itself."""
+        within = [inode for inode in self if inode.linked and is_within(inode.path, directory)]
+        return [inode for inode in within if inode.path != directory]
+
+    def move(self, old: str, new: str) -> None:
+        """The file or directory `old`, and with a directory all that is below it, has the name `new` now."""
+        self.unlink(new)
+        source = self.at(old)
+        moved = {inode for inode in self._superseded if is_within(inode.path, old)}
+        if source is not None:
+            moved.add(source)
+            if source.is_directory:
+                moved.update(self.below(old))
+        for inode in moved:
+            current = self._current.get(inode.path) is inode
+            if current:
+                del self._current[inode.path]
+            inode.path = new + inode.path[len(old) :]
+            if inode.draft is not None:
+                inode.draft.path = inode.path
+            if current:
+                self._current[inode.path] = inode
+
+    def forget(self, number: int, lookups: int) -> None:
+        """The kernel gives back references."""
+        inode = self._by_number.get(number)
+        if inode is not None:
+            inode.lookups -= lookups
+            self.drop_if_unused(inode)
+
+    def drop_if_unused(self, inode: Inode) -> None:
+        """Drops an inode that neither the kernel nor a handle refers to."""
+        if inode.lookups > 0 or inode.handles > 0 or inode is self.conversations:
+            return
+        self._by_number.pop(inode.number, None)
+        self._superseded.discard(inode)
+        self._uncommitted.discard(inode)
+        if self._current.get(inode.path) is inode:
+            del self._current[inode.path]
+
+
+def now_ns() -> int:
+    """The time for time stamps: nanoseconds since the epoch."""
+    return time.time_ns()

@@ -1,0 +1,379 @@
+"""The FUSE handlers: each finds its inode, calls the tree or the contents, and tells the kernel what came of it."""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+)
+
+from stowfs.errors import PathExists
+from stowfs.mount.attributes import answered, entry, root_entry
+from stowfs.mount.contents import Contents, without_privileges
+from stowfs.mount.errnos import handler, stale
+from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
+from stowfs.mount.kernel import invalidate_attributes
+from stowfs.mount.moves import Moves
+from stowfs.mount.options import MountOptions
+from stowfs.mount.tree import Listing, Tree
+from stowfs.vault.manifest import Attributes
+from stowfs.vault.naming import display
+from stowfs.vault.vault import Vault
+
+CONVERSATIONS_NAME = b"conversations"
+"""The name of the directory that shows the vault, in the root of the mount."""
+
+CONVERSATIONS_MODE = 0o755
+"""Permissions of that directory, which is not stored; a mount can change them for as long as it lasts."""
+
+PERMISSIONS = 0o7777
+"""The part of a mode that can be set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A file that somebody has open."""
+
+    inode: Inode
+    writing: bool
+    appending: bool
+
+
+class FileSystem(pyfuse3.Operations):
+    """A vault below `/conversations`, as pyfuse3 wants a file system."""
+
+    # Inodes are known as long as the kernel refers to them; they could not be looked up by number afterwards.
+    supports_dot_lookup = False
+
+    def __init__(self, vault: Vault, options: MountOptions, capacity: Callable[[], StatvfsData]) -> None:
+        super().__init__()
+        self._attribute_timeout = options.attribute_timeout
+        self._exclusive_at_once = options.exclusive == "open"
+        self._capacity = capacity
+        self._mounted_ns = now_ns()
+        self._owner = (os.getuid(), os.getgid())
+        root = Attributes(CONVERSATIONS_MODE, *self._owner, self._mounted_ns, self._mounted_ns)
+        moves = Moves()
+        self._inodes = Inodes(Version("", root, 0, is_directory=True))
+        self._contents = Contents(vault, self._inodes, moves, invalidate_attributes)
+        self._tree = Tree(vault, self._inodes, self._contents, moves)
+        self._handles: dict[int, Handle] = {}
+        self._listings: dict[int, Listing | None] = {}
+        self._last_handle = 0
+
+    async def finish(self) -> None:
+        """Commits what is left when the mount ends while files are open for writing; what fails is logged."""
+        for inode in self._inodes:
+            await self._contents.finish(inode)
+
+    def describe(self, handler: str, *arguments: object) -> str:
+        """The path that a request is about, for the log."""
+        match arguments:
+            case [int(number), bytes(name), *_] if handler not in _BY_HANDLE:
+                return f"{self._path(number)}/{os.fsdecode(name)!r}"
+            case [int(number), *_] if handler in _BY_HANDLE:
+                handle = self._handles.get(number)
+                return self._path(handle.inode.number) if handle else f"handle {number}"
+            case [int(number), *_]:
+                return self._path(number)
+        return "the mount"
+
+    def _path(self, number: int) -> str:
+        if number == pyfuse3.ROOT_INODE:
+            return "/"
+        try:
+            return display(self._inodes[number].path) or "/conversations"
+        except KeyError:
+            return f"inode {number}"
+
+    # Helpers
+
+    def _inode(self, number: int) -> Inode:
+        """An inode below `/conversations`."""
+        if number == pyfuse3.ROOT_INODE:
+            raise FUSEError(errno.EROFS)
+        try:
+            return self._inodes[number]
+        except KeyError:
+            raise stale() from None
+
+    def _answer(self, inode: Inode) -> EntryAttributes:
+        answered(inode)
+        return entry(inode, self._attribute_timeout)
+
+    def _looked_up(self, inode: Inode) -> EntryAttributes:
+        inode.lookups += 1
+        return self._answer(inode)
+
+    def _new_handle(self, inode: Inode, flags: int) -> FileHandleT:
+        self._last_handle += 1
+        self._handles[self._last_handle] = Handle(inode, _writes(flags), bool(flags & os.O_APPEND))
+        return FileHandleT(self._last_handle)
+
+    # Names
+
+    @handler
+    async def lookup(self, parent: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        if parent == pyfuse3.ROOT_INODE:
+            if name != CONVERSATIONS_NAME:
+                raise FUSEError(errno.ENOENT)
+            return self._looked_up(self._inodes.conversations)
+        inode, _ = await self._tree.find(self._tree.child(self._inode(parent), name))
+        return self._looked_up(inode)
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for number, lookups in inode_list:
+            self._inodes.forget(number, lookups)
+
+    @handler
+    async def create(
+        self, parent: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        directory = self._inode(parent)
+        exclusive = bool(flags & os.O_EXCL)
+        try:
+            inode = await self._tree.create(
+                directory,
+                name,
+                _new_attributes(mode, ctx),
+                exclusive=exclusive,
+                appending=bool(flags & os.O_APPEND),
+                at_once=exclusive and self._exclusive_at_once,
+            )
+        except PathExists:
+            if exclusive:
+                raise
+            # Somebody was quicker, after the kernel had looked: then it is opened.
+            inode, _ = await self._tree.find(self._tree.child(directory, name))
+            info = await self._open(inode, flags)
+            return info, self._looked_up(inode)
+        # Whoever creates may write to the file even with O_RDONLY: the first flush is what stores it.
+        return FileInfo(fh=self._new_handle(inode, flags | os.O_RDWR), keep_cache=True), self._looked_up(inode)
+
+    @handler
+    async def mknod(
+        self, parent: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        if not stat.S_ISREG(mode):
+            raise FUSEError(errno.EPERM)
+        attributes = _new_attributes(mode, ctx)
+        directory = self._inode(parent)
+        inode = await self._tree.create(
+            directory, name, attributes, exclusive=True, appending=False, at_once=True
+        )
+        answer = self._looked_up(inode)
+        await self._tree.close(inode, writing=True)
+        return answer
+
+    @handler
+    async def mkdir(self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
+        directory = self._inode(parent)
+        return self._looked_up(await self._tree.make_directory(directory, name, _new_attributes(mode, ctx)))
+
+    @handler
+    async def unlink(self, parent: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._tree.remove(self._inode(parent), name)
+
+    @handler
+    async def rmdir(self, parent: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._tree.remove_directory(self._inode(parent), name)
+
+    @handler
+    async def rename(
+        self,
+        parent: InodeT,
+        name: FileNameT,
+        new_parent: InodeT,
+        new_name: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        if flags & ~pyfuse3.RENAME_NOREPLACE:
+            raise FUSEError(errno.EINVAL)
+        replace = not flags & pyfuse3.RENAME_NOREPLACE
+        await self._tree.rename(self._inode(parent), name, self._inode(new_parent), new_name, replace=replace)
+
+    @handler
+    async def link(
+        self, inode: InodeT, new_parent: InodeT, new_name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        raise FUSEError(errno.EPERM)
+
+    @handler
+    async def symlink(
+        self, parent: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        raise FUSEError(errno.EPERM)
+
+    # Attributes
+
+    @handler
+    async def getattr(self, number: InodeT, ctx: RequestContext) -> EntryAttributes:
+        if number == pyfuse3.ROOT_INODE:
+            return root_entry(*self._owner, self._mounted_ns)
+        inode = self._inode(number)
+        await self._tree.revalidate(inode)
+        return self._answer(inode)
+
+    @handler
+    async def setattr(
+        self,
+        number: InodeT,
+        wanted: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        inode = self._inode(number)
+        if fields.update_size:
+            await self._truncate(inode, wanted.st_size, fh)
+        changes = {}
+        if fields.update_mode:
+            changes["mode"] = wanted.st_mode & PERMISSIONS
+        if fields.update_uid:
+            changes["uid"] = wanted.st_uid
+        if fields.update_gid:
+            changes["gid"] = wanted.st_gid
+        if fields.update_mtime:
+            changes["mtime_ns"] = wanted.st_mtime_ns
+        if changes:
+            await self._tree.revalidate(inode)
+            if "mode" not in changes and ("uid" in changes or "gid" in changes) and not inode.is_directory:
+                changes["mode"] = without_privileges(inode.attributes.mode)
+            await self._contents.change_attributes(inode, changes)
+        return self._answer(inode)
+
+    async def _truncate(self, inode: Inode, size: int, fh: FileHandleT | None) -> None:
+        """By handle: part of what its flush commits. By path: nobody would, so it is committed here."""
+        if inode.is_directory:
+            raise FUSEError(errno.EISDIR)
+        if fh is not None:
+            await self._contents.truncate(inode, size)
+            return
+        await self._tree.open(inode, writing=True)
+        try:
+            await self._contents.truncate(inode, size)
+            await self._contents.commit(inode)
+        finally:
+            await self._tree.close(inode, writing=True)
+
+    @handler
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        return await trio.to_thread.run_sync(self._capacity)
+
+    # Files
+
+    @handler
+    async def open(self, number: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        return await self._open(self._inode(number), flags)
+
+    async def _open(self, inode: Inode, flags: int) -> FileInfo:
+        if inode.is_directory:
+            raise FUSEError(errno.EISDIR)
+        writing = _writes(flags)
+        await self._tree.open(inode, writing=writing)
+        try:
+            if flags & os.O_TRUNC and writing:
+                await self._contents.truncate(inode, 0)
+                inode.kernel_size = 0
+            elif inode.told != inode.content or inode.kernel_size != inode.size:
+                await invalidate_attributes(inode)
+        except BaseException:
+            await self._tree.close(inode, writing=writing)
+            raise
+        unchanged = inode.cached == inode.content
+        inode.cached = inode.content
+        return FileInfo(fh=self._new_handle(inode, flags), keep_cache=unchanged)
+
+    @handler
+    async def read(self, fh: FileHandleT, offset: int, size: int) -> bytes:
+        return await self._contents.read(self._handles[fh].inode, offset, offset + size)
+
+    @handler
+    async def write(self, fh: FileHandleT, offset: int, data: bytes) -> int:
+        handle = self._handles[fh]
+        await self._contents.write(handle.inode, offset, data, appending=handle.appending)
+        return len(data)
+
+    @handler
+    async def flush(self, fh: FileHandleT) -> None:
+        handle = self._handles[fh]
+        if handle.writing:
+            await self._contents.commit(handle.inode)
+
+    @handler
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._contents.commit(self._handles[fh].inode)
+
+    @handler
+    async def release(self, fh: FileHandleT) -> None:
+        handle = self._handles.pop(fh)
+        await self._tree.close(handle.inode, writing=handle.writing)
+
+    # Directories
+
+    @handler
+    async def opendir(self, number: InodeT, ctx: RequestContext) -> FileHandleT:
+        listing = None if number == pyfuse3.ROOT_INODE else self._tree.open_listing(self._inode(number))
+        self._last_handle += 1
+        self._listings[self._last_handle] = listing
+        return FileHandleT(self._last_handle)
+
+    @handler
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        listing = self._listings[fh]
+        if listing is None:
+            if start_id == 0:
+                conversations = self._inodes.conversations
+                if pyfuse3.readdir_reply(token, CONVERSATIONS_NAME, self._answer(conversations), 1):
+                    conversations.lookups += 1
+            return
+        if start_id == 0:
+            # Also after rewinddir(3), which asks for the entries as they are then.
+            await self._tree.read_listing(listing)
+        for position in range(start_id, len(listing.entries)):
+            listed = self._tree.listed(listing, position)
+            if listed is None:
+                continue
+            name, inode = listed
+            answer = entry(inode, self._attribute_timeout)
+            if not pyfuse3.readdir_reply(token, os.fsencode(name), answer, position + 1):
+                self._inodes.drop_if_unused(inode)
+                return
+            inode.lookups += 1
+            answered(inode)
+
+    @handler
+    async def releasedir(self, fh: FileHandleT) -> None:
+        listing = self._listings.pop(fh)
+        if listing is not None:
+            self._tree.close_listing(listing)
+
+
+_BY_HANDLE = frozenset({"read", "write", "flush", "fsync", "release", "readdir", "releasedir"})
+"""Handlers whose first argument is a handle, not an inode."""
+
+
+def _writes(flags: int) -> bool:
+    return flags & os.O_ACCMODE != os.O_RDONLY
+
+
+def _new_attributes(mode: int, ctx: RequestContext) -> Attributes:
+    now = now_ns()
+    return Attributes(mode & PERMISSIONS, ctx.uid, ctx.gid, now, now)

@@ -1,0 +1,124 @@
+"""The options of a mount, and how `-o a,b=c` says them."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from stowfs.config import GIB, KIB, MIB, TIB, HotTierOptions, VaultOptions
+from stowfs.errors import UsageError
+
+ENTRY_TIMEOUT = 60.0
+"""Seconds for which the kernel believes that a name stands for an inode. Long, because nothing wrong is done on the
+strength of it: OPEN and GETATTR of an inode that its path does not show any more answer ESTALE, on which the kernel
+looks the name up again. The one exception is a file that became a directory elsewhere, and is walked through before it
+is looked at."""
+
+ATTRIBUTE_TIMEOUT = 1.0
+"""Seconds for which the kernel believes attributes: how old the answer of a stat may be. Walking through a tree then
+costs one request to the store for each directory and second; an open asks in any case."""
+
+NOISE = frozenset(
+    (
+        *("defaults", "rw", "async", "nodev", "nosuid", "exec", "default_permissions"),
+        *("auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev"),
+        *("atime", "noatime", "relatime", "norelatime", "strictatime", "nostrictatime"),
+        *("diratime", "nodiratime", "lazytime", "nolazytime"),
+    )
+)
+"""Options of mount(8) that say what is done anyway (no devices, no set-user-ID programs, permissions checked by the
+kernel) or that mean nothing here (access times are not kept)."""
+
+NOISE_PREFIXES = ("x-", "comment=")
+"""What fstab may hold for other programs."""
+
+UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB}
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """How to mount. Times in seconds, sizes in bytes; None leaves the default of the layer below."""
+
+    read_only: bool = False
+    allow_other: bool = False
+    no_exec: bool = False
+    revalidate: float | None = None
+    attribute_timeout: float = ATTRIBUTE_TIMEOUT
+    # How long an operation may try to reach the store before it is an error.
+    timeout: float | None = None
+    # When an O_CREAT|O_EXCL finds out that another host was first: at its close, or, for one more request, in the open.
+    exclusive: Literal["open", "close"] = "close"
+    cache_size: int | None = None
+    memory_cache: int | None = None
+
+    def for_vault(self) -> VaultOptions:
+        """The part that concerns the vault."""
+        given = {
+            "revalidate": self.revalidate,
+            "deadline": self.timeout,
+            "memory_cache_size": self.memory_cache,
+            "read_only": self.read_only,
+        }
+        return VaultOptions(**{name: value for name, value in given.items() if value is not None})
+
+    def for_hot_tier(self) -> HotTierOptions:
+        """The part that concerns the hot tier."""
+        options = HotTierOptions()
+        return options if self.cache_size is None else replace(options, segment_cache_size=self.cache_size)
+
+
+def parse_options(arguments: Iterable[str]) -> MountOptions:
+    """The options in the arguments of `-o`, each a list with commas; what comes later counts. Raises `UsageError`."""
+    given: dict[str, Any] = {}
+    for item in (item.strip() for argument in arguments for item in argument.split(",")):
+        name, equals, value = item.partition("=")
+        if item == "rw":
+            given["read_only"] = False
+        elif not item or item in NOISE or item.startswith(NOISE_PREFIXES):
+            continue
+        elif not equals and name in _FLAGS:
+            given[_FLAGS[name]] = True
+        elif equals and name in _VALUES:
+            field, read = _VALUES[name]
+            given[field] = read(name, value)
+        elif name in _FLAGS or name in _VALUES:
+            raise UsageError(f"mount option {name} takes {'a value: ' if name in _VALUES else 'no value, not '}{item}")
+        elif item == "commit=sync":
+            continue
+        elif name == "commit":
+            raise UsageError(f"mount option {item}: this version can only do commit=sync, which is the default")
+        else:
+            known = ", ".join(sorted([*_FLAGS, *(f"{name}=…" for name in _VALUES)]))
+            raise UsageError(f"unknown mount option {item!r}; there are {known}")
+    return MountOptions(**given)
+
+
+def _seconds(name: str, value: str) -> float:
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value, re.ASCII):
+        raise UsageError(f"mount option {name}={value}: not a number of seconds")
+    return float(value)
+
+
+def _size(name: str, value: str) -> int:
+    match = re.fullmatch(r"(\d{1,12})([kmgt]?)(i?b)?", value.lower(), re.ASCII)
+    if match is None:
+        raise UsageError(f"mount option {name}={value}: not a size; write bytes, or for example 512M or 4G")
+    return int(match[1]) * UNITS[match[2]]
+
+
+def _exclusive(name: str, value: str) -> str:
+    if value not in ("open", "close"):
+        raise UsageError(f"mount option {name}={value}: it is either {name}=open or {name}=close")
+    return value
+
+
+_FLAGS = {"ro": "read_only", "allow_other": "allow_other", "noexec": "no_exec"}
+
+_VALUES: dict[str, tuple[str, Callable[[str, str], object]]] = {
+    "revalidate": ("revalidate", _seconds),
+    "timeout": ("timeout", _seconds),
+    "attr_timeout": ("attribute_timeout", _seconds),
+    "excl": ("exclusive", _exclusive),
+    "cache_size": ("cache_size", _size),
+    "memory_cache": ("memory_cache", _size),
+}

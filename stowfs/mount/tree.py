@@ -1,0 +1,343 @@
+"""The namespace of a mount: which inode a path shows now, and every change of names.
+
+`find` is the one place where this host learns of the work of others. The store is asked, the answer compared with the
+inode of the path, and where it is another version: an inode that nobody has open takes it over, an open one is
+superseded. An answer that something happened to the inode in the meantime (a commit of this host) makes worthless is
+thrown away, and the store asked again.
+"""
+
+import os
+import stat
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import msgspec
+import trio
+
+from stowfs.errors import DirectoryNotEmpty, NoSuchPath, PathExists
+from stowfs.mount.contents import Contents
+from stowfs.mount.errnos import stale
+from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
+from stowfs.mount.moves import Moves
+from stowfs.vault.manifest import Attributes, Snapshot
+from stowfs.vault.naming import display, join, split
+from stowfs.vault.vault import Vault
+
+
+@dataclass(slots=True, eq=False)
+class Listing:
+    """An open directory: its entries as they were when reading began, and those that went since.
+
+    `asked` in trio's time.
+    """
+
+    directory: Inode
+    entries: list[tuple[str, Version | None]] = field(default_factory=list)
+    gone: set[str] = field(default_factory=set)
+    asked: float = 0.0
+
+
+class Tree:
+    """Names and directories."""
+
+    def __init__(self, vault: Vault, inodes: Inodes, contents: Contents, moves: Moves) -> None:
+        self._vault = vault
+        self._inodes = inodes
+        self._contents = contents
+        self._moves = moves
+        self._listings: list[Listing] = []
+
+    # Finding
+
+    def child(self, parent: Inode, name: bytes) -> str:
+        """The path of a name in a directory. Raises `NoSuchPath` where the directory was removed."""
+        if not parent.linked:
+            raise NoSuchPath(f"{display(parent.path)} was removed")
+        return join(parent.path, os.fsdecode(name))
+
+    async def find(self, path: str) -> tuple[Inode, Snapshot | None]:
+        """The inode that shows what is under `path` now, and that version; None where this host has changes of its own.
+
+        Raises `NoSuchPath` and store errors.
+        """
+        while True:
+            inode = self._inodes.at(path)
+            if inode is not None and inode.draft is not None:
+                return inode, None
+            version = inode.version if inode else None
+            try:
+                snapshot = await self._vault.head(path)
+            except NoSuchPath:
+                if self._unchanged(path, inode, version):
+                    if inode is not None:
+                        self._inodes.supersede(inode)
+                    raise
+                continue
+            if self._unchanged(path, inode, version):
+                return self._meet(path, snapshot), snapshot
+
+    def _unchanged(self, path: str, inode: Inode | None, version: Version | None) -> bool:
+        """Whether `path` is on this host as it was before the store was asked."""
+        return self._inodes.at(path) is inode and (inode is None or (inode.version is version and inode.draft is None))
+
+    def _meet(self, path: str, snapshot: Snapshot) -> Inode:
+        inode = self.meet(path, Version.of(snapshot))
+        if inode.snapshot is not None:
+            # The same version; the same attributes, too, but of a directory without a manifest.
+            inode.snapshot = snapshot
+        return inode
+
+    def meet(self, path: str, version: Version) -> Inode:
+        """The inode that shows `version`, which is now under `path`: the one that is there, if it may, or a new one."""
+        inode = self._inodes.at(path)
+        if inode is None or inode.is_directory is not version.is_directory:
+            return self._inodes.add(path, version, is_directory=version.is_directory)
+        if inode.draft is not None or (inode.version is not None and inode.version.commit == version.commit):
+            return inode
+        if inode.handles:
+            return self._inodes.add(path, version)
+        inode.show(version)
+        return inode
+
+    async def revalidate(self, inode: Inode) -> None:
+        """Brings an inode up to date that nobody on this host has open.
+
+        Raises ESTALE where its path shows something else.
+        """
+        if inode.handles or inode.draft is not None or not inode.linked or not inode.path:
+            return
+        path = inode.path
+        try:
+            found, _ = await self.find(path)
+        except NoSuchPath:
+            raise stale() from None
+        if found is not inode:
+            raise stale()
+
+    async def open(self, inode: Inode, *, writing: bool) -> None:
+        """Counts a handle on what the path of `inode` shows now.
+
+        Raises ESTALE where that is not this inode any more.
+        """
+        if not inode.linked:
+            if not inode.handles:
+                raise stale()
+        elif inode.draft is None or not self._inodes.is_current(inode):
+            try:
+                found, snapshot = await self.find(inode.path)
+            except NoSuchPath:
+                raise stale() from None
+            if found is not inode:
+                raise stale()
+            if snapshot is not None:
+                inode.snapshot = snapshot
+        self.count_handle(inode, writing=writing)
+
+    def count_handle(self, inode: Inode, *, writing: bool) -> None:
+        """One more handle on an inode."""
+        inode.handles += 1
+        inode.writers += writing
+
+    async def close(self, inode: Inode, *, writing: bool) -> None:
+        """One handle less; the last writer takes the uncommitted changes with it (see `Contents.finish`)."""
+        inode.writers -= writing
+        try:
+            if writing and not inode.writers:
+                await self._contents.finish(inode)
+        finally:
+            inode.handles -= 1
+            if not inode.handles:
+                inode.snapshot = None
+            self._inodes.drop_if_unused(inode)
+
+    # Changing
+
+    async def create(
+        self, parent: Inode, name: bytes, attributes: Attributes, *, exclusive: bool, appending: bool, at_once: bool
+    ) -> Inode:
+        """A new, empty file, with a handle for writing counted.
+
+        It is committed with its first flush; with `at_once` before this returns. Raises `PathExists` where this host
+        knows the name.
+        """
+        path = self.child(parent, name)
+        if self._inodes.at(path) is not None:
+            raise PathExists(f"{display(path)} exists")
+        draft = self._vault.draft(path, None, inherit(parent, attributes), appending=appending)
+        inode = self._inodes.add(path, None)
+        inode.draft = draft
+        inode.exclusive = exclusive
+        inode.cached = inode.content
+        self.count_handle(inode, writing=True)
+        if at_once:
+            try:
+                await self._contents.commit_or_give_up(inode)
+            except BaseException:
+                await self.close(inode, writing=True)
+                raise
+        parent.entries_changed_ns = now_ns()
+        return inode
+
+    async def make_directory(self, parent: Inode, name: bytes, attributes: Attributes) -> Inode:
+        """A new directory. Raises `PathExists`, `NoSuchPath`."""
+        async with self._moves.steady(lambda: (self.child(parent, name),)) as (path,):
+            inode = self._inodes.at(path)
+            if inode is not None and inode.version is None:
+                raise PathExists(f"{display(path)} exists")
+            snapshot = await self._vault.make_directory(path, inherit(parent, attributes, directory=True))
+            parent.entries_changed_ns = now_ns()
+            return self._meet(path, snapshot)
+
+    async def remove(self, parent: Inode, name: bytes) -> None:
+        """Removes a file. Raises `NoSuchPath`, `IsDirectory`."""
+        async with self._moves.steady(lambda: (self.child(parent, name),)) as (path,):
+            inode = self._inodes.at(path)
+            async with self._locks(inode):
+                stored = inode is None or inode.version is not None
+                if stored or (inode is not None and inode.attempted):
+                    try:
+                        await self._vault.remove(path)
+                    except NoSuchPath:
+                        if stored:
+                            raise
+                self._unlinked(parent, name, path)
+
+    async def remove_directory(self, parent: Inode, name: bytes) -> None:
+        """Removes an empty directory. Raises `DirectoryNotEmpty`, `NotDirectory`, `NoSuchPath`."""
+        async with self._moves.moving(lambda: (self.child(parent, name),)) as (path,):
+            if self._inodes.uncommitted_in(path):
+                raise DirectoryNotEmpty(f"{display(path)} is not empty")
+            await self._vault.remove_directory(path)
+            self._unlinked(parent, name, path)
+
+    async def rename(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, *, replace: bool) -> None:
+        """Renames a file or a directory.
+
+        Raises `PathExists` (not `replace`), `NoSuchPath`, `DirectoryNotEmpty`, `IsDirectory`.
+        """
+
+        def paths() -> tuple[str, str]:
+            return self.child(parent, name), self.child(new_parent, new_name)
+
+        source, _ = await self.find(self.child(parent, name))
+        if source.is_directory:
+            async with self._moves.moving(paths) as (old, new):
+                await self._rename_directory(old, new, replace=replace)
+        else:
+            async with self._moves.steady(paths) as (old, new):
+                await self._rename_file(old, new, replace=replace)
+        parent.entries_changed_ns = new_parent.entries_changed_ns = now_ns()
+        self._gone_from_listings(parent, name)
+
+    async def _rename_file(self, old: str, new: str, *, replace: bool) -> None:
+        source, target = self._inodes.at(old), self._inodes.at(new)
+        async with self._locks(source, target):
+            if not replace and target is not None and target.version is None:
+                raise PathExists(f"{display(new)} exists")
+            if source is not None:
+                await self._contents.commit_locked(source)
+            renamed = await self._vault.rename(old, new, replace=replace)
+            self._inodes.move(old, new)
+            if source is None:
+                return
+            if source.version is not None and _same_state(source.version, renamed):
+                self._contents.adopt_same_bytes(source, renamed)
+            elif source.handles:
+                self._inodes.supersede(source)
+            else:
+                self._contents.adopt(source, renamed)
+
+    async def _rename_directory(self, old: str, new: str, *, replace: bool) -> None:
+        if not replace:
+            try:
+                await self._vault.head(new)
+            except NoSuchPath:
+                pass
+            else:
+                raise PathExists(f"{display(new)} exists")
+        if self._inodes.uncommitted_in(new):
+            raise DirectoryNotEmpty(f"{display(new)} is not empty")
+        inodes = self._inodes.below(old)
+        async with self._locks(*(inode for inode in inodes if inode.handles)):
+            for inode in inodes:
+                await self._contents.commit_locked(inode)
+            await self._vault.rename_directory(old, new)
+            self._inodes.move(old, new)
+            for inode in inodes:
+                if inode.handles and self._inodes.is_current(inode):
+                    # The same bytes have a new manifest: what is written to the file from now on must be based on that.
+                    snapshot = await self._vault.head(inode.path)
+                    if inode.version is not None and _same_state(inode.version, snapshot):
+                        self._contents.adopt_same_bytes(inode, snapshot)
+
+    @asynccontextmanager
+    async def _locks(self, *inodes: Inode | None) -> AsyncIterator[None]:
+        """Holds the locks of inodes, taken in the order of their numbers so that two renames cannot wait for each
+        other."""
+        async with AsyncExitStack() as stack:
+            for inode in sorted({inode for inode in inodes if inode is not None}, key=lambda inode: inode.number):
+                await stack.enter_async_context(inode.lock)
+            yield
+
+    def _unlinked(self, parent: Inode, name: bytes, path: str) -> None:
+        self._inodes.unlink(path)
+        parent.entries_changed_ns = now_ns()
+        self._gone_from_listings(parent, name)
+
+    # Listing
+
+    def open_listing(self, directory: Inode) -> Listing:
+        """An open directory, which `read_listing` reads."""
+        listing = Listing(directory)
+        self._listings.append(listing)
+        return listing
+
+    def close_listing(self, listing: Listing) -> None:
+        """The directory was closed."""
+        self._listings.remove(listing)
+
+    async def read_listing(self, listing: Listing) -> None:
+        """Reads the entries, or reads them again: those in the store, and the files of this host that are not there
+        yet."""
+        directory = listing.directory
+        listing.gone.clear()
+        listing.asked = trio.current_time()
+        listing.entries = []
+        if directory.linked:
+            snapshots = await self._vault.list_directory(directory.path)
+            listing.entries = [(split(snapshot.path)[1], Version.of(snapshot)) for snapshot in snapshots]
+            stored = {name for name, _ in listing.entries}
+            uncommitted = {split(inode.path)[1] for inode in self._inodes.uncommitted_in(directory.path)}
+            listing.entries += [(name, None) for name in sorted(uncommitted - stored)]
+
+    def listed(self, listing: Listing, position: int) -> tuple[str, Inode] | None:
+        """The name and inode of an entry; None where it went since the directory was read."""
+        name, version = listing.entries[position]
+        if name in listing.gone:
+            return None
+        path = join(listing.directory.path, name)
+        inode = self._inodes.at(path)
+        if version is not None and (inode is None or inode.settled <= listing.asked):
+            inode = self.meet(path, version)
+        return (name, inode) if inode is not None else None
+
+    def _gone_from_listings(self, parent: Inode, name: bytes) -> None:
+        for listing in self._listings:
+            if listing.directory is parent:
+                listing.gone.add(os.fsdecode(name))
+
+
+def inherit(parent: Inode, attributes: Attributes, *, directory: bool = False) -> Attributes:
+    """The attributes of something new in `parent`: a set-group-ID directory hands on its group, and to directories
+    that bit."""
+    inherited = parent.attributes
+    if not inherited.mode & stat.S_ISGID:
+        return attributes
+    mode = attributes.mode | stat.S_ISGID if directory else attributes.mode
+    return msgspec.structs.replace(attributes, gid=inherited.gid, mode=mode)
+
+
+def _same_state(version: Version, snapshot: Snapshot) -> bool:
+    """Whether nothing changed but the name: every other change sets the time of change."""
+    return version.attributes == snapshot.attributes and version.size == snapshot.size

@@ -1,0 +1,5 @@
+"""Fixtures of the tests of the mount."""
+
+from tests.support.mounting import mounts
+
+__all__ = ["mounts"]

@@ -1,0 +1,208 @@
+"""Two mounts of one store, as on two hosts: who sees what, and when."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.mounting import Mounts, failure, python, run
+
+pytestmark = pytest.mark.fuse
+
+
+def write(path: Path, text: str) -> None:
+    run("dd", f"of={path}", "status=none", data=text.encode())
+
+
+def read(path: Path) -> str:
+    return run("cat", path).stdout.decode()
+
+
+def test_an_open_after_a_close_sees_its_bytes(mounts: Mounts) -> None:
+    a, b = mounts.start("a"), mounts.start("b")
+    for number in range(10):
+        # The same size, and the same second: nothing but the store can tell.
+        write(a.root / "f", f"from a {number}")
+        assert read(b.root / "f") == f"from a {number}"
+        write(b.root / "f", f"from b {number}")
+        assert read(a.root / "f") == f"from b {number}"
+
+
+def test_the_same_size_and_times_do_not_hide_a_change(mounts: Mounts) -> None:
+    a, b = mounts.start("a"), mounts.start("b")
+    write(a.root / "f", "first")
+    run("touch", "-d", "@1600000000", a.root / "f")
+    assert read(b.root / "f") == "first"
+    python(
+        "fd = os.open(args[0], os.O_WRONLY)\n"
+        "os.write(fd, b'other'); os.utime(fd, (1600000000, 1600000000)); os.close(fd)",
+        a.root / "f",
+    )
+    # The stat takes the new version before the open finds it unchanged: the page cache must go all the same.
+    assert run("sh", "-c", 'sleep 1.1; stat -c %s "$1"; cat "$1"', "sh", b.root / "f").stdout == b"5\nother"
+
+
+def test_appends_of_two_hosts_are_all_kept(mounts: Mounts) -> None:
+    a, b = mounts.start("a"), mounts.start("b")
+    write(a.root / "log", "start\n")
+    read(b.root / "log")
+    # With the other host's append unknown to the kernel, at the open and then at the close.
+    for number in range(6):
+        host = (a, b)[number % 2]
+        run("sh", "-c", 'echo "line $1" >> "$2"', "sh", str(number), host.root / "log")
+    python(
+        "one = os.open(args[0], os.O_WRONLY | os.O_APPEND)\n"
+        "two = os.open(args[1], os.O_WRONLY | os.O_APPEND)\n"
+        "os.write(one, b'one\\n'); os.write(two, b'two\\n'); os.write(one, b'one again\\n')\n"
+        "os.close(one); os.close(two)",
+        a.root / "log",
+        b.root / "log",
+    )
+    expected = "start\n" + "".join(f"line {number}\n" for number in range(6)) + "one\none again\ntwo\n"
+    assert read(a.root / "log") == expected
+    assert read(b.root / "log") == expected
+
+
+def test_what_was_appended_after_another_host_reads_back_on_the_same_handle(mounts: Mounts) -> None:
+    a, b = mounts.start("a"), mounts.start("b")
+    write(a.root / "log", "0123456789")
+    assert read(b.root / "log") == "0123456789"
+    run("sh", "-c", 'printf abcde >> "$1"', "sh", a.root / "log")
+    seen = python(
+        "fd = os.open(args[0], os.O_RDWR | os.O_APPEND)\n"
+        "os.write(fd, b'XYZ')\n"
+        "print(os.pread(fd, 100, 0), os.fstat(fd).st_size, open(args[0], 'rb').read())\n"
+        "os.close(fd)\n"
+        "print(open(args[0], 'rb').read())",
+        b.root / "log",
+    )
+    assert seen == "b'0123456789abcdeXYZ' 18 b'0123456789abcdeXYZ'\nb'0123456789abcdeXYZ'"
+
+
+@pytest.mark.parametrize("how", ["write", "rename", "unlink"])
+def test_an_open_handle_keeps_its_version(mounts: Mounts, how: str) -> None:
+    a, b = mounts.start("a"), mounts.start("b")
+    old, new = "old " * 100_000, "new " * 5_000
+    write(a.root / "f", old)
+    change = {
+        "write": 'cat > "$1/f"',
+        "rename": 'cat > "$1/tmp"; mv "$1/tmp" "$1/f"',
+        "unlink": 'cat > "$1/g"; rm "$1/f"; mv "$1/g" "$1/f"',
+    }[how]
+    seen = python(
+        "import subprocess\n"
+        "fd = os.open(args[0] + '/f', os.O_RDONLY)\n"
+        "start = os.pread(fd, 100, 0)\n"
+        "subprocess.run(['sh', '-c', args[2], 'sh', args[1]], input=args[3].encode(), check=True, timeout=20)\n"
+        "path = open(args[0] + '/f').read()\n"
+        "kept = b''\n"
+        "while piece := os.pread(fd, 1 << 20, len(kept)): kept += piece\n"
+        "print(kept == b'old ' * 100_000, path == args[3], os.fstat(fd).st_size)",
+        a.root,
+        b.root,
+        change,
+        new,
+    )
+    assert seen == "True True 400000"
+    assert read(a.root / "f") == new
+
+
+def test_writes_to_a_handle_that_was_overtaken_are_not_lost(mounts: Mounts) -> None:
+    a, b = mounts.start("a"), mounts.start("b")
+    write(a.root / "f", "base text")
+    python(
+        "fd = os.open(args[0] + '/f', os.O_RDWR)\n"
+        "with open(args[1] + '/f', 'w') as f: f.write('from the other host')\n"
+        # On this host, too, the name shows the other version now.
+        "assert open(args[0] + '/f').read() == 'from the other host'\n"
+        "os.pwrite(fd, b'EDIT', 0)\n"
+        "os.close(fd)",
+        a.root,
+        b.root,
+    )
+    names = run("ls", b.root).stdout.decode().split()
+    assert names[0] == "f"
+    assert names[1].startswith("f.conflict-")
+    assert len(names) == 2
+    assert read(a.root / "f") == read(b.root / "f") == "from the other host"
+    assert read(b.root / names[1]) == "EDIT text"
+
+
+def test_of_two_exclusive_creators_one_wins(mounts: Mounts) -> None:
+    a, b = mounts.start("a"), mounts.start("b")
+    both = (
+        "one = os.open(args[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY); os.write(one, b'one')\n"
+        "two = os.open(args[1], os.O_CREAT | os.O_EXCL | os.O_WRONLY); os.write(two, b'two')\n"
+        "os.close(one)\n"
+        "os.close(two)"
+    )
+    assert failure(both, a.root / "lock", b.root / "lock") == "EEXIST"
+    assert read(a.root / "lock") == read(b.root / "lock") == "one"
+
+
+def test_an_exclusive_creator_can_ask_to_know_in_the_open(mounts: Mounts) -> None:
+    a, b = mounts.start("a", "excl=open"), mounts.start("b", "excl=open")
+    both = (
+        "one = os.open(args[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY)\n"
+        "assert os.path.getsize(args[1]) == 0\n"
+        "two = os.open(args[1], os.O_CREAT | os.O_EXCL | os.O_WRONLY)"
+    )
+    assert failure(both, a.root / "lock", b.root / "lock") == "EEXIST"
+
+
+def test_a_removal_elsewhere_is_seen(mounts: Mounts) -> None:
+    a, b = mounts.start("a"), mounts.start("b")
+    run("mkdir", a.root / "d")
+    write(a.root / "d" / "f", "text")
+    assert read(b.root / "d" / "f") == "text"
+    run("rm", "-r", a.root / "d")
+    # The names are cached for a minute: opening must find out all the same.
+    assert failure("open(args[0])", b.root / "d" / "f") == "ENOENT"
+    write(b.root / "new", "made meanwhile")
+    assert run("ls", a.root, b.root).stdout.decode().split() == [f"{a.root}:", "new", f"{b.root}:", "new"]
+
+
+def test_a_file_that_became_a_directory(mounts: Mounts) -> None:
+    a, b = mounts.start("a", "attr_timeout=0"), mounts.start("b", "attr_timeout=0")
+    write(a.root / "x", "file")
+    assert read(b.root / "x") == "file"
+    run("sh", "-c", 'rm "$1"; mkdir "$1"; printf inside > "$1/f"', "sh", a.root / "x")
+    # To walk through what it takes for a file the kernel asks nobody; to look at it, it does.
+    assert run("stat", "-c", "%F", b.root / "x").stdout == b"directory\n"
+    assert read(b.root / "x" / "f") == "inside"
+    run("sh", "-c", 'rm -r "$1"; printf file > "$1"', "sh", b.root / "x")
+    assert read(a.root / "x") == "file"
+
+
+def test_a_listing_shows_what_others_changed(mounts: Mounts) -> None:
+    a, b = mounts.start("a"), mounts.start("b")
+    write(a.root / "f", "1")
+    assert run("find", b.root, "-type", "f", "-printf", "%f %s\n").stdout == b"f 1\n"
+    write(a.root / "f", "12345")
+    write(a.root / "g", "1")
+    # A listing tells the kernel the attributes, too, without asking for each file.
+    b.requests()
+    assert run("ls", "-s", "--block-size=1", "-l", b.root).stdout.decode().count(" 5 ") == 1
+    assert [request for request in b.requests() if request.endswith("f.json")] in ([], ["get manifests/f.json"])
+
+
+def test_readers_during_constant_replacement_see_whole_versions(mounts: Mounts) -> None:
+    a, b = mounts.start("a"), mounts.start("b")
+    write(a.root / "f", "0" * 50_000)
+    seen = python(
+        "import subprocess\n"
+        "code = '''\n"
+        "import sys\n"
+        "for number in range(60):\n"
+        "    with open(sys.argv[1], 'w') as f: f.write(str(number % 10) * 50_000)\n"
+        "'''\n"
+        "writer = subprocess.Popen([sys.executable, '-c', code, args[0]])\n"
+        "reads = 0\n"
+        "while writer.poll() is None:\n"
+        "    with open(args[1]) as f: text = f.read()\n"
+        "    assert text == text[:1] * len(text) and len(text) == 50_000, (text[:1], len(text), len(set(text)))\n"
+        "    reads += 1\n"
+        "print(writer.returncode, reads > 0, open(args[1]).read() == '9' * 50_000)",
+        a.root / "f",
+        b.root / "f",
+    )
+    assert seen == "0 True True"

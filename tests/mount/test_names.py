@@ -1,0 +1,178 @@
+"""Names and directories on a real mount."""
+
+import pytest
+
+from tests.support.mounting import Mounts, failure, python, run
+
+pytestmark = pytest.mark.fuse
+
+
+def test_the_root_shows_the_conversations_and_takes_nothing(mounts: Mounts) -> None:
+    mount = mounts.start()
+    assert run("ls", "-A", mount.mountpoint).stdout == b"conversations\n"
+    new = mount.mountpoint / "new"
+    assert failure("open(args[0], 'w')", new) == "EROFS"
+    assert failure("os.mkdir(args[0])", new) == "EROFS"
+    assert failure("os.rmdir(args[0])", mount.root) == "EROFS"
+    assert failure("os.rename(args[0], args[1])", mount.root, new) == "EROFS"
+    assert failure("os.chmod(args[0], 0o700)", mount.mountpoint) == "EROFS"
+    run("touch", mount.root / "f")
+    assert failure("os.rename(args[0], args[1])", mount.root / "f", new) == "EROFS"
+    # Not stored, but tools that copy a whole tree set it.
+    run("chmod", "750", mount.root)
+    run("touch", "-d", "@1600000000", mount.root)
+    assert run("stat", "-c", "%a", mount.root).stdout == b"750\n"
+
+
+def test_directories(mounts: Mounts) -> None:
+    mount = mounts.start()
+    root = mount.root
+    run("mkdir", "-p", root / "a" / "b" / "c")
+    run("touch", root / "a" / "b" / "f")
+    assert failure("os.rmdir(args[0])", root / "a" / "b") == "ENOTEMPTY"
+    assert failure("os.mkdir(args[0])", root / "a" / "b") == "EEXIST"
+    assert failure("os.rmdir(args[0])", root / "a" / "b" / "f") == "ENOTDIR"
+    assert failure("os.unlink(args[0])", root / "a" / "b") == "EISDIR"
+    assert failure("os.rmdir(args[0])", root / "missing") == "ENOENT"
+    assert run("find", root, "-printf", "%P %y\n").stdout == b" d\na d\na/b d\na/b/c d\na/b/f f\n"
+    run("rm", "-r", root / "a")
+    assert run("ls", "-A", root).stdout == b""
+
+
+def test_a_directory_with_a_file_nobody_has_closed_is_not_empty(mounts: Mounts) -> None:
+    mount = mounts.start()
+    run("mkdir", mount.root / "d")
+    code = "fd = os.open(args[0] + '/f', os.O_CREAT | os.O_WRONLY)\nos.rmdir(args[0])"
+    assert failure(code, mount.root / "d") == "ENOTEMPTY"
+    assert run("ls", mount.root / "d").stdout == b"f\n"
+
+
+def test_rename(mounts: Mounts) -> None:
+    mount = mounts.start()
+    root = mount.root
+    run("sh", "-c", 'cd "$1"; mkdir d; printf one > a; printf two > b', "sh", root)
+    run("mv", root / "a", root / "d" / "c")
+    run("mv", "-T", root / "b", root / "d" / "c")
+    assert run("find", root, "-type", "f", "-printf", "%P\n").stdout == b"d/c\n"
+    assert run("cat", root / "d" / "c").stdout == b"two"
+    assert failure("os.rename(args[0], args[1])", root / "missing", root / "x") == "ENOENT"
+    run("mkdir", root / "e")
+    assert failure("os.rename(args[0], args[1])", root / "d" / "c", root / "e") == "EISDIR"
+    assert failure("os.rename(args[0], args[1])", root / "e", root / "d" / "c") == "ENOTDIR"
+    other = mounts.start("b")
+    assert run("find", other.root, "-type", "f", "-printf", "%P\n").stdout == b"d/c\n"
+
+
+RENAMEAT2 = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.renameat2(-100, os.fsencode(args[0]), -100, os.fsencode(args[1]), int(args[2])):
+    raise OSError(ctypes.get_errno(), '')
+"""
+
+
+def test_rename_without_replacing(mounts: Mounts) -> None:
+    mount = mounts.start()
+    a, b, c = mount.root / "a", mount.root / "b", mount.root / "c"
+    run("sh", "-c", 'printf one > "$1"; printf two > "$2"', "sh", a, b)
+    noreplace, exchange = "1", "2"
+    assert failure(RENAMEAT2, a, b, noreplace) == "EEXIST"
+    assert failure(RENAMEAT2, a, b, exchange) == "EINVAL"
+    assert failure(RENAMEAT2, a, c, noreplace) == ""
+    assert run("cat", b, c).stdout == b"twoone"
+
+
+def test_rename_of_open_files(mounts: Mounts) -> None:
+    mount = mounts.start()
+    seen = python(
+        "os.chdir(args[0])\n"
+        "for name, text in (('old', b'old'), ('target', b'target')):\n"
+        "    with open(name, 'wb') as f: f.write(text)\n"
+        "target = os.open('target', os.O_RDONLY)\n"
+        "new = os.open('new', os.O_CREAT | os.O_RDWR)\n"
+        "os.write(new, b'new')\n"
+        "os.rename('new', 'target')\n"
+        "os.write(new, b' after')\n"
+        "print(os.pread(target, 100, 0), open('target', 'rb').read())\n"
+        "os.close(new)\n"
+        "print(sorted(os.listdir('.')), open('target', 'rb').read())",
+        mount.root,
+    )
+    assert seen == "b'target' b'new after'\n['old', 'target'] b'new after'"
+    mount.unmount()
+    assert run("cat", mounts.start().root / "target").stdout == b"new after"
+
+
+def test_rename_of_a_directory_with_open_files(mounts: Mounts) -> None:
+    mount = mounts.start()
+    seen = python(
+        "os.chdir(args[0])\n"
+        "os.makedirs('d/sub')\n"
+        "with open('d/sub/stored', 'wb') as f: f.write(b'stored')\n"
+        "stored = os.open('d/sub/stored', os.O_RDWR | os.O_APPEND)\n"
+        "edited = os.open('d/edited', os.O_CREAT | os.O_RDWR)\n"
+        "os.write(edited, b'begin')\n"
+        "os.rename('d', 'e')\n"
+        "os.write(stored, b' more')\n"
+        "os.pwrite(edited, b'BE', 0)\n"
+        "print(os.path.exists('d'), sorted(os.listdir('e')), open('e/sub/stored', 'rb').read())\n"
+        "os.close(stored); os.close(edited)\n"
+        "os.mkdir('d')\n"
+        "os.rename('e', 'd')\n"
+        "print(sorted(os.listdir('d')), open('d/sub/stored', 'rb').read(), open('d/edited', 'rb').read())",
+        mount.root,
+    )
+    assert seen == "False ['edited', 'sub'] b'stored more'\n['edited', 'sub'] b'stored more' b'BEgin'"
+    mount.unmount()
+    root = mounts.start().root
+    assert run("find", root, "-type", "f", "-printf", "%P %s\n").stdout.splitlines() == [
+        b"d/edited 5",
+        b"d/sub/stored 11",
+    ]
+
+
+def test_rename_of_a_directory_onto_one_that_is_not_empty(mounts: Mounts) -> None:
+    mount = mounts.start()
+    run("sh", "-c", 'cd "$1"; mkdir a b; touch a/x b/y', "sh", mount.root)
+    assert failure("os.rename(args[0], args[1])", mount.root / "a", mount.root / "b") == "ENOTEMPTY"
+    assert failure(RENAMEAT2, mount.root / "a", mount.root / "b", "1") == "EEXIST"
+    assert run("ls", mount.root / "a", mount.root / "b").stdout.count(b"\n") == 5
+
+
+def test_a_large_directory(mounts: Mounts) -> None:
+    mount = mounts.start()
+    count = 2000
+    python(
+        "for number in range(int(args[1])):\n"
+        "    with open(f'{args[0]}/{number:05d}', 'w') as f: f.write(str(number))",
+        mount.root,
+        str(count),
+    )
+    expected = [f"{number:05d}" for number in range(count)]
+    other = mounts.start("b")
+    assert run("ls", other.root).stdout.decode().split() == expected
+    sizes = run("find", other.root, "-type", "f", "-printf", "%f %s\n").stdout.decode().splitlines()
+    assert sorted(sizes) == [f"{number:05d} {len(str(number))}" for number in range(count)]
+    # What goes and comes during a listing neither hides nor doubles the rest; rewinding reads it anew.
+    seen = python(
+        "import itertools\n"
+        "os.chdir(args[0])\n"
+        "with os.scandir('.') as entries:\n"
+        "    names = [entry.name for entry in itertools.islice(entries, 10)]\n"
+        "    for number in range(1000, 1100): os.unlink(f'{number:05d}')\n"
+        "    open('99999', 'w').close()\n"
+        "    names += [entry.name for entry in entries]\n"
+        "rest = [name for name in names if name != '99999' and not '01000' <= name < '01100']\n"
+        "print(len(rest), len(set(rest)), len(os.listdir('.')), os.path.exists('01050'))",
+        mount.root,
+    )
+    assert seen == f"{count - 100} {count - 100} {count - 99} False"
+
+
+def test_names_that_are_too_long(mounts: Mounts) -> None:
+    mount = mounts.start()
+    fits, too_long = mount.root / ("n" * 250), mount.root / ("n" * 251)
+    run("touch", fits)
+    assert failure("open(args[0], 'w')", too_long) == "ENAMETOOLONG"
+    assert run("ls", mount.root).stdout == b"n" * 250 + b"\n"
+    assert python("print(os.statvfs(args[0]).f_namemax)", mount.root) == "250"
