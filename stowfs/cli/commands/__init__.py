@@ -1,0 +1,1 @@
+"""The commands, one module a family; `stowfs.cli.main` imports the one that is asked for."""

@@ -1,0 +1,106 @@
+"""`stowfs put` and `get`: bulk copies between local files and a store, without a mount."""
+
+from functools import partial
+from os import makedirs
+
+import click
+import trio
+
+from stowfs.cli import download, upload
+from stowfs.cli.arguments import json_option, store_argument
+from stowfs.cli.mounts import canonical
+from stowfs.cli.output import echo, emit, progress
+from stowfs.cli.session import open_session, store_path
+from stowfs.cli.tally import Tally
+from stowfs.config import StoreOptions
+from stowfs.errors import NoSuchPath
+from stowfs.store.open import StoreLocation
+
+
+@click.command()
+@store_argument
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
+@click.option("--to", "target", metavar="DIR", default="", help="Directory in STORE; it is made where it is missing.")
+@json_option
+@click.pass_context
+def put(
+    ctx: click.Context,
+    location: StoreLocation,
+    options: StoreOptions,
+    paths: tuple[str, ...],
+    target: str,
+    as_json: bool,
+) -> None:
+    """Copy local files and directories into STORE.
+
+    A directory is copied with all in it and keeps its name; 'DIR/.' stands for what is in DIR. What is there already
+    is replaced. Symbolic links inside directories are skipped. A file that fails does not keep the others; then the
+    exit status is 1.
+
+    \b
+    Example:
+      stowfs put s3://my-bucket/conversations transcripts/ --to 2026/team-a
+    """
+    tally = Tally()
+
+    async def run() -> None:
+        where = store_path(target)
+        directories, files = await trio.to_thread.run_sync(upload.find, list(paths), where, tally)
+        async with open_session(location, options, writing=True) as session:
+            with progress("put") as bar:
+                await upload.put(session.vault, directories, files, where, tally, bar)
+
+    trio.run(run)
+    _finish(ctx, tally, as_json)
+
+
+@click.command()
+@store_argument
+@click.argument("names", metavar="ID...", nargs=-1, required=True)
+@click.argument("directory", metavar="DIR", type=click.Path())
+@json_option
+@click.pass_context
+def get(
+    ctx: click.Context,
+    location: StoreLocation,
+    options: StoreOptions,
+    names: tuple[str, ...],
+    directory: str,
+    as_json: bool,
+) -> None:
+    """Copy conversations and directories from STORE into the local directory DIR.
+
+    DIR is made where it is missing. Each conversation gets its last name there, a directory its name with all in it;
+    '/' stands for all that is in STORE. Files appear whole or not at all. One that fails does not keep the others;
+    then the exit status is 1.
+
+    \b
+    Example:
+      stowfs get s3://my-bucket/conversations 2026/team-a ./copy
+    """
+    tally = Tally()
+    top = canonical(directory)
+
+    async def run() -> None:
+        async with open_session(location, options, writing=False) as session:
+            await trio.to_thread.run_sync(partial(makedirs, top, exist_ok=True))
+            for name in names:
+                try:
+                    found = await session.find(name)
+                except NoSuchPath as error:
+                    tally.failed(name, error)
+                    continue
+                folders, items = await download.find(session.vault, found, top)
+                with progress("get") as bar:
+                    await download.get(session.vault, folders, items, tally, bar)
+
+    trio.run(run)
+    _finish(ctx, tally, as_json)
+
+
+def _finish(ctx: click.Context, tally: Tally, as_json: bool) -> None:
+    if as_json:
+        emit(tally.document())
+    else:
+        echo(f"{ctx.info_name}: {tally.line()}")
+    ctx.exit(1 if tally.errors else 0)

@@ -1,0 +1,103 @@
+"""`stowfs mount`: checks, starts the daemon, and returns when the mount answers."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import click
+import trio
+
+from stowfs.cli.arguments import store_argument
+from stowfs.cli.failures import cause, explain
+from stowfs.cli.launch import Status, launch, report
+from stowfs.cli.mounts import canonical, check_fuse, prepare_mountpoint
+from stowfs.cli.output import fail, note
+from stowfs.cli.serving import MountRequest, log_to, serve_mount
+from stowfs.config import StoreOptions
+from stowfs.mount.options import parse_options
+from stowfs.store.open import StoreLocation
+
+
+@click.command()
+@store_argument
+@click.argument("mountpoint", metavar="DIR", type=click.Path())
+@click.option("-o", "option_lists", metavar="OPTION[,…]", multiple=True, help="Mount options, see below.")
+@click.option("--foreground", is_flag=True, help="Stay in the foreground, with the log on stderr, until unmounted.")
+@click.option("--status-fd", type=int, hidden=True)
+@click.option("--log", type=click.Path(path_type=Path), hidden=True)
+@click.pass_context
+def mount(
+    ctx: click.Context,
+    location: StoreLocation,
+    options: StoreOptions,
+    mountpoint: str,
+    option_lists: tuple[str, ...],
+    foreground: bool,
+    status_fd: int | None,
+    log: Path | None,
+) -> None:
+    """Mount STORE at DIR, an empty directory.
+
+    Returns when the mount answers; a daemon serves it until 'stowfs umount DIR'. A missing file:// store is created.
+    The conversations are in DIR/conversations.
+
+    \b
+    Mount options:
+      ro                 read only
+      allow_other        other users, too (needs user_allow_other in /etc/fuse.conf unless root)
+      noexec             nothing can be executed
+      excl=open|close    when O_EXCL finds out that another host was first (close)
+      revalidate=SECONDS how long what was seen is believed without asking the store (0)
+      attr_timeout=SECONDS  how old the attributes in a stat may be (1)
+      cache_size=SIZE    local disk for cached segments (1G)
+      memory_cache=SIZE  memory for decompressed segments (64M)
+
+    \b
+    Example:
+      stowfs mount s3://my-bucket/conversations /mnt/stow -o cache_size=4G
+    """
+    request = MountRequest(location, options, canonical(mountpoint), parse_options(option_lists))
+    if status_fd is not None:
+        ctx.exit(_serve_as_daemon(request, status_fd, log))
+    check_fuse()
+    if prepare_mountpoint(request.mountpoint):
+        note(f"{request.mountpoint}: the daemon of the mount there was dead; mounting again")
+    if foreground:
+        log_to(None)
+        trio.run(
+            partial(serve_mount, request, ready=lambda: note(f"{location.url} is mounted at {request.mountpoint}"))
+        )
+        return
+    status = launch(_arguments(request, option_lists), request.mountpoint)
+    if status.error:
+        ctx.exit(fail(status.error, status=status.status))
+
+
+def _arguments(request: MountRequest, option_lists: tuple[str, ...]) -> list[str]:
+    """The command line that asks for the same mount, wherever it is run."""
+    options = request.store_options
+    given = [("--endpoint", options.endpoint), ("--region", options.region), ("--profile", options.profile)]
+    pairs = [(name, value) for name, value in given if value] + [("-o", text) for text in option_lists]
+    return [*(word for pair in pairs for word in pair), "--", request.location.url, request.mountpoint]
+
+
+def _serve_as_daemon(request: MountRequest, status_fd: int, log: Path | None) -> int:
+    """Serves the mount, and reports on the pipe whether it answers; the exit status."""
+    os.set_inheritable(status_fd, False)
+    log_to(log)
+    reported = False
+
+    def tell(status: Status) -> None:
+        nonlocal reported
+        reported = True
+        report(status_fd, status)
+
+    try:
+        trio.run(partial(serve_mount, request, ready=lambda: tell(Status())))
+    except Exception as error:
+        explained = explain(cause(error))
+        if reported or explained is None:
+            raise
+        tell(Status(*explained))
+        return explained[1]
+    return 0

@@ -1,0 +1,104 @@
+"""The daemon of each mount: where its local state is, and how other processes find it and wait for its end.
+
+A mount's slot of the hot tier is named after its mount point, so that the next mount there goes on with what the last
+one left. Its record lies in the slot; whether it lives is told by the lock of the slot, which the kernel frees however
+it ends.
+"""
+
+import fcntl
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import msgspec
+import trio
+
+from stowfs.hot.directories import private_directory
+from stowfs.hot.journal import Journal
+
+RECORD = "mount.json"
+LOCK = "lock"
+JOURNAL = "journal.db"
+
+POLL = 0.05
+"""Seconds between two looks whether a daemon has ended: nobody notices, and it costs nothing."""
+
+
+class MountRecord(msgspec.Struct, frozen=True):
+    """What a daemon says of itself. `started` in seconds since the epoch."""
+
+    pid: int
+    mountpoint: str
+    store: str
+    started: float
+
+
+def slot_of(mountpoint: str) -> str:
+    """The slot of the hot tier for a mount at this canonical path."""
+    return "mount-" + hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]
+
+
+def log_file(state_root: Path, mountpoint: str) -> Path:
+    """Where the daemon of a mount writes what it has to say; makes the directory. Raises `OSError`."""
+    directory = state_root / "logs"
+    private_directory(directory)
+    return directory / f"{slot_of(mountpoint)}.log"
+
+
+def write_record(state_directory: Path, store_url: str, mountpoint: str) -> Path:
+    """Records this process as the daemon of a mount; the file, to be removed at its end. Raises `OSError`."""
+    path = state_directory / RECORD
+    temporary = path.with_suffix(".new")
+    # A name that is not UTF-8 is no JSON: escaped, and compared in that form.
+    shown = os.fsencode(mountpoint).decode(errors="backslashreplace")
+    temporary.write_bytes(msgspec.json.encode(MountRecord(os.getpid(), shown, store_url, time.time())))
+    temporary.rename(path)
+    return path
+
+
+def find_daemon(state_root: Path, mountpoint: str) -> tuple[Path, MountRecord] | None:
+    """The state directory and the record of the daemon that serves or last served `mountpoint`."""
+    found: list[tuple[Path, MountRecord]] = []
+    for path in state_root.glob(f"*/{slot_of(mountpoint)}/{RECORD}"):
+        try:
+            found.append((path.parent, msgspec.json.decode(path.read_bytes(), type=MountRecord)))
+        except (FileNotFoundError, msgspec.MsgspecError):
+            continue  # It ended just now, or a crash cut the file: no daemon to wait for.
+    # One that another store's daemon left behind in a crash is older.
+    return max(found, key=lambda entry: entry[1].started, default=None)
+
+
+async def wait_for_end(state_directory: Path, timeout: float) -> int | None:
+    """Waits until the daemon has ended; how many commits it left unsettled. `None` where it goes on past `timeout`
+    seconds.
+
+    Raises errors of the hot tier.
+    """
+    fd = os.open(state_directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        with trio.move_on_after(timeout):
+            # A lock of the kernel: nothing tells when it becomes free.
+            while not _try_lock(fd):  # noqa: ASYNC110
+                await trio.sleep(POLL)
+            # With the lock held: nobody else opens the journal now.
+            return await _queued(state_directory)
+        return None
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def _queued(state_directory: Path) -> int:
+    journal = Journal.open(state_directory / JOURNAL)
+    try:
+        return len(await journal.rows())
+    finally:
+        journal.close()

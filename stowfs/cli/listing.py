@@ -1,0 +1,110 @@
+"""Which conversations a listing shows, and how one looks as a line and as JSON."""
+
+import os
+import stat
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from stowfs.cli.output import moment
+from stowfs.cli.session import Session
+from stowfs.vault.manifest import Snapshot
+from stowfs.vault.naming import split
+
+NANOSECONDS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What a listing is narrowed to. `model` and `application` are patterns as in a shell; times in seconds since the
+    epoch, `until` itself excluded."""
+
+    model: str | None = None
+    application: str | None = None
+    since: float | None = None
+    until: float | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self == Filter()
+
+    def shows(self, snapshot: Snapshot) -> bool:
+        """Whether a listing narrowed so shows this. A directory is no conversation: it matches no pattern and has no
+        time."""
+        if self.is_empty:
+            return True
+        facts = snapshot.manifest.facts
+        time = conversation_time(snapshot)
+        return not snapshot.is_directory and (
+            (self.model is None or fnmatchcase(facts.model or "", self.model))
+            and (self.application is None or fnmatchcase(facts.application or "", self.application))
+            and (self.since is None or time >= self.since)
+            and (self.until is None or time < self.until)
+        )
+
+
+def conversation_time(snapshot: Snapshot) -> float:
+    """When the conversation began, by its own account; else when it was written to last. Seconds since the epoch."""
+    time = snapshot.manifest.facts.time
+    return snapshot.attributes.mtime_ns / NANOSECONDS if time is None else time
+
+
+async def entries(session: Session, path: str, *, recursive: bool) -> AsyncIterator[Snapshot]:
+    """What is in the directory `path` (with `recursive`, below it), by name; or the conversation `path` itself."""
+    found = await session.find(path)
+    if not found.is_directory:
+        yield found
+    elif recursive:
+        async for snapshot in session.vault.walk(found.path):
+            yield snapshot
+    else:
+        for snapshot in await session.vault.list_directory(found.path):
+            yield snapshot
+
+
+def name_shown(snapshot: Snapshot, *, recursive: bool) -> str:
+    """The id where a listing goes through directories, else the name; a directory's ends in '/'."""
+    name = snapshot.path if recursive else split(snapshot.path)[1]
+    return name + "/" if snapshot.is_directory else name
+
+
+def long_line(snapshot: Snapshot, *, recursive: bool) -> str:
+    """Mode, size, time, messages, model, name."""
+    kind = stat.S_IFDIR if snapshot.is_directory else stat.S_IFREG
+    facts = snapshot.manifest.facts
+    messages = "-" if facts.messages is None else str(facts.messages)
+    mode = stat.filemode(kind | snapshot.attributes.mode)
+    when = moment(conversation_time(snapshot))
+    model = facts.model or "-"
+    return f"{mode} {snapshot.size:>12} {when} {messages:>6} {model:<24} {name_shown(snapshot, recursive=recursive)}"
+
+
+def document(snapshot: Snapshot) -> dict[str, object]:
+    """What a program gets to know of a conversation or directory; times as ISO 8601. Bytes of the id that are no UTF-8
+    come as surrogate escapes."""
+    attributes = snapshot.attributes
+    facts = snapshot.manifest.facts
+    common: dict[str, object] = {
+        "id": snapshot.path,
+        "type": "directory" if snapshot.is_directory else "conversation",
+        "mode": f"{attributes.mode:04o}",
+        "uid": attributes.uid,
+        "gid": attributes.gid,
+        "modified": moment(attributes.mtime_ns / NANOSECONDS),
+        "revision": snapshot.etag,
+    }
+    if snapshot.is_directory:
+        return common
+    return common | {
+        "size": snapshot.size,
+        "format": facts.format,
+        "model": facts.model,
+        "application": facts.application,
+        "messages": facts.messages,
+        "time": None if facts.time is None else moment(facts.time),
+    }
+
+
+def readable(path: str) -> str:
+    """An id for a message or a JSON document that a person reads."""
+    return os.fsencode(path).decode(errors="backslashreplace")

@@ -1,0 +1,95 @@
+"""The command `stowfs`: finds the command's module, runs it, and turns errors into one line and an exit status.
+
+0: done. 1: failed, with the reason and what to do on stderr. 2: wrong usage. 130: interrupted. A defect shows its
+traceback.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+from click.exceptions import NoArgsIsHelpError
+
+from stowfs import __version__
+from stowfs.cli.failures import cause, explain
+from stowfs.cli.output import fail
+
+COMMANDS = {
+    "cat": "read",
+    "doctor": "doctor",
+    "du": "du",
+    "get": "copy",
+    "ls": "read",
+    "mkfs": "mkfs",
+    "mount": "mount",
+    "mv": "change",
+    "put": "copy",
+    "rm": "change",
+    "stat": "read",
+    "umount": "umount",
+}
+"""The module of every command. It is imported when the command is asked for: `stowfs --help` needs neither boto3 nor
+trio."""
+
+INTERRUPTED = 130
+"""The exit status of what was ended by SIGINT, by the convention of shells."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command = getattr(importlib.import_module(f"stowfs.cli.commands.{module}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="stowfs")
+def cli() -> None:
+    """A file system for LLM conversations over an object store.
+
+    STORE is s3://BUCKET/PREFIX, file:///DIRECTORY or the path of a directory. For S3, the usual AWS environment
+    variables, profiles and AWS_ENDPOINT_URL are honoured.
+
+    \b
+    Example:
+      stowfs mount file:///srv/store /mnt/stow
+      cp -r transcripts /mnt/stow/conversations/
+      stowfs umount /mnt/stow
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+    try:
+        result = cli.main(args=arguments, prog_name="stowfs", standalone_mode=False)
+        sys.stdout.flush()
+    except BaseException as error:
+        status = _report(cause(error))
+        if status is None:
+            raise
+        return status
+    return result if isinstance(result, int) else 0
+
+
+def _report(error: BaseException) -> int | None:
+    """Says what went wrong; the exit status. `None` for what is a defect."""
+    match error:
+        case NoArgsIsHelpError():
+            error.show()
+            return 2
+        case BrokenPipeError():
+            # Whoever read the output has seen enough; what is still buffered must not fail again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        case KeyboardInterrupt() | click.Abort():
+            return INTERRUPTED
+    explained = explain(error)
+    return None if explained is None else fail(explained[0], status=explained[1])

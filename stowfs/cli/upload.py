@@ -1,0 +1,163 @@
+"""`put`: local files and directories into a store, by the same commits as a mount's, many at once.
+
+One file that cannot be read or stored does not keep the others. Symbolic links and special files inside directories
+are skipped: a conversation is a regular file.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import trio
+
+from stowfs.cli.output import Progress
+from stowfs.cli.pool import is_below, work_through
+from stowfs.cli.tally import Tally
+from stowfs.config import MIB
+from stowfs.errors import NotDirectory, PathExists, StowError
+from stowfs.vault.draft import Draft
+from stowfs.vault.manifest import Attributes
+from stowfs.vault.naming import join
+from stowfs.vault.vault import Vault
+
+COMMITS = 24
+"""Commits under way at once: enough to keep a store 20 ms away busy, less than the requests that go to a store at
+once."""
+
+STEP = 4 * MIB
+"""Bytes copied at a time."""
+
+NEW_MODE = 0o755
+"""Permissions of directories that no local directory stands for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something to be put: a local file or directory, and its path in the store."""
+
+    source: str
+    path: str
+    status: os.stat_result
+
+
+def find(sources: list[str], target: str, tally: Tally) -> tuple[list[Item], list[Item]]:
+    """The directories (parents first) and files under `sources`, each to be put into the directory `target` under its
+    own name.
+
+    A source that ends in '/.' stands for what is in it. Blocks. What cannot be read or is skipped goes to `tally`.
+    """
+    directories: list[Item] = []
+    files: list[Item] = []
+    for source in sources:
+        contents_only = os.path.basename(source.rstrip("/") or "/") in (".", "..", "")
+        path = target if contents_only else join(target, os.path.basename(source.rstrip("/")))
+        try:
+            # Followed: a link that is named is meant.
+            status = os.stat(source)
+        except OSError as error:
+            tally.failed(source, error)
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            if path:
+                directories.append(Item(source, path, status))
+            _scan(source, path, directories, files, tally)
+        elif stat.S_ISREG(status.st_mode):
+            files.append(Item(source, path, status))
+        else:
+            tally.skipped(source, "not a regular file")
+    return directories, files
+
+
+async def put(
+    vault: Vault, directories: list[Item], files: list[Item], target: str, tally: Tally, progress: Progress
+) -> None:
+    """Makes the directory `target`, the directories in it, and commits the files. Errors of single ones go to
+    `tally`."""
+    now = time.time_ns()
+    parts = target.split("/") if target else []
+    for depth in range(len(parts)):
+        await _make_directory(
+            vault, "/".join(parts[: depth + 1]), Attributes(NEW_MODE, os.getuid(), os.getgid(), now, now)
+        )
+    missing: set[str] = set()
+    for item in directories:
+        try:
+            if is_below(item.path, missing):
+                raise NotDirectory("the directory above it could not be made")
+            await _make_directory(vault, item.path, _attributes(item.status, now))
+            tally.directories += 1
+        except StowError as error:
+            missing.add(item.path)
+            tally.failed(item.source, error)
+
+    async def put_file(item: Item) -> None:
+        if is_below(item.path, missing):
+            tally.failed(item.source, NotDirectory("its directory could not be made"))
+            return
+        # Without a base: a conversation that is there already is replaced, whatever it is by then.
+        draft = vault.draft(item.path, None, _attributes(item.status, now))
+        try:
+            await trio.to_thread.run_sync(_copy, item.source, draft)
+            size = draft.size
+            await vault.commit(draft)
+            tally.copied(size)
+            progress.advance(size)
+        except (OSError, StowError) as error:
+            tally.failed(item.source, error)
+        finally:
+            draft.discard()
+
+    progress.expect(sum(item.status.st_size for item in files))
+    await work_through(put_file, files, workers=COMMITS)
+
+
+def _copy(source: str, draft: Draft) -> None:
+    with open(source, "rb", buffering=0) as file:
+        offset = 0
+        while data := file.read(STEP):
+            draft.write(offset, data)
+            offset += len(data)
+
+
+def _scan(directory: str, path: str, directories: list[Item], files: list[Item], tally: Tally) -> None:
+    """Adds what is below a local directory; without recursion, since trees may be deeper than Python's stack."""
+    pending: list[tuple[str, str]] = [(directory, path)]
+    while pending:
+        directory, path = pending.pop()
+        for entry in _listing(directory, tally):
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except OSError as error:
+                tally.failed(entry.path, error)
+                continue
+            item = Item(entry.path, join(path, entry.name), status)
+            if stat.S_ISDIR(status.st_mode):
+                directories.append(item)
+                pending.append((item.source, item.path))
+            elif stat.S_ISREG(status.st_mode):
+                files.append(item)
+            else:
+                tally.skipped(entry.path, "a symbolic link" if entry.is_symlink() else "not a regular file")
+
+
+def _listing(directory: str, tally: Tally) -> Iterator["os.DirEntry[str]"]:
+    try:
+        with os.scandir(directory) as entries:
+            yield from sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        tally.failed(directory, error)
+
+
+async def _make_directory(vault: Vault, path: str, attributes: Attributes) -> None:
+    try:
+        await vault.make_directory(path, attributes)
+    except PathExists:
+        if not (await vault.head(path)).is_directory:
+            raise
+
+
+def _attributes(status: os.stat_result, now: int) -> Attributes:
+    """Mode and time of the local file; the owner is who puts it, as with cp(1)."""
+    return Attributes(stat.S_IMODE(status.st_mode), os.getuid(), os.getgid(), status.st_mtime_ns, now)
