@@ -228,7 +228,7 @@ class _Change:
         for request in self._batch:
             if request.kind == "undo":
                 acquired = operation_id(request.commit, "acquire")
-                record = records.undo(record, acquired, request.operation, many=many)
+                record = records.undo(record, self._digest, acquired, request.operation, many=many)
         releases = [request.operation for request in self._batch if request.kind == "release"]
         return records.release(record, releases, many=many)
 

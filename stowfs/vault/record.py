@@ -168,11 +168,15 @@ def release(record: Record | None, operations: Iterable[Operation], *, many: int
     return _recount(record, -len(ids), ids, many)
 
 
-def undo(record: Record | None, acquired: str, undoing: Operation, *, many: int = MANY) -> Record | None:
-    """Rolls the acquire `acquired` back, for good: where it did not happen, the record still changes, so that a write of it that
-    is on its way is refused. In doubt the count stays too high.
+def undo(
+    record: Record | None, digest: str, acquired: str, undoing: Operation, *, many: int = MANY
+) -> Record:
+    """Rolls the acquire `acquired` back, for good: where it did not happen, the record still changes (a dead one appears, where there
+    was none), so that a write of it that is on its way is refused. In doubt the count stays too high.
     """
-    if record is None or record.header.ref_count >= many:
+    if record is None:
+        return Record(Header(digest, "dead", 0, Ring().add(undoing.id), 0, 0, time.time()), b"")
+    if record.header.ref_count >= many:
         return record
     ring = record.header.ring
     if undoing.verdict(ring) is not Verdict.DID_NOT_HAPPEN:

@@ -172,7 +172,9 @@ class _Fence:
 
     def propose(self, current: Found | None) -> bytes | None:
         snapshot = manifests.decode(self._row.path, current.etag, current.body) if current else None
-        match _verdict(snapshot, self._row.commit):
+        # An ETag never comes twice: the base itself is still there, so nothing was written over it.
+        untouched = snapshot is not None and snapshot.etag == self._row.base
+        match Verdict.DID_NOT_HAPPEN if untouched else _verdict(snapshot, self._row.commit):
             case Verdict.HAPPENED:
                 self.fate = Fate.TOOK_EFFECT
                 return None

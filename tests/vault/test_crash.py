@@ -1,0 +1,153 @@
+"""The crash matrix: every kind of commit, every store request in it, every way it can go wrong; then recovery.
+
+Afterwards the conversation is the old one or the new one, whole; what was acknowledged is the new one; and no reference is
+counted wrongly. Requests are found by counting: a commit is repeated with trouble at its first, second, … request until one
+run goes through untroubled.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+
+from stowfs.errors import NoSuchPath, StoreError
+from stowfs.store.memory import MemoryStore
+from stowfs.vault.vault import Vault
+from tests.support.audit import Audit, audit
+from tests.support.faults import Action, FailAfter, FailBefore, FaultyStore, Late, Rule, Stall, StallAfter
+from tests.support.vaults import Hosts, append, edit, read, write
+from tests.vault.test_promises import log_lines, noise
+
+# Five segments (one of them too large for its record) and a tail; the other shares some of them.
+OLD = log_lines(700, 1) + noise(200_000, 1)
+NEW = log_lines(700, 1) + log_lines(300, 2)
+TARGET = log_lines(500, 3)
+TURN = log_lines(250, 4)
+
+State = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A commit: what is there before it (none of it shared with `bystander`), what it does, what is there after it."""
+
+    before: State
+    do: Callable[[Vault], Awaitable[object]]
+    after: State
+    between: State | None = None
+    """A rename may leave both names for a while."""
+
+
+async def _replace(vault: Vault) -> None:
+    await write(vault, "x", NEW, await vault.head("x"))
+
+
+KINDS = {
+    "create": Kind({}, lambda v: write(v, "x", NEW), {"x": NEW}),
+    "create exclusively": Kind({}, lambda v: write(v, "x", NEW, exclusive=True), {"x": NEW}),
+    "replace": Kind({"x": OLD}, _replace, {"x": NEW}),
+    "append": Kind({"x": OLD}, lambda v: append(v, "x", TURN), {"x": OLD + TURN}),
+    "edit": Kind({"x": OLD}, lambda v: edit(v, "x", 100, b"!"), {"x": OLD[:100] + b"!" + OLD[101:]}),
+    "delete": Kind({"x": OLD}, lambda v: v.remove("x"), {}),
+    "rename": Kind({"x": OLD}, lambda v: v.rename("x", "y"), {"y": OLD}, {"x": OLD, "y": OLD}),
+    "rename over": Kind(
+        {"x": OLD, "y": TARGET}, lambda v: v.rename("x", "y"), {"y": OLD}, {"x": OLD, "y": OLD}
+    ),
+    "attributes": Kind({"x": OLD}, lambda v: v.set_attributes("x", mode=0o600), {"x": OLD}),
+}
+
+TROUBLE: dict[str, Callable[[], Action]] = {
+    "crash before": Stall,
+    "crash after": StallAfter,
+    "response lost": FailAfter,
+    "request lost": FailBefore,
+    "late, after a crash": Late,
+}
+
+
+async def _state(vault: Vault) -> State:
+    found = {}
+    for path in ("x", "y"):
+        try:
+            found[path] = await read(vault, path)
+        except NoSuchPath:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_commit_is_all_or_nothing(kind: str, trouble: str, tmp_path: Path) -> None:
+    for nth in range(1, 100):
+        store = FaultyStore(MemoryStore())
+        if not await _run(KINDS[kind], trouble, nth, store, tmp_path / str(nth)):
+            assert nth > 1
+            return
+    raise AssertionError("a commit makes no end of requests")
+
+
+async def _run(kind: Kind, trouble: str, nth: int, store: FaultyStore, directory: Path) -> bool:
+    """One commit with trouble at its `nth` request; whether it had that many."""
+    async with Hosts(store, directory) as hosts:
+        vault = await hosts.start("a")
+        for path, data in {**kind.before, "bystander": log_lines(700, 1)}.items():
+            await write(vault, path, data)
+        await vault.drain()
+        action = TROUBLE[trouble]()
+        rule = store.add(Rule(action, nth=nth))
+        acknowledged = await _attempt(kind, vault, action, rule)
+        await hosts.crash("a")
+        happened = rule.seen >= nth
+        store.rules.clear()
+        vault = await hosts.start("a")
+        assert await vault.drain(10) == 0
+        outcomes = await store.carry_out_late()
+        state = await _state(vault)
+        if acknowledged:
+            assert state == kind.after, (trouble, nth)
+        else:
+            assert state in (kind.before, kind.after, kind.between), (trouble, nth, [*state])
+        assert await _state(await hosts.start("b")) == state
+        _check_counts(await audit(store.inner), trouble, nth, outcomes)
+        # Life goes on, on top of whatever recovery left behind.
+        for path in state:
+            await append(vault, path, TURN)
+            assert await read(vault, path) == state[path] + TURN
+        if not state:
+            await write(vault, "x", OLD, exclusive=True)
+        assert await read(vault, "bystander") == log_lines(700, 1)
+        await vault.drain(10)
+        _check_counts(await audit(store.inner), trouble, nth, outcomes)
+        return happened
+
+
+async def _attempt(kind: Kind, vault: Vault, action: Action, rule: Rule) -> bool:
+    """Carries the commit out, until it ends or is held at the troubled request; whether it was acknowledged."""
+    acknowledged = False
+    async with trio.open_nursery() as nursery:
+
+        async def commit() -> None:
+            nonlocal acknowledged
+            try:
+                await kind.do(vault)
+            except StoreError:
+                return
+            acknowledged = True
+            # Releases are part of the commit, too.
+            await vault.drain(5)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(commit)
+        if isinstance(action, Stall | StallAfter):
+            await action.reached.wait()
+            # Everything that does not depend on the stalled request goes on before the crash.
+            await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+    return acknowledged
+
+
+def _check_counts(result: Audit, trouble: str, nth: int, outcomes: list[Exception | None]) -> None:
+    assert result.safe, (trouble, nth, result)
+    assert not result.too_high, (trouble, nth, result, outcomes)
