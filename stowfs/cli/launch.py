@@ -9,14 +9,17 @@ import select
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from stowfs.cli.daemons import log_file
 from stowfs.cli.mounts import is_dead, mount_entry, unmount
-from stowfs.config import default_cache_root, default_state_root
+from stowfs.config import StoreOptions, default_cache_root, default_state_root
 from stowfs.errors import MountFailed
+from stowfs.mount.options import MountOptions
+from stowfs.store.open import StoreLocation
 
 START_TIMEOUT = 120.0
 """Seconds until a daemon must be ready. Each of its steps has a shorter limit of its own: this is for what none
@@ -24,6 +27,16 @@ foresees."""
 
 STOP_TIMEOUT = 10.0
 """Seconds for a daemon that failed to start to end by itself after SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountRequest:
+    """What is to be mounted where. `mountpoint` is canonical."""
+
+    location: StoreLocation
+    store_options: StoreOptions
+    mountpoint: str
+    options: MountOptions
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -39,17 +52,18 @@ def report(fd: int, status: Status) -> None:
         pipe.write(msgspec.json.encode(status) + b"\n")
 
 
-def launch(arguments: Sequence[str], mountpoint: str) -> Status:
-    """Starts `stowfs mount` with `arguments` as a daemon; returns when its mount answers or it has failed.
+def launch(request: MountRequest, option_lists: Sequence[str]) -> Status:
+    """Starts a daemon with the mount options `option_lists`; returns when its mount answers or it has failed.
 
     Then nothing is left mounted. Raises `MountFailed` where it did not say why.
     """
+    mountpoint = request.mountpoint
     log = log_file(default_state_root().absolute(), mountpoint)
     log_start = log.stat().st_size if log.exists() else 0
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb", buffering=0) as pipe:
         try:
-            process = _start(arguments, log, writing)
+            process = _start(_arguments(request, option_lists), log, writing)
         finally:
             os.close(writing)
         try:
@@ -74,6 +88,14 @@ def _said_by_fuse(log: Path, start: int) -> list[str]:
             for line in lines
             if line.startswith((b"fuse: ", b"fusermount3: "))
         ]
+
+
+def _arguments(request: MountRequest, option_lists: Sequence[str]) -> list[str]:
+    """The command line that asks for the same mount, wherever it is run."""
+    options = request.store_options
+    given = [("--endpoint", options.endpoint), ("--region", options.region), ("--profile", options.profile)]
+    pairs = [(name, value) for name, value in given if value] + [("-o", text) for text in option_lists]
+    return [*(word for pair in pairs for word in pair), "--", request.location.url, request.mountpoint]
 
 
 def _start(arguments: Sequence[str], log: Path, status_fd: int) -> "subprocess.Popen[bytes]":
@@ -105,9 +127,14 @@ def _wait(fd: int, log: Path) -> Status:
             raise MountFailed(f"the mount did not answer within {START_TIMEOUT:.0f} s: its log is {log}")
         part = os.read(fd, 1 << 16)
         if not part:
-            raise MountFailed(f"the daemon ended before the mount answered: its log is {log}")
+            raise MountFailed(f"the daemon ended before the mount answered{_last_words(log)}: its log is {log}")
         message += part
     return msgspec.json.decode(message, type=Status)
+
+
+def _last_words(log: Path) -> str:
+    lines = log.read_text(errors="backslashreplace").splitlines()[-1:]
+    return f" ({lines[0].strip()})" if lines else ""
 
 
 def _check(mountpoint: str, log: Path) -> None:

@@ -17,21 +17,21 @@ from stowfs.cli.failures import cause, explain
 from stowfs.cli.output import fail
 
 COMMANDS = {
-    "cat": "read",
-    "doctor": "doctor",
-    "du": "du",
-    "get": "copy",
-    "ls": "read",
-    "mkfs": "mkfs",
-    "mount": "mount",
-    "mv": "change",
-    "put": "copy",
-    "rm": "change",
-    "stat": "read",
-    "umount": "umount",
+    "cat": ("read", "Print conversations, byte for byte, one after the other."),
+    "doctor": ("doctor", "Check what this host and STORE can do."),
+    "du": ("du", "Show how many bytes conversations have, and how many they take."),
+    "get": ("copy", "Copy conversations and directories from STORE into a local directory."),
+    "ls": ("read", "List conversations."),
+    "mkfs": ("mkfs", "Make a store."),
+    "mount": ("mount", "Mount STORE at DIR."),
+    "mv": ("change", "Rename a conversation or a directory."),
+    "put": ("copy", "Copy local files and directories into STORE."),
+    "rm": ("change", "Delete conversations."),
+    "stat": ("read", "Show what is known of a conversation or directory."),
+    "umount": ("umount", "Unmount DIR, when all that was written is in STORE."),
 }
-"""The module of every command. It is imported when the command is asked for: `stowfs --help` needs neither boto3 nor
-trio."""
+"""The module of every command and what it does. The module is imported when the command is asked for, so that
+`stowfs --help` needs neither boto3 nor trio."""
 
 INTERRUPTED = 130
 """The exit status of what was ended by SIGINT, by the convention of shells."""
@@ -42,12 +42,16 @@ class _Commands(click.Group):
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = COMMANDS.get(cmd_name)
-        if module is None:
+        if cmd_name not in COMMANDS:
             return None
+        module, _ = COMMANDS[cmd_name]
         command = getattr(importlib.import_module(f"stowfs.cli.commands.{module}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -4,20 +4,19 @@ unmounted."""
 import logging
 import logging.handlers
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from stowfs.cli.daemons import slot_of, write_record
+from stowfs.cli.launch import MountRequest
 from stowfs.cli.making import make_directory_store
 from stowfs.cli.session import contact
-from stowfs.config import MIB, HotTierOptions, StoreOptions
+from stowfs.config import MIB, HotTierOptions
 from stowfs.errors import HotTierBusy
 from stowfs.hot.tier import HotTier
 from stowfs.mount.daemon import serve
-from stowfs.mount.options import MountOptions
-from stowfs.store.open import FileLocation, StoreLocation
+from stowfs.store.open import FileLocation
 
 HANDOVER = 35.0
 """Seconds for which a mount waits for the daemon that served the same mount point before, which may still be releasing
@@ -28,16 +27,6 @@ RETRY = 0.2
 
 LOG_SIZE = 4 * MIB
 """Bytes of a daemon's log before it begins a new one; one old one is kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class MountRequest:
-    """What is to be mounted where. `mountpoint` is canonical."""
-
-    location: StoreLocation
-    store_options: StoreOptions
-    mountpoint: str
-    options: MountOptions
 
 
 def log_to(path: Path | None) -> None:

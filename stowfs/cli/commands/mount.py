@@ -1,4 +1,7 @@
-"""`stowfs mount`: checks, starts the daemon, and returns when the mount answers."""
+"""`stowfs mount`: checks, starts the daemon, and returns when the mount answers.
+
+What serves a mount is imported only by the process that does.
+"""
 
 import os
 from functools import partial
@@ -9,10 +12,9 @@ import trio
 
 from stowfs.cli.arguments import store_argument
 from stowfs.cli.failures import cause, explain
-from stowfs.cli.launch import Status, launch, report
+from stowfs.cli.launch import MountRequest, Status, launch, report
 from stowfs.cli.mounts import canonical, check_fuse, prepare_mountpoint
 from stowfs.cli.output import fail, note
-from stowfs.cli.serving import MountRequest, log_to, serve_mount
 from stowfs.config import StoreOptions
 from stowfs.mount.options import parse_options
 from stowfs.store.open import StoreLocation
@@ -63,26 +65,22 @@ def mount(
     if prepare_mountpoint(request.mountpoint):
         note(f"{request.mountpoint}: the daemon of the mount there was dead; mounting again")
     if foreground:
+        from stowfs.cli.serving import log_to, serve_mount
+
         log_to(None)
         trio.run(
             partial(serve_mount, request, ready=lambda: note(f"{location.url} is mounted at {request.mountpoint}"))
         )
         return
-    status = launch(_arguments(request, option_lists), request.mountpoint)
+    status = launch(request, option_lists)
     if status.error:
         ctx.exit(fail(status.error, status=status.status))
 
 
-def _arguments(request: MountRequest, option_lists: tuple[str, ...]) -> list[str]:
-    """The command line that asks for the same mount, wherever it is run."""
-    options = request.store_options
-    given = [("--endpoint", options.endpoint), ("--region", options.region), ("--profile", options.profile)]
-    pairs = [(name, value) for name, value in given if value] + [("-o", text) for text in option_lists]
-    return [*(word for pair in pairs for word in pair), "--", request.location.url, request.mountpoint]
-
-
 def _serve_as_daemon(request: MountRequest, status_fd: int, log: Path | None) -> int:
     """Serves the mount, and reports on the pipe whether it answers; the exit status."""
+    from stowfs.cli.serving import log_to, serve_mount
+
     os.set_inheritable(status_fd, False)
     log_to(log)
     reported = False
