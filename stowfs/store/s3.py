@@ -5,6 +5,7 @@
 * Response bodies are read to their end or the connection is closed, within the worker thread.
 * A conditional `put` is always one PUT, whatever its size: there are servers that enforce conditions on PUT and ignore
   them on the completion of a multipart upload.
+* An answer in the 500s to a conditional PUT decides nothing, though Ceph RGW 16 gives it to most that lose a race.
 * Servers differ in how If-Match must be written, quoted as in the RFC or bare; the probe finds out and says so.
 """
 
@@ -28,6 +29,9 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
+)
+from botocore.exceptions import (
+    ConnectionError as BotoConnectionError,
 )
 from botocore.parsers import ResponseParserError
 
@@ -137,7 +141,7 @@ class S3Store:
             answer = await self._run(lambda: self._client.put_object(**request), key)
         except ObjectNotFound as error:  # How some answer to If-Match where there is nothing.
             raise PreconditionFailed(str(error)) from error
-        return _bare(answer["ETag"])
+        return _bare(_required(answer, "ETag"))
 
     async def _put_in_parts(self, key: str, body: bytes) -> str:
         upload = await self.multipart(key)
@@ -170,13 +174,14 @@ class S3Store:
         while True:
             # boto3 asks for url-encoded keys and decodes them.
             answer = await self._run(lambda: self._client.list_objects_v2(**request))
+            truncated = _required(answer, "IsTruncated")
             objects = tuple(self._info(entry) for entry in answer.get("Contents", ()))
             prefixes = tuple(self._relative(entry["Prefix"]) for entry in answer.get("CommonPrefixes", ()))
             # Servers differ in whether a prefix that `start_after` lies in is given.
             prefixes = tuple(found for found in prefixes if found > start_after)
             if objects or prefixes:
                 yield Page(objects, prefixes)
-            if not answer["IsTruncated"]:
+            if not truncated:
                 return
             request["ContinuationToken"] = answer["NextContinuationToken"]
 
@@ -188,7 +193,7 @@ class S3Store:
     async def multipart(self, key: str) -> "S3Upload":
         request = self._named(key)
         answer = await self._run(lambda: self._client.create_multipart_upload(**request), key)
-        return S3Upload(self, key, answer["UploadId"])
+        return S3Upload(self, key, _required(answer, "UploadId"))
 
     async def pending_uploads(self, prefix: str) -> AsyncIterator[PendingUpload]:
         request: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
@@ -196,7 +201,7 @@ class S3Store:
             answer = await self._run(lambda: self._client.list_multipart_uploads(**request))
             for entry in answer.get("Uploads", ()):
                 yield PendingUpload(self._relative(entry["Key"]), entry["UploadId"], entry["Initiated"].timestamp())
-            if not answer.get("IsTruncated"):
+            if not _required(answer, "IsTruncated"):
                 return
             request["KeyMarker"] = answer["NextKeyMarker"]
             request["UploadIdMarker"] = answer["NextUploadIdMarker"]
@@ -241,7 +246,7 @@ class S3Upload:
     async def part(self, number: int, body: bytes) -> None:
         request = {**self._request, "PartNumber": number, "Body": body}
         answer = await self._store._run(lambda: self._store._client.upload_part(**request), self._key)
-        self._etags[number] = answer["ETag"]
+        self._etags[number] = _required(answer, "ETag")
 
     async def parts_of(self, body: bytes) -> None:
         """Uploads a whole body, its parts in parallel. Raises the error of the first part that fails."""
@@ -269,7 +274,7 @@ class S3Upload:
         except ObjectNotFound as error:
             raise PreconditionFailed(str(error)) from error
         # Ceph RGW 16 leaves it empty. Asking for it now might give the ETag of somebody else's later write.
-        return _bare(answer["ETag"]) or self._expected_etag()
+        return _bare(_required(answer, "ETag")) or self._expected_etag()
 
     def _expected_etag(self) -> str:
         try:
@@ -341,17 +346,33 @@ def _get(client: Client, request: dict[str, Any]) -> Found | NotModified | None:
                 return None
         raise
     with contextlib.closing(answer["Body"]) as body:
-        return Found(body.read(), _bare(answer["ETag"]))
+        headers = answer["ResponseMetadata"]["HTTPHeaders"]
+        if "content-length" not in headers and "transfer-encoding" not in headers:
+            raise _incomplete("Content-Length")  # Nothing would tell that the body ends too soon.
+        return Found(body.read(), _bare(_required(answer, "ETag")))
 
 
 def _head(client: Client, request: dict[str, Any]) -> Found | NotModified:
     """The ETag of an object of which no byte is wanted."""
     try:
-        return Found(b"", _bare(client.head_object(**request)["ETag"]))
+        return Found(b"", _bare(_required(client.head_object(**request), "ETag")))
     except ClientError as error:
         if error.response["ResponseMetadata"]["HTTPStatusCode"] == 304:
             return NotModified()
         raise
+
+
+def _required(answer: dict[str, Any], field: str) -> Any:
+    """A field of a whole answer. What is left of one whose connection was cut among the headers is still valid HTTP."""
+    if field not in answer:
+        raise _incomplete(field)
+    return answer[field]
+
+
+def _incomplete(field: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"the store's answer has no {field}: it was cut off, or something else answered in its place"
+    )
 
 
 def _bare(etag: str) -> str:
@@ -365,7 +386,7 @@ def _translated(error: Exception, place: str) -> StoreError | UsageError:
             return AccessDenied(f"{place}: {reason}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
         case ProfileNotFound():
             return UsageError(f"{reason}: check AWS_PROFILE and ~/.aws/config")
-        case HTTPClientError() | IncompleteReadError() | ResponseParserError() | OSError():
+        case BotoConnectionError() | HTTPClientError() | IncompleteReadError() | ResponseParserError() | OSError():
             return StoreUnavailable(f"{place}: {reason}: check the endpoint and the network")
         case ValueError():
             return UsageError(f"{place}: {reason}")

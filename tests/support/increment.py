@@ -1,12 +1,16 @@
-"""Adds 1 to a counter in a store by compare-and-swap: python -m tests.support.increment URL KEY TIMES."""
+"""Adds 1 to a counter in a store by compare-and-swap: python -m tests.support.increment URL KEY TIMES.
 
+The counter is the list of the ids of all increments: after an unclear answer one's own id tells what became of it.
+"""
+
+import contextlib
 import sys
 
 import trio
 import uuid6
 
 from stowfs.config import StoreOptions
-from stowfs.errors import ObjectNotFound, PreconditionFailed, WriteConflict
+from stowfs.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable, WriteConflict
 from stowfs.store.base import IF_ABSENT, Condition, Found, IfMatch, ObjectStore
 from stowfs.store.open import open_store, parse_store_url
 from stowfs.store.probe import probe
@@ -17,26 +21,26 @@ _DEADLINE = 60.0  # For one increment against all the others.
 
 async def increment(store: ObjectStore, key: str, times: int) -> None:
     for _ in range(times):
+        own = uuid6.uuid7().hex
         backoff = Backoff(_DEADLINE, first=0.005)
         while True:
             condition: Condition = IF_ABSENT
-            count = 0
-            try:
+            ids: list[str] = []
+            with contextlib.suppress(ObjectNotFound):
                 found = await store.get(key)
                 assert isinstance(found, Found)
-                condition, count = IfMatch(found.etag), read_count(found.body)
-            except ObjectNotFound:
-                pass
-            try:
-                # Something unique, or a count that was seen before would bring its ETag back.
-                await store.put(key, b"%d %s" % (count + 1, uuid6.uuid7().hex.encode()), condition)
+                condition, ids = IfMatch(found.etag), read_ids(found.body)
+            if own in ids:
                 break
-            except (PreconditionFailed, WriteConflict) as error:
+            try:
+                await store.put(key, " ".join([*ids, own]).encode(), condition)
+                break
+            except (PreconditionFailed, WriteConflict, StoreUnavailable) as error:
                 await backoff.wait(error)
 
 
-def read_count(body: bytes) -> int:
-    return int(body.split()[0])
+def read_ids(body: bytes) -> list[str]:
+    return body.decode().split()
 
 
 async def main(url: str, key: str, times: int) -> None:

@@ -1,0 +1,325 @@
+"""What only the store in a directory can get wrong: durability, races with the directory itself, foreign files."""
+
+import errno
+import fcntl
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from stowfs.config import StoreOptions
+from stowfs.errors import (
+    AccessDenied,
+    NameTooLong,
+    ObjectNotFound,
+    PreconditionFailed,
+    StoreError,
+    StoreFull,
+    StoreMissing,
+    StoreUnavailable,
+    UsageError,
+)
+from stowfs.store.base import IF_ABSENT, Found, IfMatch
+from stowfs.store.directory import HIDDEN
+from stowfs.store.file import FileStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path)
+
+
+async def keys_of(store: FileStore) -> list[str]:
+    return [entry.key async for page in store.list("") for entry in page.objects]
+
+
+def temporary_files(root: Path) -> list[str]:
+    return os.listdir(root / HIDDEN / "tmp")
+
+
+async def test_keys_are_paths(tmp_path: Path, store: FileStore) -> None:
+    await store.put("a/b c/ü", b"body")
+    assert (tmp_path / "a" / "b c" / "ü").read_bytes() == b"body"
+    assert sorted(os.listdir(tmp_path)) == [HIDDEN, "a"]
+    assert temporary_files(tmp_path) == []
+
+
+async def test_the_private_directory_holds_no_keys(store: FileStore) -> None:
+    await store.put("k", b"")
+    for key in (f"{HIDDEN}/locks/00", f"{HIDDEN}/x", HIDDEN):
+        for attempt in (store.get(key), store.put(key, b""), store.delete(key)):
+            with pytest.raises(UsageError):
+                await attempt
+    with pytest.raises(UsageError):
+        [page async for page in store.list(f"{HIDDEN}/")]
+    assert await keys_of(store) == ["k"]
+    assert [page.prefixes async for page in store.list("", delimiter="/")] == [()]
+
+
+async def test_an_etag_never_comes_back(tmp_path: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for the same bytes, and not when the clock stands still or goes back."""
+    etags = [await store.put("k", b"same")]
+    now = time.time_ns()
+    for clock in (now, now, now - 10**12):
+        monkeypatch.setattr(time, "time_ns", lambda clock=clock: clock)
+        etags.append(await store.put("k", b"same", IfMatch(etags[-1])))
+        assert await store.get("k", if_none_match="") == Found(b"same", etags[-1])
+    assert len(set(etags)) == len(etags)
+    assert [entry.etag async for page in store.list("") for entry in page.objects] == [etags[-1]]
+
+
+async def test_a_put_is_on_disk_before_it_is_visible(
+    tmp_path: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put("warm/up", b"")
+    events: list[str] = []
+    fsync, rename, mkdir = os.fsync, os.rename, os.mkdir
+
+    def record_fsync(fd: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        events.append("fsync file" if path.parent.name == "tmp" else f"fsync {path.relative_to(tmp_path)}")
+        fsync(fd)
+
+    def record_rename(source: bytes, target: bytes) -> None:
+        events.append("rename")
+        rename(source, target)
+
+    def record_mkdir(path: bytes) -> None:
+        events.append(f"mkdir {Path(os.fsdecode(path)).relative_to(tmp_path)}")
+        mkdir(path)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "rename", record_rename)
+    monkeypatch.setattr(os, "mkdir", record_mkdir)
+    await store.put("a/b/k", b"x")
+    assert events == ["fsync file", "mkdir a", "fsync .", "mkdir a/b", "fsync a", "rename", "fsync a/b"]
+    events.clear()
+    await store.put("a/b/k", b"y")
+    assert events == ["fsync file", "rename", "fsync a/b"]
+
+
+async def test_an_object_in_the_way(store: FileStore) -> None:
+    await store.put("a/b", b"object")
+    with pytest.raises(StoreError, match="part of its path is an object"):
+        await store.put("a/b/c", b"")
+    with pytest.raises(StoreError, match="other keys are below it"):
+        await store.put("a", b"")
+    with pytest.raises(ObjectNotFound):
+        await store.get("a")
+    await store.delete("a")
+    await store.delete("a/b/c")
+    assert await keys_of(store) == ["a/b"]
+
+
+async def test_empty_directories_go_and_are_not_in_the_way(tmp_path: Path, store: FileStore) -> None:
+    await store.put("a/b/c/k", b"")
+    await store.put("a/other", b"")
+    await store.delete("a/b/c/k")
+    assert sorted(os.listdir(tmp_path / "a")) == ["other"]
+    await store.delete("a/other")
+    assert os.listdir(tmp_path) == [HIDDEN]
+    (tmp_path / "left" / "by" / "a crash").mkdir(parents=True)
+    assert [page async for page in store.list("", delimiter="/")] == []
+    await store.put("left/by/a crash", b"x")
+    assert await keys_of(store) == ["left/by/a crash"]
+
+
+async def test_creators_and_removers_of_one_directory(store: FileStore) -> None:
+    async def churn(name: str) -> None:
+        for number in range(150):
+            key = f"deep/er/{name}"
+            etag = await store.put(key, b"%d" % number, IF_ABSENT)
+            assert await store.get(key) == Found(b"%d" % number, etag)
+            await store.delete(key, IfMatch(etag))
+
+    async with trio.open_nursery() as nursery:
+        for name in "abc":
+            nursery.start_soon(churn, name)
+    assert await keys_of(store) == []
+
+
+async def test_a_killed_writer_leaves_the_old_object(tmp_path: Path, store: FileStore) -> None:
+    """Killed at any moment, a process that keeps writing leaves one of its whole bodies, and nothing held."""
+    program = (
+        "import sys, trio\nfrom pathlib import Path\nfrom stowfs.store.file import FileStore\n"
+        "async def main():\n"
+        "    store = FileStore(Path(sys.argv[1]))\n"
+        "    for n in range(10**9):\n"
+        "        await store.put('d/k', b'%09d' % n * 100_000)\n"
+        "        print(n, flush=True)\n"
+        "trio.run(main)\n"
+    )
+    for pause in (0.0, 0.003, 0.011, 0.05):
+        async with trio.open_nursery() as nursery:
+            start = partial(trio.run_process, stdout=subprocess.PIPE, check=False)
+            writer = await nursery.start(start, [sys.executable, "-c", program, str(tmp_path)])
+            await writer.stdout.receive_some()  # It has written something.
+            await trio.sleep(pause)
+            writer.kill()
+        found = await store.get("d/k")
+        assert isinstance(found, Found)
+        assert found.body == found.body[:9] * 100_000
+        await store.put("d/k", b"mine", IfMatch(found.etag))
+        await store.delete("d/k")
+    # What the writers left half-written is swept a day later.
+    left = temporary_files(tmp_path)
+    for name in left:
+        os.utime(tmp_path / HIDDEN / "tmp" / name, (0, 0))
+    await FileStore(tmp_path).put("k", b"")
+    assert temporary_files(tmp_path) == []
+
+
+async def test_a_held_lock_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, StoreOptions(read_timeout=0.2))
+    etag = await store.put("k", b"x")
+    held = [open(path, "rb") for path in (tmp_path / HIDDEN / "locks").iterdir()]  # noqa: SIM115, ASYNC230
+    try:
+        for lock in held:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StoreUnavailable, match="holds the lock"):
+            await store.put("k", b"y", IfMatch(etag))
+        # What needs no lock goes on.
+        assert await store.get("k") == Found(b"x", etag)
+        with pytest.raises(PreconditionFailed):
+            await store.put("k", b"y", IF_ABSENT)
+    finally:
+        for lock in held:
+            lock.close()
+    await store.put("k", b"y", IfMatch(etag))
+    assert temporary_files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.ENOSPC, StoreFull),
+        (errno.EDQUOT, StoreFull),
+        (errno.EACCES, AccessDenied),
+        (errno.EROFS, AccessDenied),
+        (errno.EIO, StoreUnavailable),
+        (errno.EMFILE, StoreUnavailable),
+    ],
+)
+async def test_errors_of_the_disk(
+    tmp_path: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[Exception]
+) -> None:
+    etag = await store.put("k", b"old")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for function in ("write", "fsync", "rename", "scandir"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, fail)
+            attempt = keys_of(store) if function == "scandir" else store.put("k", b"new")
+            with pytest.raises(expected, match=f"^{store.url}: {os.strerror(number)}"):
+                await attempt
+    assert await store.get("k") == Found(b"old", etag)
+    assert temporary_files(tmp_path) == []
+
+
+async def test_an_unreadable_directory_is_no_shorter_listing(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("a/1", "b/1", "c/1"):
+        await store.put(key, b"")
+    scandir: Callable[..., object] = os.scandir
+
+    def fail_on_b(path: bytes) -> object:
+        if path.endswith(b"/b/"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail_on_b)
+    with pytest.raises(StoreUnavailable):
+        await keys_of(store)
+
+
+async def test_foreign_files_are_no_objects(tmp_path: Path, store: FileStore) -> None:
+    await store.put("d/k", b"x")
+    os.mkfifo(tmp_path / "d" / "fifo")
+    (tmp_path / "d" / "link").symlink_to(tmp_path / "d" / "k")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / os.fsdecode(b"not-\xff-utf8")).write_bytes(b"")
+    assert await keys_of(store) == ["d/k"]
+    for key in ("d/fifo", "d/link"):
+        with pytest.raises(ObjectNotFound):
+            await store.get(key)
+
+
+async def test_a_missing_directory_is_a_missing_store(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for root in (tmp_path / "missing", tmp_path / "file"):
+        store = FileStore(root)
+        for attempt in (store.get("k"), store.put("a/k", b""), store.delete("k"), keys_of(store)):
+            with pytest.raises(StoreMissing, match="does not exist or is no directory"):
+                await attempt
+    assert os.listdir(tmp_path) == ["file"]
+
+
+async def test_a_directory_that_vanishes_and_returns(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    root.mkdir()
+    store = FileStore(root)
+    await store.put("k", b"x")
+    root.rename(tmp_path / "away")
+    for attempt in (store.get("k"), store.put("k", b""), store.delete("k"), keys_of(store)):
+        with pytest.raises(StoreMissing):
+            await attempt
+    (tmp_path / "away").rename(root)
+    await store.put("k", b"y")
+    assert await keys_of(store) == ["k"]
+
+
+async def test_names_that_are_too_long(store: FileStore) -> None:
+    key = "a/" + "x" * 256
+    with pytest.raises(ObjectNotFound):
+        await store.get(key)
+    with pytest.raises(NameTooLong):
+        await store.put(key, b"")
+
+
+async def test_a_coarse_clock_of_the_file_system(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only whole seconds of modification times are kept, ETags still differ."""
+    utime = os.utime
+
+    def whole_seconds(fd: int, ns: tuple[int, int]) -> None:
+        second = ns[1] // 10**9 * 10**9
+        utime(fd, ns=(second, second))
+
+    monkeypatch.setattr(os, "utime", whole_seconds)
+    etags = [await store.put("k", b"same") for _ in range(4)]
+    assert len(set(etags)) == 4
+
+
+async def test_reading_keeps_body_and_etag_together(tmp_path: Path) -> None:
+    """A reader beside a writer sees pairs that belong together, in the order in which they were written."""
+    writing, reading = FileStore(tmp_path), FileStore(tmp_path)
+    written: dict[str, bytes] = {}
+    seen: list[Found] = []
+    done = trio.Event()
+
+    async def write() -> None:
+        for number in itertools.count():
+            body = b"%06d" % number * 1000
+            written[await writing.put("k", body)] = body
+            if done.is_set():
+                return
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        while len({found.etag for found in seen}) < 20:
+            try:
+                found = await reading.get("k")
+            except ObjectNotFound:
+                continue
+            assert isinstance(found, Found)
+            seen.append(found)
+        done.set()
+    assert all(written[found.etag] == found.body for found in seen)
+    assert [found.body for found in seen] == sorted(found.body for found in seen)
