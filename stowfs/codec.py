@@ -13,8 +13,8 @@ from stowfs.errors import CorruptObject
 BytesLike = bytes | bytearray | memoryview
 
 LEVEL = 9
-"""zstd level of everything that is stored: on the conversations measured it stores about a tenth less than the default 3,
-and still compresses faster than a store takes the result. Higher levels gain little before `compact`."""
+"""zstd level of everything that is stored: on the conversations measured it stores about a tenth less than the
+default 3, and still compresses faster than a store takes the result. Higher levels gain little before `compact`."""
 
 
 class _PerThread(threading.local):

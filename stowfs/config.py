@@ -47,7 +47,8 @@ class HotTierOptions:
 
 @dataclass(frozen=True, slots=True)
 class VaultOptions:
-    """How a vault behaves on this host. What all hosts of a store must agree on is in the store's descriptor instead."""
+    """How a vault behaves on this host. What all hosts of a store must agree on is in the store's descriptor
+    instead."""
 
     # Seconds for which what was last seen of a conversation is believed without asking the store again. 0: every open
     # asks, which is what close-to-open consistency between hosts needs.

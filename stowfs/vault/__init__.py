@@ -1,1 +1,2 @@
-"""Conversations over an object store: open, read, commit, rename, delete, list, collect. Knows paths, not file handles."""
+"""Conversations over an object store: open, read, commit, rename, delete, list, collect. Knows paths, not file
+handles."""

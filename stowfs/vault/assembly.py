@@ -1,8 +1,9 @@
 """From a draft to the pieces of its next manifest: cut, hash, compress, place.
 
-Only what changed is cut: everything before the last sealed end that the draft leaves untouched keeps its pieces, and so does
-everything after the first cut past the last change that meets an old one. A long draft is cut window by window, and the segments
-of each window are handed on (`Acquire`) before the next is read, so that memory does not grow with the file.
+Only what changed is cut: everything before the last sealed end that the draft leaves untouched keeps its pieces, and
+so does everything after the first cut past the last change that meets an old one. A long draft is cut window by
+window, and the segments of each window are handed on (`Acquire`) before the next is read, so that memory does not
+grow with the file.
 """
 
 import hashlib
@@ -28,13 +29,16 @@ from stowfs.vault.record import Payload
 T = TypeVar("T")
 
 WINDOW = 8 * MIB
-"""Bytes cut at a time: dozens of runs, so that their hashing, compression and upload overlap, at a few tens of megabytes."""
+"""Bytes cut at a time: dozens of runs, so that their hashing, compression and upload overlap, at a few tens of
+megabytes."""
 
 ON_LOOP = 16 * KIB
-"""Bytes up to which cutting, hashing and compressing happens on the event loop: it takes less than a change of thread."""
+"""Bytes up to which cutting, hashing and compressing happens on the event loop: it takes less than a change of
+thread."""
 
 Acquire = Callable[[Sequence[Payload], set[str]], Awaitable[None]]
-"""Makes sure that each segment is stored and counted for the commit under way. The set: digests believed to be there."""
+"""Makes sure that each segment is stored and counted for the commit under way. The set: digests believed to be
+there."""
 
 
 @dataclass(slots=True)
@@ -70,8 +74,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """The content of the next manifest. `digests`: every segment it references; `inline_digests`: of what lies inline and may
-    be worth sharing if it is seen again."""
+    """The content of the next manifest. `digests`: every segment it references; `inline_digests`: of what lies inline
+    and may be worth sharing if it is seen again."""
 
     pieces: tuple[Piece, ...]
     inline: bytes
@@ -108,7 +112,8 @@ class Assembler:
         self._threads = threads
 
     async def assemble(self, draft: Draft, acquire: Acquire) -> Assembled:
-        """The pieces of `draft`; every new segment among them has been passed to `acquire`. Errors of reading and storing."""
+        """The pieces of `draft`; every new segment among them has been passed to `acquire`. Errors of reading and
+        storing."""
         before = _inline_digests(draft.base)
         progress = await self._begin(draft)
         async for runs in self._cut(draft, progress):
@@ -192,9 +197,7 @@ class Assembler:
                 return taken
         return len(runs)
 
-    async def _place(
-        self, runs: Sequence[Run], size: int, before: set[str], acquire: Acquire
-    ) -> None:
+    async def _place(self, runs: Sequence[Run], size: int, before: set[str], acquire: Acquire) -> None:
         """Decides for each run whether it becomes a segment, and stores those that do."""
         worth = [run.digest for run in runs if len(run.raw) >= placement.SHARED_FROM]
         sightings = await self._index.sightings([bytes.fromhex(digest) for digest in worth]) if worth else {}
@@ -306,10 +309,9 @@ def _merge(facts: Facts, cut: Segmentation, *, final: bool, resumed: bool) -> Fa
     """What is known of the conversation after one more window: the first one names it, all of them count messages."""
     found = cut.metadata
     counted = found.messages if final else cut.sealed_messages
-    if resumed:
-        messages = None if facts.messages is None or counted is None else facts.messages + counted
-    else:
-        messages = counted
+    # What came before this window, if that is known.
+    earlier = facts.messages if resumed else 0
+    messages = None if earlier is None or counted is None else earlier + counted
     tail = 0
     if final and found.messages is not None and cut.sealed_messages is not None:
         tail = found.messages - cut.sealed_messages

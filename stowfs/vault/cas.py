@@ -1,8 +1,9 @@
 """Compare-and-swap on one object of a store, with every outcome resolved.
 
-The loop: read, let a `Transition` propose a new body, write it on the condition that nothing changed since, and again. After
-an unclear outcome (a timeout, a lost response) the object is read again: the transition finds its own id in the ring there, or
-proposes anew. SDK retries would make this impossible: the store must not retry conditional writes itself.
+The loop: read, let a `Transition` propose a new body, write it on the condition that nothing changed since, and
+again. After an unclear outcome (a timeout, a lost response) the object is read again: the transition finds its own id
+in the ring there, or proposes anew. SDK retries would make this impossible: the store must not retry conditional
+writes itself.
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ class Unread:
     """The caller does not know what is under the key: it is read first."""
 
 
+UNREAD = Unread()
+
+
 @dataclass(frozen=True, slots=True)
 class Swapped:
     """What is under the key after a swap: `written` is false where nothing was left to do."""
@@ -51,7 +55,7 @@ async def compare_and_swap(
     key: str,
     transition: Transition,
     *,
-    first: Found | None | Unread = Unread(),  # noqa: B008 - frozen
+    first: Found | Unread | None = UNREAD,
     deadline: float,
 ) -> Swapped:
     """Brings the object under `key` to the state `transition` wants; idempotent if the transition is.
@@ -76,7 +80,7 @@ async def compare_and_swap(
                 raise
             return Swapped(Found(body, etag), written=True)
         except (PreconditionFailed, WriteConflict, StoreUnavailable) as error:
-            current = Unread()
+            current = UNREAD
             if believed and isinstance(error, PreconditionFailed):
                 # A stale belief of the caller's: reading is what mends it, not waiting.
                 believed = False

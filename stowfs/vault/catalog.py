@@ -1,7 +1,8 @@
 """Manifests as this host sees them: in memory, in the hot tier's index, and revalidated against the store by ETag.
 
-What is cached is never believed for longer than the revalidation time (default 0): an open asks the store whether the ETag still
-holds. A tombstone is cached like any manifest, so that the name can be taken again with one conditional write.
+What is cached is never believed for longer than the revalidation time (default 0): an open asks the store whether the
+ETag still holds. A tombstone is cached like any manifest, so that the name can be taken again with one conditional
+write.
 """
 
 import logging
@@ -50,7 +51,8 @@ class Catalog:
         self._size = 0
 
     async def current(self, path: str, *, trust: bool = True) -> Snapshot | None:
-        """What is under `path` now: live, a tombstone, or `None` where nothing ever was. Raises store errors, `CorruptObject`.
+        """What is under `path` now: live, a tombstone, or `None` where nothing ever was. Raises store errors,
+        `CorruptObject`.
 
         `trust`: what was validated within the revalidation time may be answered without asking the store.
         """
@@ -92,10 +94,11 @@ class Catalog:
         return kept
 
     async def resolve(self, objects: Sequence[ObjectInfo]) -> list[Snapshot]:
-        """The versions that a listing names: from memory or the index where the ETag is known, else fetched, in parallel.
+        """The versions that a listing names: from memory or the index where the ETag is known, else fetched, in
+        parallel.
 
-        What vanished since the listing is left out. A manifest that cannot be read is logged and left out, too: it must not
-        hide the rest of the directory; to open it is an error.
+        What vanished since the listing is left out. A manifest that cannot be read is logged and left out, too: it
+        must not hide the rest of the directory; to open it is an error.
         """
         asked = trio.current_time()
         paths = {info.key: path for info in objects if (path := _path_or_none(info.key)) is not None}

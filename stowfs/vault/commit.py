@@ -1,8 +1,9 @@
 """Commits: drafts, deletions, attribute changes and renames, each by one conditional PUT per name (DESIGN §7).
 
-Order, always: journal what will be counted → acquire → journal the PUT → PUT → release. References are counted before anything
-points to them and released after nothing does. Where the base has moved, the draft's `Intent` decides; where a commit fails, its
-journal row is settled in the background (`recovery`), so that the caller never waits for cleaning up.
+Order, always: journal what will be counted → acquire → journal the PUT → PUT → release. References are counted before
+anything points to them and released after nothing does. Where the base has moved, the draft's `Intent` decides; where
+a commit fails, its journal row is settled in the background (`recovery`), so that the caller never waits for cleaning
+up.
 """
 
 import hashlib
@@ -73,10 +74,11 @@ class Committer:
         self._trash_seconds = trash_seconds
 
     async def commit(self, draft: Draft, *, exclusive: bool = False) -> Snapshot:
-        """Makes the draft the next version of its conversation; on success the draft is clean, with that version as its base.
+        """Makes the draft the next version of its conversation; on success the draft is clean, with that version as
+        its base.
 
-        Raises `PathExists` (only if `exclusive`), `IsDirectory`, and errors of reading and storing; then the draft is as it was, but
-        may have been rebased.
+        Raises `PathExists` (only if `exclusive`), `IsDirectory`, and errors of reading and storing; then the draft is
+        as it was, but may have been rebased.
         """
         async with self._transaction("commit", draft.path) as transaction:
             # A tombstone that this host knows of spares a refused write.
@@ -146,7 +148,8 @@ class Committer:
     async def rename(self, old: str, new: str, *, replace: bool = True) -> Snapshot:
         """Gives a conversation another name: first the new name is committed, then the old one becomes a tombstone.
 
-        Raises `NoSuchPath`, `IsDirectory` (either is a directory), `PathExists` (not `replace`, and the new name is taken).
+        Raises `NoSuchPath`, `IsDirectory` (either is a directory), `PathExists` (not `replace`, and the new name is
+        taken).
         """
         async with self._transaction("rename", new) as transaction:
             source = _live(old, await self._catalog.current(old, trust=False))
@@ -259,7 +262,10 @@ class Committer:
             await self.commit(copy, exclusive=True)
         finally:
             copy.discard()
-        log.warning("%s was changed elsewhere while it was edited here: the edit is kept as %s", *map(display, (draft.path, path)))
+        log.warning(
+            "%s was changed elsewhere while it was edited here: the edit is kept as %s",
+            *map(display, (draft.path, path)),
+        )
         return current
 
 

@@ -1,8 +1,9 @@
 """Reference counts of segments: acquire, release, undo, collect and recompress against the store.
 
-Concurrent changes of one record by this process are grouped: while one compare-and-swap is under way, further operations on
-the same segment queue up and go together in the next one. The writes are made by tasks of the vault, not of the callers, so that
-a cancelled caller leaves nothing half-done; what it no longer waits for is in its journal row.
+Concurrent changes of one record by this process are grouped: while one compare-and-swap is under way, further
+operations on the same segment queue up and go together in the next one. The writes are made by tasks of the vault,
+not of the callers, so that a cancelled caller leaves nothing half-done; what it no longer waits for is in its journal
+row.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import trio
 from stowfs.errors import CorruptObject, ObjectNotFound, StowError
 from stowfs.store.base import Found, ObjectStore
 from stowfs.vault import record as records
-from stowfs.vault.cas import Swapped, Unread, compare_and_swap
+from stowfs.vault.cas import UNREAD, Swapped, Unread, compare_and_swap
 from stowfs.vault.naming import blob_key, segment_key
 from stowfs.vault.record import Operation, Payload, Record
 from stowfs.vault.ring import new_id
@@ -63,15 +64,17 @@ class Counts:
     async def acquire(self, commit: str, digest: str, payload: Payload | None, *, exists: bool = False) -> Acquired:
         """Counts one reference of `commit` to the segment, storing it where it is not there.
 
-        Without a `payload` it must be there, else `CorruptObject`. `exists`: the caller believes that the record is there, which
-        spares a refused write. Raises `RetriesExhausted` and other store errors; then it may have happened.
+        Without a `payload` it must be there, else `CorruptObject`. `exists`: the caller believes that the record is
+        there, which spares a refused write. Raises `RetriesExhausted` and other store errors; then it may have
+        happened.
         """
         request = _Request("acquire", commit, Operation(operation_id(commit, "acquire")), payload)
         await self._submit(digest, request, exists=exists or payload is None)
         return Acquired(digest, request.count, request.count >= self._many)
 
     async def release(self, commit: str, digest: str, *, retried: bool = False) -> None:
-        """Takes away one reference that `commit` gives up. `retried`: an earlier attempt may have done it. Errors as `acquire`."""
+        """Takes away one reference that `commit` gives up. `retried`: an earlier attempt may have done it. Errors as
+        `acquire`."""
         operation = Operation(operation_id(commit, "release"), fresh=not retried)
         await self._submit(digest, _Request("release", commit, operation, None), exists=True)
 
@@ -126,7 +129,7 @@ class Counts:
 
     async def _drain(self, digest: str, exists: bool) -> None:
         """Carries out what is queued for one segment, everything that is waiting at a time, until nothing is."""
-        first: Found | None | Unread = Unread() if exists else None
+        first: Found | Unread | None = UNREAD if exists else None
         batch: list[_Request] = []
         try:
             while batch := self._queues[digest]:
@@ -134,7 +137,7 @@ class Counts:
                 try:
                     first = (await self._change(digest, batch, first)).current
                 except Exception as error:  # noqa: BLE001 - handed to every caller that waits
-                    first = Unread()
+                    first = UNREAD
                     for request in batch:
                         request.error = error
                 for request in batch:
@@ -146,17 +149,17 @@ class Counts:
                     request.error = StowError("the vault was closed before the change was made")
                     request.done.set()
 
-    async def _change(self, digest: str, batch: list[_Request], first: Found | None | Unread) -> Swapped:
+    async def _change(self, digest: str, batch: list[_Request], first: Found | Unread | None) -> Swapped:
         payload = next((request.payload for request in batch if request.payload is not None), None)
         if payload is None or len(payload.compressed) > records.REDIRECT_ABOVE:
             # Reading first spares the upload of a large payload that is there already.
-            swapped = await self._try(digest, _Change(digest, batch, None, self._many), Unread())
+            swapped = await self._try(digest, _Change(digest, batch, None, self._many), UNREAD)
             if swapped is not None:
                 return swapped
             if payload is None:
                 raise CorruptObject(f"segment {digest} is referenced, but is not in the store")
             payload = await self._redirect(payload)
-            first = Unread()
+            first = UNREAD
         change = _Change(digest, batch, payload, self._many)
         swapped = await self._try(digest, change, first)
         assert swapped is not None
@@ -164,7 +167,7 @@ class Counts:
             await self._drop_own_blob(payload)
         return swapped
 
-    async def _try(self, digest: str, change: "_Change", first: Found | None | Unread) -> Swapped | None:
+    async def _try(self, digest: str, change: "_Change", first: Found | Unread | None) -> Swapped | None:
         """One grouped compare-and-swap; `None` where the segment has to be stored first."""
         try:
             return await compare_and_swap(

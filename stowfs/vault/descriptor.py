@@ -1,4 +1,5 @@
-"""The store descriptor: what all hosts of a store must agree on. Created once, with If-None-Match; read at every mount."""
+"""The store descriptor: what all hosts of a store must agree on. Created once, with If-None-Match; read at every
+mount."""
 
 import time
 from uuid import UUID

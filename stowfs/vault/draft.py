@@ -1,7 +1,8 @@
 """Drafts: what has been written to a conversation and not committed yet.
 
-A draft is an overlay: the written ranges in a sparse spool file, over the first `base_limit` bytes of the base snapshot; what
-neither covers is zeros. From how it was written follows what a commit may do where the base has moved meanwhile (`Intent`).
+A draft is an overlay: the written ranges in a sparse spool file, over the first `base_limit` bytes of the base
+snapshot; what neither covers is zeros. From how it was written follows what a commit may do where the base has moved
+meanwhile (`Intent`).
 """
 
 from collections.abc import Awaitable, Callable
@@ -15,7 +16,8 @@ from stowfs.vault.naming import display
 from stowfs.vault.ring import new_id
 
 SIZE_LIMIT = 1 * TIB
-"""Bytes a file may have: well past any conversation, and small enough that a slip (`truncate -s 1E`) costs an error only."""
+"""Bytes a file may have: well past any conversation, and small enough that a slip (`truncate -s 1E`) costs an error
+only."""
 
 ReadBase = Callable[[Snapshot, int, int], Awaitable[bytes]]
 

@@ -1,7 +1,7 @@
 """Reading a version of a conversation: which pieces lie under a range of bytes, and their bytes.
 
-Segments of one read are fetched in parallel, and a reader that goes on where it stopped gets the next ones ahead of time, a
-window that doubles with every step.
+Segments of one read are fetched in parallel, and a reader that goes on where it stopped gets the next ones ahead of
+time, a window that doubles with every step.
 """
 
 from bisect import bisect_right

@@ -1,11 +1,12 @@
 """Manifests: the commit point of one conversation or directory, and the tombstone it leaves.
 
 The stored object is two zstd frames: a JSON header, and the inline bytes. The header lists the *pieces* of the
-conversation in order: a reference to a segment, a reference to a page of references, or a number: that many of the inline
-bytes. The last piece may be the unsealed run (`tail` bytes), which the next append cuts anew.
+conversation in order: a reference to a segment, a reference to a page of references, or a number: that many of the
+inline bytes. The last piece may be the unsealed run (`tail` bytes), which the next append cuts anew.
 
 A directory has no pieces. A tombstone has `deleted`; it keeps the pieces (and so their references) as long as the
-conversation can be undeleted, and the ring always, since a writer may still have to find out there what became of its commit.
+conversation can be undeleted, and the ring always, since a writer may still have to find out there what became of its
+commit.
 """
 
 import hashlib
@@ -23,16 +24,16 @@ from stowfs.vault.ring import Ring
 VERSION = 1
 
 HEADER_LIMIT = 4 * MIB
-"""Bytes a decompressed header may claim. An honest one has some 400 references of 80 bytes; a hostile one must not exhaust
-memory."""
+"""Bytes a decompressed header may claim. An honest one has some 400 references of 80 bytes; a hostile one must not
+exhaust memory."""
 
 INLINE_LIMIT = 16 * MIB
 """Bytes the decompressed inline part may claim; honest ones stay far below (see `placement`)."""
 
 
 class Reference(msgspec.Struct, frozen=True, array_like=True):
-    """A piece that is stored as a segment: SHA-256 (hexadecimal) of its raw bytes, and the bytes of the conversation it stands
-    for. Level 0: the segment holds these bytes; n > 0: it is a page that lists references of level n-1."""
+    """A piece that is stored as a segment: SHA-256 (hexadecimal) of its raw bytes, and the bytes of the conversation
+    it stands for. Level 0: the segment holds these bytes; n > 0: it is a page that lists references of level n-1."""
 
     digest: str
     size: int
@@ -53,8 +54,9 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What segmentation found out about a conversation. `time`: its own start, seconds since the epoch. `tail_messages`: how
-    many of `messages` lie in the unsealed run. `resumable`: cutting can go on from any sealed end."""
+    """What segmentation found out about a conversation. `time`: its own start, seconds since the epoch.
+    `tail_messages`: how many of `messages` lie in the unsealed run. `resumable`: cutting can go on from any sealed
+    end."""
 
     format: str = "bytes"
     resumable: bool = False
@@ -66,8 +68,8 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The header of a manifest. `commit` is the id of the write that made it, also the newest in `ring`; `tail` the raw size
-    of the unsealed run; `inline` the raw size of all inline bytes and `inline_digest` their SHA-256."""
+    """The header of a manifest. `commit` is the id of the write that made it, also the newest in `ring`; `tail` the
+    raw size of the unsealed run; `inline` the raw size of all inline bytes and `inline_digest` their SHA-256."""
 
     commit: str
     ring: Ring
@@ -148,7 +150,9 @@ def decode(path: str, etag: str, body: bytes) -> Snapshot:
         header, rest = codec.decompress_first(body, limit=HEADER_LIMIT)
         version = _version_decoder.decode(header).v
         if version != VERSION:
-            raise UnsupportedVersion(f"the manifest has format version {version}; this stowfs reads {VERSION}: upgrade it")
+            raise UnsupportedVersion(
+                f"the manifest has format version {version}; this stowfs reads {VERSION}: upgrade it"
+            )
         manifest = _decoder.decode(header)
     except msgspec.MsgspecError as error:
         raise CorruptObject(f"the manifest is not valid: {error}") from error

@@ -1,9 +1,10 @@
 """Where things lie in the store: paths of conversations and directories, and hashes, to object keys and back.
 
 A path is a relative POSIX path as `str` (bytes that are not UTF-8 as surrogate escapes); '' is the root directory.
-Conversation `a/b` and directory `a/b` share one key, `manifests/a/b.json`, so that a store cannot hold both. What lies in
-directory `a/b` has keys below `manifests/a/b/`. Each component is percent-escaped where a store or a local directory could
-not hold it; a directory's component also where it ends in '.json', since `x.json` is conversation `x` already.
+Conversation `a/b` and directory `a/b` share one key, `manifests/a/b.json`, so that a store cannot hold both. What
+lies in directory `a/b` has keys below `manifests/a/b/`. Each component is percent-escaped where a store or a local
+directory could not hold it; a directory's component also where it ends in '.json', since `x.json` is conversation `x`
+already.
 """
 
 import os

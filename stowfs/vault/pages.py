@@ -1,8 +1,9 @@
 """Pages of references: what keeps the manifest of a very long conversation short.
 
-When the top level has more than `FANOUT_LIMIT` references of one level, the first `PAGE` of them become a segment of their own, a
-page, which the manifest references at the next level; and so on upwards. Pages are made from the start only, so an append
-leaves all full pages as they are. A page is a segment like any other: content-addressed, counted, verified.
+When the top level has more than `FANOUT_LIMIT` references of one level, the first `PAGE` of them become a segment of
+their own, a page, which the manifest references at the next level; and so on upwards. Pages are made from the start
+only, so an append leaves all full pages as they are. A page is a segment like any other: content-addressed, counted,
+verified.
 """
 
 import hashlib
@@ -17,8 +18,8 @@ PAGE = 256
 """References in a page: about 20 KB raw, 9 KB stored (digests do not compress)."""
 
 FANOUT_LIMIT = 640
-"""References of one level a list may hold before its start becomes a page: some 64 MiB of conversation whose appends rewrite
-about 22 KB of references."""
+"""References of one level a list may hold before its start becomes a page: some 64 MiB of conversation whose appends
+rewrite about 22 KB of references."""
 
 LEVEL_LIMIT = 4
 """Levels of pages. Four hold 256^4 segments, far more than any file; a deeper one is hostile."""
@@ -32,7 +33,8 @@ Fetch = Callable[[Reference], Awaitable[bytes]]
 def fold(pieces: Sequence[Piece]) -> tuple[list[Piece], dict[str, bytes]]:
     """The same pieces with full pages folded away, and the raw bytes of the new pages by digest.
 
-    Only a leading run of references folds: the caller stores inline pieces as segments before they get that far to the front.
+    Only a leading run of references folds: the caller stores inline pieces as segments before they get that far to
+    the front.
     """
     folded = list(pieces)
     made: dict[str, bytes] = {}

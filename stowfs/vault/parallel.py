@@ -10,7 +10,8 @@ R = TypeVar("R")
 
 
 async def each(function: Callable[[T], Awaitable[R]], items: Iterable[T], *, limit: int | None = None) -> list[R]:
-    """`function` of every item, at most `limit` at once (all, where it is `None`); the results in the order of the items.
+    """`function` of every item, at most `limit` at once (all, where it is `None`); the results in the order of the
+    items.
 
     Raises what the first failing call raised; the other calls are cancelled.
     """

@@ -1,7 +1,7 @@
 """Where the bytes of a run go: into the manifest, or into a segment of their own. Pure decisions.
 
-Inline costs no request and compresses together with its neighbours, but is stored once per conversation and written again with
-every commit. A segment costs a request when it is stored, counted and read, and is stored once for all.
+Inline costs no request and compresses together with its neighbours, but is stored once per conversation and written
+again with every commit. A segment costs a request when it is stored, counted and read, and is stored once for all.
 """
 
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from stowfs.config import KIB, MIB
 
 SEGMENT_FROM = 16 * KIB
-"""Compressed bytes from which a sealed run is worth a segment: writing it again with each append would cost more than the
-request that stores it once."""
+"""Compressed bytes from which a sealed run is worth a segment: writing it again with each append would cost more than
+the request that stores it once."""
 
 SMALL_CONVERSATION = 64 * KIB
 """Raw bytes up to which a conversation that shares nothing is one object, however badly it compresses."""
 
 SHARED_FROM = 1 * KIB
-"""Raw bytes from which a run that was seen before is shared: a reference and its share of a record cost about 60 bytes and a
-request now and then, which smaller runs do not repay."""
+"""Raw bytes from which a run that was seen before is shared: a reference and its share of a record cost about 60
+bytes and a request now and then, which smaller runs do not repay."""
 
 INLINE_TOTAL = 64 * KIB
 """Compressed bytes of sealed runs that a manifest may hold, since every append writes them again."""

@@ -1,4 +1,5 @@
-"""Writing a manifest: the one conditional PUT that is the commit point, with its outcome found out whatever happens to it."""
+"""Writing a manifest: the one conditional PUT that is the commit point, with its outcome found out whatever happens
+to it."""
 
 from dataclasses import dataclass
 
@@ -43,11 +44,19 @@ def next_ring(previous: Snapshot | None, commit: str) -> Ring:
 
 
 async def publish(
-    store: ObjectStore, path: str, manifest: Manifest, inline: bytes, body: bytes, base: Snapshot | None, *, deadline: float
+    store: ObjectStore,
+    path: str,
+    manifest: Manifest,
+    inline: bytes,
+    body: bytes,
+    base: Snapshot | None,
+    *,
+    deadline: float,
 ) -> Outcome:
     """Writes `body`, which encodes `manifest` and `inline`, over `base` (`None`: over nothing).
 
-    Raises `RetriesExhausted` where the outcome could not be found out within `deadline` seconds; then it may still take effect.
+    Raises `RetriesExhausted` where the outcome could not be found out within `deadline` seconds; then it may still
+    take effect.
     """
     key = manifest_key(path)
     condition = IF_ABSENT if base is None else IfMatch(base.etag)

@@ -1,8 +1,8 @@
 """Segment records: the mutable object of one segment, and the transitions of its state (DESIGN §6) as pure functions.
 
-A record is one JSON header line and then the payload, unless the header redirects to a blob. The payload sits in the record so
-that "collect" and "someone just deduplicated against it" meet in one compare-and-swap. Counts may be too high after a crash,
-never too low.
+A record is one JSON header line and then the payload, unless the header redirects to a blob. The payload sits in the
+record so that "collect" and "someone just deduplicated against it" meet in one compare-and-swap. Counts may be too
+high after a crash, never too low.
 """
 
 import hashlib
@@ -21,15 +21,15 @@ from stowfs.vault.ring import Ring, Verdict
 VERSION = 1
 
 REDIRECT_ABOVE = 64 * KIB
-"""Compressed bytes above which a payload is redirected to a blob: every change of the count rewrites the record, and a run of
-the usual size (128 KiB of text) compresses to well under this."""
+"""Compressed bytes above which a payload is redirected to a blob: every change of the count rewrites the record, and
+a run of the usual size (128 KiB of text) compresses to well under this."""
 
 RAW_LIMIT = 4 * MIB
 """Raw bytes a segment may claim: sixteen times the largest run, so that other segmenter parameters still fit."""
 
 MANY = 256
-"""The count at which nobody counts any more. Beyond some hundred conversations a segment is a fleet's system prompt: it will
-hardly ever be free, and counting it would make one object hot for everybody."""
+"""The count at which nobody counts any more. Beyond some hundred conversations a segment is a fleet's system prompt:
+it will hardly ever be free, and counting it would make one object hot for everybody."""
 
 
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -60,7 +60,8 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A segment's bytes ready to be stored. `redirect`: the revision key under which the compressed bytes were written."""
+    """A segment's bytes ready to be stored. `redirect`: the revision key under which the compressed bytes were
+    written."""
 
     digest: str
     compressed: bytes
@@ -74,8 +75,8 @@ class Payload:
 class Operation:
     """One counted change: its id (the commit's id and a suffix), and what is known of earlier attempts.
 
-    `fresh`: it was certainly never carried out. Otherwise `since` is the record's generation before the first attempt, `None`
-    where a crash has forgotten it.
+    `fresh`: it was certainly never carried out. Otherwise `since` is the record's generation before the first
+    attempt, `None` where a crash has forgotten it.
     """
 
     id: str
@@ -106,7 +107,9 @@ def decode(digest: str, body: bytes) -> Record:
     except msgspec.MsgspecError as error:
         raise CorruptObject(f"the record of segment {digest} is not valid: {error}") from error
     if header.v != VERSION:
-        raise UnsupportedVersion(f"segment {digest} has format version {header.v}; this stowfs reads {VERSION}: upgrade it")
+        raise UnsupportedVersion(
+            f"segment {digest} has format version {header.v}; this stowfs reads {VERSION}: upgrade it"
+        )
     stored_here = header.state == "live" and header.redirect is None
     if not newline or header.hash != digest or (stored_here and len(payload) != header.stored_size):
         raise CorruptObject(f"the record of segment {digest} contradicts itself")
@@ -120,11 +123,13 @@ def unpack(digest: str, raw_size: int, compressed: bytes) -> bytes:
     return codec.decompress(compressed, expected=raw_size)
 
 
-def acquire(record: Record | None, operations: Iterable[Operation], payload: Payload | None, *, many: int = MANY) -> Record:
+def acquire(
+    record: Record | None, operations: Iterable[Operation], payload: Payload | None, *, many: int = MANY
+) -> Record:
     """Counts one reference for each operation that is not yet counted; a doubt is counted.
 
-    `payload` brings a segment (back) to life that is absent or dead; there it is required. Returns `record` itself where nothing
-    changes.
+    `payload` brings a segment (back) to life that is absent or dead; there it is required. Returns `record` itself
+    where nothing changes.
     """
     if record is None or record.header.state == "dead":
         if payload is None:
@@ -161,18 +166,18 @@ def acquire(record: Record | None, operations: Iterable[Operation], payload: Pay
 
 
 def release(record: Record | None, operations: Iterable[Operation], *, many: int = MANY) -> Record | None:
-    """Takes one reference away for each operation that certainly did not happen yet. Returns `record` where nothing changes."""
+    """Takes one reference away for each operation that certainly did not happen yet. Returns `record` where nothing
+    changes."""
     if record is None or record.header.state == "dead" or record.header.ref_count >= many:
         return record
     ids = tuple(op.id for op in operations if op.verdict(record.header.ring) is Verdict.DID_NOT_HAPPEN)
     return _recount(record, -len(ids), ids, many)
 
 
-def undo(
-    record: Record | None, digest: str, acquired: str, undoing: Operation, *, many: int = MANY
-) -> Record:
-    """Rolls the acquire `acquired` back, for good: where it did not happen, the record still changes (a dead one appears, where there
-    was none), so that a write of it that is on its way is refused. In doubt the count stays too high.
+def undo(record: Record | None, digest: str, acquired: str, undoing: Operation, *, many: int = MANY) -> Record:
+    """Rolls the acquire `acquired` back, for good: where it did not happen, the record still changes (a dead one
+    appears, where there was none), so that a write of it that is on its way is refused. In doubt the count stays too
+    high.
     """
     if record is None:
         return Record(Header(digest, "dead", 0, Ring().add(undoing.id), 0, 0, time.time()), b"")
@@ -219,7 +224,9 @@ def _holds(record: Record, payload: Payload) -> bool:
     if record.header.redirect is not None or record.payload == payload.compressed:
         return True
     try:
-        return hashlib.sha256(unpack(payload.digest, record.header.raw_size, record.payload)).hexdigest() == payload.digest
+        return (
+            hashlib.sha256(unpack(payload.digest, record.header.raw_size, record.payload)).hexdigest() == payload.digest
+        )
     except CorruptObject:
         return False
 

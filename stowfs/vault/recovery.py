@@ -1,8 +1,9 @@
-"""Bringing journal rows to their end: after a crash, after a failed commit, and the releases that follow a successful one.
+"""Bringing journal rows to their end: after a crash, after a failed commit, and the releases that follow a successful
+one.
 
-A row in phase *written* may have a PUT on its way that lands late. So before anything that its commit acquired is given up, that
-PUT is made to fail for good: a compare-and-swap of the manifest key (the fence). Everything here is idempotent by operation ids,
-and every doubt leaves a count too high, which `fsck` repairs.
+A row in phase *written* may have a PUT on its way that lands late. So before anything that its commit acquired is
+given up, that PUT is made to fail for good: a compare-and-swap of the manifest key (the fence). Everything here is
+idempotent by operation ids, and every doubt leaves a count too high, which `fsck` repairs.
 """
 
 import logging
@@ -33,8 +34,8 @@ from stowfs.vault.transaction import Phase, Row
 log = logging.getLogger(__name__)
 
 RETRY_PAUSE = 30.0
-"""Seconds between attempts to settle a row while the store is away, at most: it is background work, and the store may have
-many clients that wait for it."""
+"""Seconds between attempts to settle a row while the store is away, at most: it is background work, and the store may
+have many clients that wait for it."""
 
 
 class Fate(Enum):
@@ -92,12 +93,11 @@ class Recovery:
         return self._pending
 
     async def retire_source(self, row: Row) -> bool:
-        """Puts a tombstone over the old name of a rename, unless somebody wrote to it since. Returns whether it is one of ours."""
+        """Puts a tombstone over the old name of a rename, unless somebody wrote to it since. Returns whether it is
+        one of ours."""
         assert row.source is not None
         retire = _Retire(row)
-        swapped = await compare_and_swap(
-            self._store, manifest_key(row.source.path), retire, deadline=self._deadline
-        )
+        swapped = await compare_and_swap(self._store, manifest_key(row.source.path), retire, deadline=self._deadline)
         self._catalog.forget(row.source.path)
         return swapped.written or retire.done
 
@@ -132,7 +132,7 @@ class Recovery:
                 await self._journal.remove(row.commit)
             case Fate.UNKNOWN:
                 log.error(
-                    "so many others wrote %s that the fate of commit %s cannot be told: its references stay counted until fsck",
+                    "so many others wrote %s that the fate of commit %s cannot be told: its references stay counted",
                     display(row.path),
                     row.commit,
                 )

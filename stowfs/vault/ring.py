@@ -1,10 +1,11 @@
-"""The ring of recent operation ids that every mutable object carries: how one finds out whether one's own write happened.
+"""The ring of recent operation ids that every mutable object carries: how one finds out whether one's own write
+happened.
 
-Ids begin with a uuid7, so later ones are greater. The ring keeps the last `CAPACITY` ids in order of arrival, `floor` is the
-greatest id that ever fell out of it, and `generation` counts all that ever entered. Hence the verdict on an id that is not
-in the ring is certain in two cases: it is greater than `floor` (it cannot have fallen out), or the caller knows a generation
-before its first attempt from which the ring cannot have turned over since. Every other doubt is `UNKNOWN`, and whoever counts
-references resolves it to "too high".
+Ids begin with a uuid7, so later ones are greater. The ring keeps the last `CAPACITY` ids in order of arrival, `floor`
+is the greatest id that ever fell out of it, and `generation` counts all that ever entered. Hence the verdict on an id
+that is not in the ring is certain in two cases: it is greater than `floor` (it cannot have fallen out), or the caller
+knows a generation before its first attempt from which the ring cannot have turned over since. Every other doubt is
+`UNKNOWN`, and whoever counts references resolves it to "too high".
 """
 
 from enum import Enum
@@ -13,8 +14,8 @@ import msgspec
 from uuid6 import uuid7
 
 CAPACITY = 16
-"""Ids a ring keeps. An id costs 17 bytes compressed; this many concurrent writers of one object can lose their responses at
-once before a doubt can arise."""
+"""Ids a ring keeps. An id costs 17 bytes compressed; this many concurrent writers of one object can lose their
+responses at once before a doubt can arise."""
 
 
 def new_id() -> str:

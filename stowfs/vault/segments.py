@@ -1,7 +1,7 @@
 """Reading segments: memory, then the local disk, then the store; each segment fetched once however many ask for it.
 
-Whatever comes from disk or store is checked against its SHA-256 before anybody sees it. A damaged cache file is a miss; a
-damaged object in the store is `CorruptObject`.
+Whatever comes from disk or store is checked against its SHA-256 before anybody sees it. A damaged cache file is a
+miss; a damaged object in the store is `CorruptObject`.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ from stowfs.vault.naming import blob_key, segment_key
 log = logging.getLogger(__name__)
 
 INLINE_DECODE = 16 * 1024
-"""Compressed bytes up to which a segment is decompressed and checked on the event loop: below, a thread costs more than the
-work."""
+"""Compressed bytes up to which a segment is decompressed and checked on the event loop: below, a thread costs more
+than the work."""
 
 
 class ByteCache:
@@ -54,7 +54,13 @@ class SegmentReader:
     """The raw bytes of segments by digest."""
 
     def __init__(
-        self, store: ObjectStore, files: SegmentFiles, nursery: trio.Nursery, *, memory: int, threads: trio.CapacityLimiter
+        self,
+        store: ObjectStore,
+        files: SegmentFiles,
+        nursery: trio.Nursery,
+        *,
+        memory: int,
+        threads: trio.CapacityLimiter,
     ) -> None:
         self._store = store
         self._files = files

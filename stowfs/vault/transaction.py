@@ -1,8 +1,9 @@
 """The journal row of one commit: what it acquires and releases, and how far it has come (DESIGN §7).
 
-Phases: *recorded* (segments may have been acquired) → *written* (the manifest's PUT may have been sent) → *updated* (it is there:
-what the old manifest alone referenced is to be released). Any earlier end is *lost*: the PUT is fenced off, and what was
-acquired is undone. A commit that neither acquires nor releases counts nothing, so there is nothing to recover: it has no row.
+Phases: *recorded* (segments may have been acquired) → *written* (the manifest's PUT may have been sent) → *updated*
+(it is there: what the old manifest alone referenced is to be released). Any earlier end is *lost*: the PUT is fenced
+off, and what was acquired is undone. A commit that neither acquires nor releases counts nothing, so there is nothing
+to recover: it has no row.
 """
 
 import time
@@ -22,8 +23,8 @@ Phase = Literal["recorded", "written", "updated"]
 Kind = Literal["commit", "delete", "rename"]
 
 TRUST_SATURATED = 3600.0
-"""Seconds for which a count that was seen saturated is believed to be so, and not asked again. Far below the grace period for
-which a full check waits before it frees such a segment."""
+"""Seconds for which a count that was seen saturated is believed to be so, and not asked again. Far below the grace
+period for which a full check waits before it frees such a segment."""
 
 
 class Source(msgspec.Struct, frozen=True, array_like=True):
@@ -136,4 +137,6 @@ class Transaction:
         """Those of the segments that nobody counts any more, as this host saw not long ago."""
         sightings = await self._index.sightings([bytes.fromhex(digest) for digest in digests]) if digests else {}
         recent = time.time() - TRUST_SATURATED
-        return [d.hex() for d, sighting in sightings.items() if sighting.state == "saturated" and sighting.seen_at > recent]
+        return [
+            d.hex() for d, sighting in sightings.items() if sighting.state == "saturated" and sighting.seen_at > recent
+        ]

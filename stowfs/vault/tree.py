@@ -1,7 +1,7 @@
 """Directories: making, removing, listing, renaming.
 
-A directory exists if its manifest is live. One that was removed on one host while another created something in it is found by the
-listing of its parent (there are keys below it) and made again: nothing that was written stays invisible.
+A directory exists if its manifest is live. One that was removed on one host while another created something in it is
+found by the listing of its parent (there are keys below it) and made again: nothing that was written stays invisible.
 """
 
 import logging
@@ -25,8 +25,8 @@ RENAMES = 16
 """Conversations renamed at once when their directory is."""
 
 EMPTY_FOR = 60.0
-"""Seconds for which a removed directory that has only tombstones below it is not looked at again. Looking costs a listing of all
-of them, and what it would find is rare: a file created in a directory at the moment of its removal."""
+"""Seconds for which a removed directory that has only tombstones below it is not looked at again. Looking costs a
+listing of all of them, and what it would find is rare: a file created in a directory at the moment of its removal."""
 
 DIRECTORY_MODE = 0o755
 """Permissions of directories that nobody made with permissions of their own."""
@@ -100,8 +100,8 @@ class Tree:
     async def rename(self, old: str, new: str) -> None:
         """Moves a directory: makes the new one, renames one conversation after another, removes the old one.
 
-        Not atomic: an error on the way leaves some under either name, each whole. Raises `PathExists` unless the new name is free or
-        an empty directory.
+        Not atomic: an error on the way leaves some under either name, each whole. Raises `PathExists` unless the new
+        name is free or an empty directory.
         """
         moved = await self.directory(old)
         try:
@@ -149,5 +149,3 @@ def _unwritten_directory(path: str) -> Snapshot:
     now = time.time_ns()
     attributes = Attributes(DIRECTORY_MODE, 0, 0, now, now)
     return Snapshot(path, "", Manifest("", Ring(), attributes, kind="directory"), b"", 0)
-
-

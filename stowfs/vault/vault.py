@@ -1,7 +1,7 @@
 """The vault: conversations and directories of one store, as the mount and the command line use them.
 
-Opening one starts the recovery of what an earlier process left in the journal; closing one waits, not for ever, until what is to
-be released is released. What is not done by then stays in the journal for the next time.
+Opening one starts the recovery of what an earlier process left in the journal; closing one waits, not for ever, until
+what is to be released is released. What is not done by then stays in the journal for the next time.
 """
 
 import logging
@@ -32,7 +32,8 @@ from stowfs.vault.tree import Tree
 log = logging.getLogger(__name__)
 
 DRAIN_TIMEOUT = 30.0
-"""Seconds that closing a vault waits for releases; they are safe in the journal, so it need not wait for a store that is away."""
+"""Seconds that closing a vault waits for releases; they are safe in the journal, so it need not wait for a store that
+is away."""
 
 THREADS = max(2, os.cpu_count() or 1)
 """Threads that cut, hash and compress: these hold the processor, so more than there are gain nothing."""
@@ -77,9 +78,7 @@ class Vault:
         self.segments = SegmentReader(store, hot.segments, nursery, memory=options.memory_cache_size, threads=threads)
         self._layouts = LayoutReader(self.segments, prefetch=options.prefetch)
         assembler = Assembler(self._layouts, hot.index, descriptor.segmenter, threads)
-        self._recovery = Recovery(
-            store, hot.journal, self._catalog, self.counts, nursery, deadline=options.deadline
-        )
+        self._recovery = Recovery(store, hot.journal, self._catalog, self.counts, nursery, deadline=options.deadline)
         self._committer = Committer(
             store,
             hot,
@@ -110,7 +109,8 @@ class Vault:
         return await self._layouts.read(snapshot, start, end)
 
     def draft(self, path: str, base: Snapshot | None, attributes: Attributes, *, appending: bool = False) -> Draft:
-        """Begins to write to a conversation (a new one, where there is no `base`); costs nothing until something is written."""
+        """Begins to write to a conversation (a new one, where there is no `base`); costs nothing until something is
+        written."""
         self._check_writable()
         return Draft(path, base, attributes, self._hot.spool, self._layouts.read, appending=appending)
 

@@ -13,7 +13,8 @@ from stowfs.vault.naming import MANIFESTS, SEGMENTS, blob_key, path_of_manifest
 
 @dataclass
 class Audit:
-    """`dangling`: referenced, and not there. `too_low`/`too_high`: counts that are off. `orphan_blobs`: nobody points there."""
+    """`dangling`: referenced, and not there. `too_low`/`too_high`: counts that are off. `orphan_blobs`: nobody points
+    there."""
 
     dangling: set[str] = field(default_factory=set)
     too_low: set[str] = field(default_factory=set)

@@ -1,10 +1,10 @@
 """Hosts for vault tests: each with a hot tier of its own on one shared store, to be closed properly or to crash.
 
-    async with Hosts(store, tmp_path) as hosts:
-        a = await hosts.start("a")
-        ...
-        await hosts.crash("a")          # as kill -9: whatever was under way ends here
-        a = await hosts.start("a")      # recovers
+async with Hosts(store, tmp_path) as hosts:
+    a = await hosts.start("a")
+    ...
+    await hosts.crash("a")          # as kill -9: whatever was under way ends here
+    a = await hosts.start("a")      # recovers
 """
 
 from contextlib import AsyncExitStack
@@ -25,7 +25,8 @@ from stowfs.vault.vault import Vault
 ATTRIBUTES = Attributes(0o644, 0, 0, 1_700_000_000_000_000_000, 1_700_000_000_000_000_000)
 
 DEADLINE = 5.0
-"""Seconds an operation may take with its retries: long against what an in-memory store needs, short against a test's timeout."""
+"""Seconds an operation may take with its retries: long against what an in-memory store needs, short against a test's
+timeout."""
 
 
 @dataclass
@@ -39,7 +40,9 @@ class _Host:
 class Hosts:
     """Vaults on one store by host name."""
 
-    def __init__(self, store: ObjectStore, directory: Path, *, descriptor: Descriptor | None = None, **options: object) -> None:
+    def __init__(
+        self, store: ObjectStore, directory: Path, *, descriptor: Descriptor | None = None, **options: object
+    ) -> None:
         self.store = store
         self.directory = directory
         self.descriptor = descriptor
@@ -89,7 +92,9 @@ class Hosts:
         ended.set()
 
 
-async def write(vault: Vault, path: str, data: bytes, base: Snapshot | None = None, *, exclusive: bool = False) -> Snapshot:
+async def write(
+    vault: Vault, path: str, data: bytes, base: Snapshot | None = None, *, exclusive: bool = False
+) -> Snapshot:
     """Commits `data` as the whole content of a conversation."""
     draft = vault.draft(path, base, ATTRIBUTES)
     if base is not None:

@@ -1,8 +1,8 @@
 """The crash matrix: every kind of commit, every store request in it, every way it can go wrong; then recovery.
 
-Afterwards the conversation is the old one or the new one, whole; what was acknowledged is the new one; and no reference is
-counted wrongly. Requests are found by counting: a commit is repeated with trouble at its first, second, … request until one
-run goes through untroubled.
+Afterwards the conversation is the old one or the new one, whole; what was acknowledged is the new one; and no
+reference is counted wrongly. Requests are found by counting: a commit is repeated with trouble at its first, second,
+… request until one run goes through untroubled.
 """
 
 from collections.abc import Awaitable, Callable
@@ -52,9 +52,7 @@ KINDS = {
     "edit": Kind({"x": OLD}, lambda v: edit(v, "x", 100, b"!"), {"x": OLD[:100] + b"!" + OLD[101:]}),
     "delete": Kind({"x": OLD}, lambda v: v.remove("x"), {}),
     "rename": Kind({"x": OLD}, lambda v: v.rename("x", "y"), {"y": OLD}, {"x": OLD, "y": OLD}),
-    "rename over": Kind(
-        {"x": OLD, "y": TARGET}, lambda v: v.rename("x", "y"), {"y": OLD}, {"x": OLD, "y": OLD}
-    ),
+    "rename over": Kind({"x": OLD, "y": TARGET}, lambda v: v.rename("x", "y"), {"y": OLD}, {"x": OLD, "y": OLD}),
     "attributes": Kind({"x": OLD}, lambda v: v.set_attributes("x", mode=0o600), {"x": OLD}),
 }
 
