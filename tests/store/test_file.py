@@ -145,6 +145,28 @@ async def test_creators_and_removers_of_one_directory(store: FileStore) -> None:
     assert await keys_of(store) == []
 
 
+@pytest.mark.parametrize("function", ["rename", "mkdir"])
+async def test_a_directory_that_is_removed_while_it_is_written_to(
+    tmp_path: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """A remover gets in just before the rename, or just before the second of two directories is made."""
+    real: Callable[..., None] = getattr(os, function)
+    removed = 0
+
+    def after_a_removal(*paths: bytes) -> None:
+        nonlocal removed
+        parent = os.path.dirname(paths[-1])
+        if parent != os.fsencode(tmp_path) and HIDDEN.encode() not in paths[-1] and removed < 3:
+            removed += 1
+            os.rmdir(parent)
+        real(*paths)
+
+    monkeypatch.setattr(os, function, after_a_removal)
+    await store.put("a/b/k", b"x", IF_ABSENT)
+    assert removed == 3
+    assert await keys_of(store) == ["a/b/k"]
+
+
 async def test_a_killed_writer_leaves_the_old_object(tmp_path: Path, store: FileStore) -> None:
     """Killed at any moment, a process that keeps writing leaves one of its whole bodies, and nothing held."""
     program = (
