@@ -9,10 +9,11 @@ writes or commits holds the lock of the inode; whoever sends a change to the sto
 import logging
 import stat
 from collections.abc import Awaitable, Callable
+from mmap import PAGESIZE
 
 import msgspec
 
-from stowfs.errors import CorruptObject, StowError
+from stowfs.errors import CorruptObject, PathExists, StowError
 from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
 from stowfs.mount.moves import Moves
 from stowfs.vault.draft import Draft, Intent
@@ -52,9 +53,8 @@ class Contents:
         async with inode.lock:
             draft = self._draft(inode, appending=appending)
             position = offset
-            if appending and offset >= inode.kernel_size:
-                # The kernel puts appended data where it thinks the end is, and may not know yet that the file has
-                # grown. What lies before that is no append but a page of a memory mapping on its way back.
+            if appending and not _is_mapped_page(inode, draft, offset, len(data)):
+                # The kernel puts appended data where it thinks the end is, and may not know that the file has grown.
                 position = draft.size
             try:
                 draft.write(position, data)
@@ -129,6 +129,8 @@ class Contents:
         if inode.linked:
             try:
                 await self.commit_or_give_up(inode)
+            except PathExists:
+                log.info("%s was created elsewhere first", display(inode.path))
             except StowError as error:
                 log.error("%s: what was written last is lost: %s", display(inode.path), error)
         else:
@@ -200,6 +202,20 @@ class Contents:
 def _follows(snapshot: Snapshot, version: Version) -> bool:
     """Whether a version was made directly from the other one, with no commit of anybody else in between."""
     return snapshot.manifest.ring.recent[-2:-1] == (version.commit,)
+
+
+def _is_mapped_page(inode: Inode, draft: Draft, offset: int, length: int) -> bool:
+    """Whether a write through an O_APPEND handle is no append, but pages of a memory mapping on their way back.
+
+    The kernel sends those through any handle for writing, and pyfuse3 does not say which they are. They begin at a
+    page, fill it or end with the file, and there are none unless somebody may have mapped it.
+    """
+    end = offset + length
+    return bool(
+        inode.mappers
+        and offset % PAGESIZE == 0
+        and (end == draft.size or (end < draft.size and length % PAGESIZE == 0))
+    )
 
 
 def _touch(draft: Draft) -> None:

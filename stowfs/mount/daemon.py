@@ -27,6 +27,9 @@ REQUESTS = 64
 """Requests handled at once, twice what goes to a store at once: those that need no store are not kept waiting by those
 that do."""
 
+IDLE = 4
+"""Tasks kept waiting for requests: pyfuse3 would otherwise end and begin one, with a megabyte of buffer, for each."""
+
 
 async def serve(
     mountpoint: str,
@@ -52,7 +55,7 @@ async def serve(
             async with trio.open_nursery() as nursery:
                 await nursery.start(_watch_signals, nursery.cancel_scope)
                 nursery.start_soon(_announce, mountpoint, ready)
-                await pyfuse3.main(max_tasks=REQUESTS)
+                await pyfuse3.main(min_tasks=IDLE, max_tasks=REQUESTS)
                 await file_system.finish()
                 nursery.cancel_scope.cancel()
         finally:

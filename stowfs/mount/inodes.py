@@ -65,12 +65,15 @@ class Inode:
         # A commit was tried, so that a file without version may be in the store all the same.
         self.attempted = False
         self.linked = True
-        # References the kernel holds, and handles of user space: all, and those that may write.
+        # References the kernel holds, and handles of user space: all, those that may write, those that may also map.
         self.lookups = 0
         self.handles = 0
         self.writers = 0
+        self.mappers = 0
         # When `version` was last set, to tell whether a listing is older (seconds of trio's clock).
         self.settled = trio.current_time()
+        # When the store was last asked for it, or told (seconds of trio's clock).
+        self.validated = self.settled
         # When this host last changed the entries of this directory (nanoseconds since the epoch); not stored.
         self.entries_changed_ns = 0
         # What the kernel believes: the content its page cache is of, the version its attributes are of, and the size.
@@ -109,7 +112,7 @@ class Inode:
     def show(self, version: Version) -> None:
         """From now on this is the version the inode shows."""
         self.version = version
-        self.settled = trio.current_time()
+        self.settled = self.validated = trio.current_time()
 
 
 class Inodes:

@@ -53,6 +53,8 @@ class Handle:
     inode: Inode
     writing: bool
     appending: bool
+    # May have mapped it for writing.
+    mapping: bool
 
 
 class FileSystem(pyfuse3.Operations):
@@ -115,15 +117,24 @@ class FileSystem(pyfuse3.Operations):
 
     def _answer(self, inode: Inode) -> EntryAttributes:
         answered(inode)
-        return entry(inode, self._attribute_timeout)
+        return self._entry(inode)
+
+    def _entry(self, inode: Inode) -> EntryAttributes:
+        timeout = self._attribute_timeout
+        if self._tree.is_shared(inode):
+            # Counted from when the store was asked, so that what a stat says is never older than promised.
+            timeout = max(0.0, timeout - (trio.current_time() - inode.validated))
+        return entry(inode, timeout)
 
     def _looked_up(self, inode: Inode) -> EntryAttributes:
         inode.lookups += 1
         return self._answer(inode)
 
-    def _new_handle(self, inode: Inode, flags: int) -> FileHandleT:
+    def _new_handle(self, inode: Inode, flags: int, *, writing: bool) -> FileHandleT:
+        mapping = flags & os.O_ACCMODE == os.O_RDWR
+        inode.mappers += mapping
         self._last_handle += 1
-        self._handles[self._last_handle] = Handle(inode, _writes(flags), bool(flags & os.O_APPEND))
+        self._handles[self._last_handle] = Handle(inode, writing, bool(flags & os.O_APPEND), mapping)
         return FileHandleT(self._last_handle)
 
     # Names
@@ -163,8 +174,8 @@ class FileSystem(pyfuse3.Operations):
             inode, _ = await self._tree.find(self._tree.child(directory, name))
             info = await self._open(inode, flags)
             return info, self._looked_up(inode)
-        # Whoever creates may write to the file even with O_RDONLY: the first flush is what stores it.
-        return FileInfo(fh=self._new_handle(inode, flags | os.O_RDWR), keep_cache=True), self._looked_up(inode)
+        # A writer even with O_RDONLY: its flush is what stores the new file.
+        return FileInfo(fh=self._new_handle(inode, flags, writing=True), keep_cache=True), self._looked_up(inode)
 
     @handler
     async def mknod(
@@ -228,7 +239,7 @@ class FileSystem(pyfuse3.Operations):
         if number == pyfuse3.ROOT_INODE:
             return root_entry(*self._owner, self._mounted_ns)
         inode = self._inode(number)
-        await self._tree.revalidate(inode)
+        await self._tree.revalidate(inode, self._attribute_timeout)
         return self._answer(inode)
 
     @handler
@@ -286,7 +297,7 @@ class FileSystem(pyfuse3.Operations):
     async def _open(self, inode: Inode, flags: int) -> FileInfo:
         if inode.is_directory:
             raise FUSEError(errno.EISDIR)
-        writing = _writes(flags)
+        writing = flags & os.O_ACCMODE != os.O_RDONLY
         await self._tree.open(inode, writing=writing)
         try:
             if flags & os.O_TRUNC and writing:
@@ -299,7 +310,7 @@ class FileSystem(pyfuse3.Operations):
             raise
         unchanged = inode.cached == inode.content
         inode.cached = inode.content
-        return FileInfo(fh=self._new_handle(inode, flags), keep_cache=unchanged)
+        return FileInfo(fh=self._new_handle(inode, flags, writing=writing), keep_cache=unchanged)
 
     @handler
     async def read(self, fh: FileHandleT, offset: int, size: int) -> bytes:
@@ -324,6 +335,7 @@ class FileSystem(pyfuse3.Operations):
     @handler
     async def release(self, fh: FileHandleT) -> None:
         handle = self._handles.pop(fh)
+        handle.inode.mappers -= handle.mapping
         await self._tree.close(handle.inode, writing=handle.writing)
 
     # Directories
@@ -352,7 +364,7 @@ class FileSystem(pyfuse3.Operations):
             if listed is None:
                 continue
             name, inode = listed
-            answer = entry(inode, self._attribute_timeout)
+            answer = self._entry(inode)
             if not pyfuse3.readdir_reply(token, os.fsencode(name), answer, position + 1):
                 self._inodes.drop_if_unused(inode)
                 return
@@ -368,10 +380,6 @@ class FileSystem(pyfuse3.Operations):
 
 _BY_HANDLE = frozenset({"read", "write", "flush", "fsync", "release", "readdir", "releasedir"})
 """Handlers whose first argument is a handle, not an inode."""
-
-
-def _writes(flags: int) -> bool:
-    return flags & os.O_ACCMODE != os.O_RDONLY
 
 
 def _new_attributes(mode: int, ctx: RequestContext) -> Attributes:

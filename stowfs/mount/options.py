@@ -53,13 +53,14 @@ class MountOptions:
 
     def for_vault(self) -> VaultOptions:
         """The part that concerns the vault."""
-        given = {
-            "revalidate": self.revalidate,
-            "deadline": self.timeout,
-            "memory_cache_size": self.memory_cache,
-            "read_only": self.read_only,
-        }
-        return VaultOptions(**{name: value for name, value in given.items() if value is not None})
+        default = VaultOptions()
+        return replace(
+            default,
+            read_only=self.read_only,
+            revalidate=default.revalidate if self.revalidate is None else self.revalidate,
+            deadline=default.deadline if self.timeout is None else self.timeout,
+            memory_cache_size=default.memory_cache_size if self.memory_cache is None else self.memory_cache,
+        )
 
     def for_hot_tier(self) -> HotTierOptions:
         """The part that concerns the hot tier."""

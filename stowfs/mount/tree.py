@@ -66,6 +66,7 @@ class Tree:
             if inode is not None and inode.draft is not None:
                 return inode, None
             version = inode.version if inode else None
+            asked = trio.current_time()
             try:
                 snapshot = await self._vault.head(path)
             except NoSuchPath:
@@ -75,21 +76,27 @@ class Tree:
                     raise
                 continue
             if self._unchanged(path, inode, version):
-                return self._meet(path, snapshot), snapshot
+                return self._meet(path, snapshot, asked), snapshot
 
     def _unchanged(self, path: str, inode: Inode | None, version: Version | None) -> bool:
         """Whether `path` is on this host as it was before the store was asked."""
         return self._inodes.at(path) is inode and (inode is None or (inode.version is version and inode.draft is None))
 
-    def _meet(self, path: str, snapshot: Snapshot) -> Inode:
-        inode = self.meet(path, Version.of(snapshot))
+    def _meet(self, path: str, snapshot: Snapshot, asked: float) -> Inode:
+        inode = self.meet(path, Version.of(snapshot), asked)
         if inode.snapshot is not None:
             # The same version; the same attributes, too, but of a directory without a manifest.
             inode.snapshot = snapshot
         return inode
 
-    def meet(self, path: str, version: Version) -> Inode:
-        """The inode that shows `version`, which is now under `path`: the one that is there, if it may, or a new one."""
+    def meet(self, path: str, version: Version, asked: float) -> Inode:
+        """The inode that shows `version`, which was under `path` at the time `asked`: the one that is there, if it may,
+        or a new one."""
+        inode = self._at_or_new(path, version)
+        inode.validated = asked
+        return inode
+
+    def _at_or_new(self, path: str, version: Version) -> Inode:
         inode = self._inodes.at(path)
         if inode is None or inode.is_directory is not version.is_directory:
             return self._inodes.add(path, version, is_directory=version.is_directory)
@@ -100,20 +107,23 @@ class Tree:
         inode.show(version)
         return inode
 
-    async def revalidate(self, inode: Inode) -> None:
-        """Brings an inode up to date that nobody on this host has open.
+    async def revalidate(self, inode: Inode, within: float = 0) -> None:
+        """Brings an inode up to date whose state the store decides, unless it was asked in the last `within` seconds.
 
         Raises ESTALE where its path shows something else.
         """
-        if inode.handles or inode.draft is not None or not inode.linked or not inode.path:
+        if not self.is_shared(inode) or trio.current_time() - inode.validated < within:
             return
-        path = inode.path
         try:
-            found, _ = await self.find(path)
+            found, _ = await self.find(inode.path)
         except NoSuchPath:
             raise stale() from None
         if found is not inode:
             raise stale()
+
+    def is_shared(self, inode: Inode) -> bool:
+        """Whether another host can change what the inode shows: not while it is open, changed or unlinked here."""
+        return not inode.handles and inode.draft is None and inode.linked and inode is not self._inodes.conversations
 
     async def open(self, inode: Inode, *, writing: bool) -> None:
         """Counts a handle on what the path of `inode` shows now.
@@ -187,7 +197,7 @@ class Tree:
                 raise PathExists(f"{display(path)} exists")
             snapshot = await self._vault.make_directory(path, inherit(parent, attributes, directory=True))
             parent.entries_changed_ns = now_ns()
-            return self._meet(path, snapshot)
+            return self._meet(path, snapshot, trio.current_time())
 
     async def remove(self, parent: Inode, name: bytes) -> None:
         """Removes a file. Raises `NoSuchPath`, `IsDirectory`."""
@@ -319,7 +329,7 @@ class Tree:
         path = join(listing.directory.path, name)
         inode = self._inodes.at(path)
         if version is not None and (inode is None or inode.settled <= listing.asked):
-            inode = self.meet(path, version)
+            inode = self.meet(path, version, listing.asked)
         return (name, inode) if inode is not None else None
 
     def _gone_from_listings(self, parent: Inode, name: bytes) -> None:

@@ -62,6 +62,32 @@ def test_appends_of_two_hosts_are_all_kept(mounts: Mounts) -> None:
     assert read(b.root / "log") == expected
 
 
+APPENDER = """
+for number in range(30):
+    with open(args[0], args[1]) as log: log.write(f'{args[2]} {number}\\n')
+"""
+
+
+@pytest.mark.parametrize("mode", ["a", "a+"])
+def test_appends_at_the_same_time_are_all_kept(mounts: Mounts, mode: str) -> None:
+    a, b = mounts.start("a"), mounts.start("b")
+    write(a.root / "log", "")
+    writers = [(host, f"{host.name}{number}") for host in (a, b) for number in range(3)]
+    python(
+        "import subprocess\n"
+        "code = 'import sys\\nargs = sys.argv[1:]\\n' + args[0]\n"
+        "paths = [args[n:n + 3] for n in range(1, len(args), 3)]\n"
+        "children = [subprocess.Popen([sys.executable, '-c', code, *path]) for path in paths]\n"
+        "assert [child.wait() for child in children] == [0] * len(children)",
+        APPENDER,
+        *(argument for host, name in writers for argument in (host.root / "log", mode, name)),
+    )
+    expected = sorted(f"{name} {number}" for _, name in writers for number in range(30))
+    for host in (a, b):
+        assert sorted(read(host.root / "log").splitlines()) == expected
+        assert run("ls", host.root).stdout == b"log\n"
+
+
 def test_what_was_appended_after_another_host_reads_back_on_the_same_handle(mounts: Mounts) -> None:
     a, b = mounts.start("a"), mounts.start("b")
     write(a.root / "log", "0123456789")

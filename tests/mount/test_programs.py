@@ -79,7 +79,7 @@ def test_git(mounts: Mounts, tree: Path) -> None:
     mount = mounts.start()
     run("cp", "-r", tree, mount.root)
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    repository = ["git", "-C", mount.root / "tree"]
+    repository = ["git", "-C", str(mount.root / "tree")]
     run(*repository, "init", "-q")
     run(*repository, "add", "-A")
     run(*repository, *identity, "commit", "-q", "-m", "first")

@@ -1,0 +1,67 @@
+"""The options of a mount as text."""
+
+import pytest
+
+from stowfs.config import GIB, MIB, HotTierOptions, VaultOptions
+from stowfs.errors import UsageError
+from stowfs.mount.options import MountOptions, parse_options
+
+
+def test_nothing_given_leaves_the_defaults_of_every_layer() -> None:
+    options = parse_options([])
+    assert options == MountOptions()
+    assert options.for_vault() == VaultOptions()
+    assert options.for_hot_tier() == HotTierOptions()
+
+
+def test_every_option_reaches_its_layer() -> None:
+    options = parse_options(
+        ["ro,allow_other,noexec", "revalidate=2.5,attr_timeout=3,timeout=7,excl=open,cache_size=4G,memory_cache=128MiB"]
+    )
+    assert options == MountOptions(
+        read_only=True,
+        allow_other=True,
+        no_exec=True,
+        revalidate=2.5,
+        attribute_timeout=3.0,
+        timeout=7.0,
+        exclusive="open",
+        cache_size=4 * GIB,
+        memory_cache=128 * MIB,
+    )
+    vault = options.for_vault()
+    assert vault.read_only
+    assert (vault.revalidate, vault.deadline, vault.memory_cache_size) == (2.5, 7.0, 128 * MIB)
+    assert options.for_hot_tier().segment_cache_size == 4 * GIB
+
+
+def test_what_fstab_holds_for_others_is_passed_over() -> None:
+    text = "defaults,_netdev,noauto,nofail,nosuid,nodev,noatime,user,x-systemd.automount,comment=mine,,commit=sync"
+    assert parse_options([text]) == MountOptions()
+
+
+def test_the_last_one_counts() -> None:
+    assert not parse_options(["ro", "rw"]).read_only
+    assert parse_options(["rw,ro"]).read_only
+    assert parse_options(["excl=open,excl=close"]).exclusive == "close"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("nonsense", "unknown mount option 'nonsense'"),
+        ("nonsense=1", "unknown mount option 'nonsense=1'"),
+        ("commit=async", "can only do commit=sync"),
+        ("ro=1", "takes no value"),
+        ("timeout", "takes a value"),
+        ("timeout=-1", "not a number of seconds"),
+        ("revalidate=soon", "not a number of seconds"),
+        ("cache_size=4Q", "not a size"),
+        ("cache_size=1.5G", "not a size"),
+        ("memory_cache=", "not a size"),
+        ("excl=never", "either excl=open or excl=close"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        parse_options(["allow_other", text])
