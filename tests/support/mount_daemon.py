@@ -3,11 +3,14 @@
     python -m tests.support.mount_daemon STORE MOUNTPOINT SLOT OPTIONS CONTROL
 
 While CONTROL/down exists the store does not answer, and while CONTROL/defect does, every request of it ends in an
-error that nobody foresaw. CONTROL/requests gets a line for each request: operation and key. "ready" is printed when
+error that nobody foresaw. CONTROL/kill, "before N" or "after N", ends the process by SIGKILL at the Nth request from
+then on, before it is sent or when it has taken effect. CONTROL/requests gets a line for each request: operation and key. "ready" is printed when
 the mount answers.
 """
 
 import logging
+import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -32,6 +35,7 @@ class ControlledStore(FaultyStore):
     def __init__(self, directory: Path, control: Path) -> None:
         super().__init__(FileStore(directory))
         self._control = control
+        self._seen = 0
 
     async def _decide(self, operation: Operation, key: str, send: Callable[[], Awaitable[T]]) -> T:
         self.down = (self._control / "down").exists()
@@ -39,10 +43,28 @@ class ControlledStore(FaultyStore):
             raise RuntimeError("injected: a defect")
         with (self._control / "requests").open("a") as requests:
             requests.write(f"{operation} {key}\n")
-        return await super()._decide(operation, key, send)
+        when, number = self._death()
+        if when is not None:
+            self._seen += 1
+        mine = self._seen
+        if when == "before" and mine == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            return await super()._decide(operation, key, send)
+        finally:
+            if when == "after" and mine == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def _death(self) -> tuple[str | None, int]:
+        path = self._control / "kill"
+        if not path.exists():
+            return None, 0
+        when, number = path.read_text().split()
+        return when, int(number)
 
 
-async def main(store_directory: str, mountpoint: str, slot: str, options_text: str, control: str) -> None:
+async def main(arguments: list[str]) -> None:
+    store_directory, mountpoint, slot, options_text, control = arguments
     options = parse_options([options_text])
     store = ControlledStore(Path(store_directory), Path(control))
     descriptor = await _descriptor(store)
@@ -62,4 +84,4 @@ async def _descriptor(store: FaultyStore) -> Descriptor:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    trio.run(main, *sys.argv[1:])
+    trio.run(main, sys.argv[1:])

@@ -79,9 +79,15 @@ class Mount:
         """From now on the store fails: "down" or with a "defect"."""
         (self.control / how).touch()
 
+    def kill_at(self, when: str, request: int) -> None:
+        """The daemon ends by SIGKILL at the `request`th request from now on: "before" it is sent, or "after" it."""
+        written = self.control / "kill.new"
+        written.write_text(f"{when} {request}")
+        written.rename(self.control / "kill")
+
     def mend_store(self) -> None:
         """The store works again."""
-        for how in ("down", "defect"):
+        for how in ("down", "defect", "kill"):
             (self.control / how).unlink(missing_ok=True)
 
     def log_text(self) -> str:

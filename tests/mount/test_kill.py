@@ -1,0 +1,129 @@
+"""`kill -9` of the daemon, at every store request of a commit and at random: what a successful close promised is there."""
+
+import random
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import trio
+
+from stowfs.store.file import FileStore
+from tests.support.audit import audit
+from tests.support.corpus import samples
+from tests.support.mounting import CLIENT_TIMEOUT, Mount, Mounts, run
+
+pytestmark = [pytest.mark.fuse, pytest.mark.timeout(600)]
+
+LINE = b'{"role": "user", "content": "%s"}\n'
+OLD = b"".join(LINE % random.Random(n).randbytes(300).hex().encode() for n in range(600))
+NEW = b"".join(LINE % random.Random(n).randbytes(300).hex().encode() for n in range(300, 1000))
+"""Several segments each, some of them the same."""
+
+
+def _is_whole_after_restart(mounts: Mounts, name: str, acceptable: list[bytes | None]) -> bytes | None:
+    """Mounts again; what the file is then (None: not there) is asserted to be one of `acceptable`; and nothing leaks."""
+    mount = mounts.start(name)
+    path = mount.root / "x.jsonl"
+    content = path.read_bytes() if run("test", "-e", path, check=False).returncode == 0 else None
+    assert content in acceptable
+    assert run("cat", mount.root / "bystander").stdout == OLD
+    # Life goes on, and the next close is as good as any.
+    run("sh", "-c", f"printf more >> '{path}'")
+    assert run("cat", path).stdout == (content or b"") + b"more"
+    mount.unmount()
+    found = trio.run(audit, FileStore(mounts.store))
+    assert found.safe, found
+    assert not found.too_high, found
+    return content
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("kind", ["create", "replace", "append", "rename", "remove"])
+def test_a_commit_that_is_killed_at_any_request_is_all_or_nothing(kind: str, when: str, tmp_path: Path) -> None:
+    for request in range(1, 60):
+        mounts = Mounts(_new(tmp_path / str(request)))
+        try:
+            if not _killed_once(mounts, kind, when, request):
+                assert request > 2
+                return
+        finally:
+            mounts.close()
+    raise AssertionError("no end of requests")
+
+
+def _killed_once(mounts: Mounts, kind: str, when: str, request: int) -> bool:
+    """One commit with the daemon killed at its `request`th request; whether it makes that many."""
+    mount = mounts.start()
+    path, other = mount.root / "x.jsonl", mount.root / "y.jsonl"
+    old: bytes | None = None if kind == "create" else NEW if kind in ("rename", "remove") else OLD
+    run("tee", mount.root / "bystander", data=OLD)
+    if old is not None:
+        run("tee", other if kind == "rename" else path, data=old)
+    mount.kill_at(when, request)
+    command, new = {
+        "create": (["tee", path], NEW),
+        "replace": (["tee", path], NEW),
+        "append": (["tee", "-a", path], OLD + NEW),
+        "rename": (["mv", other, path], NEW),
+        "remove": (["rm", path], None),
+    }[kind]
+    done = run(*command, data=NEW, check=False)
+    # What a commit releases is released in the background: unmounting waits for it, or meets the end there.
+    run("fusermount3", "-u", mount.mountpoint, check=False)
+    killed = mount.process.wait(CLIENT_TIMEOUT) == -signal.SIGKILL
+    mount.mend_store()
+    if not killed:
+        assert done.returncode == 0
+        return False
+    mount.clear()
+    before = None if kind == "rename" else old
+    _is_whole_after_restart(mounts, "a", [new] if done.returncode == 0 else [before, new])
+    return True
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_files_whose_cp_succeeded_survive_a_kill_during_a_copy(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    sources = samples()
+    rng.shuffle(sources)
+    mounts = Mounts(_new(tmp_path))
+    try:
+        copied: list[int] = []
+        while len(copied) < len(sources):
+            mount = mounts.start()
+            copied += _copy_until_killed(mount, sources, range(len(copied), len(sources)), rng.randrange(1, 25))
+            mount.kill()
+        last = mounts.start("a")
+        for mount in (last, mounts.start("b")):
+            for number, source in enumerate(sources):
+                assert run("cat", mount.root / f"{number}").stdout == source.read_bytes(), source
+        for mount in (last,):
+            mount.unmount()
+    finally:
+        mounts.close()
+    found = trio.run(audit, FileStore(mounts.store))
+    assert found.safe, found
+
+
+def _copy_until_killed(mount: Mount, sources: list[Path], numbers: range, count: int) -> list[int]:
+    """Copies with one `cp` a file; kills the daemon during one of them. The numbers of the files whose cp succeeded."""
+    script = 'while read -r number source; do cp "$source" "$0/$number" || exit 0; echo "$number"; done'
+    work = "".join(f"{number} {sources[number]}\n" for number in numbers)
+    with subprocess.Popen(["sh", "-c", script, mount.root], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(work.encode())
+        client.stdin.close()
+        succeeded = []
+        for line in client.stdout:
+            succeeded.append(int(line))
+            if len(succeeded) == count:
+                mount.process.kill()
+        client.wait(CLIENT_TIMEOUT)
+    return succeeded
+
+
+def _new(directory: Path) -> Path:
+    directory.mkdir(exist_ok=True)
+    return directory
