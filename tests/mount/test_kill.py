@@ -1,4 +1,5 @@
-"""`kill -9` of the daemon, at every store request of a commit and at random: what a successful close promised is there."""
+"""`kill -9` of the daemon, at every store request of a commit and at random: what a successful close promised is
+there."""
 
 import random
 import signal
@@ -22,7 +23,8 @@ NEW = b"".join(LINE % random.Random(n).randbytes(300).hex().encode() for n in ra
 
 
 def _is_whole_after_restart(mounts: Mounts, name: str, acceptable: list[bytes | None]) -> bytes | None:
-    """Mounts again; what the file is then (None: not there) is asserted to be one of `acceptable`; and nothing leaks."""
+    """Mounts again; what the file is then (None: not there) is asserted to be one of `acceptable`; and nothing
+    leaks."""
     mount = mounts.start(name)
     path = mount.root / "x.jsonl"
     content = path.read_bytes() if run("test", "-e", path, check=False).returncode == 0 else None

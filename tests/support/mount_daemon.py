@@ -4,8 +4,8 @@
 
 While CONTROL/down exists the store does not answer, and while CONTROL/defect does, every request of it ends in an
 error that nobody foresaw. CONTROL/kill, "before N" or "after N", ends the process by SIGKILL at the Nth request from
-then on, before it is sent or when it has taken effect. CONTROL/requests gets a line for each request: operation and key. "ready" is printed when
-the mount answers.
+then on, before it is sent or when it has taken effect. CONTROL/requests gets a line for each request: operation and
+key. "ready" is printed when the mount answers.
 """
 
 import logging
