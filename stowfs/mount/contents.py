@@ -65,7 +65,7 @@ class Contents:
             draft.appending = draft.appending and appending
             mode = draft.attributes.mode
             _touch(draft)
-            inode.draft = draft
+            self._attach(inode, draft)
             inode.kernel_size = max(inode.kernel_size, offset + len(data))
             if position != offset:
                 # The page cache has it in the wrong place.
@@ -83,7 +83,7 @@ class Contents:
             draft.dirty = True
             draft.appending = False
             _touch(draft)
-            inode.draft = draft
+            self._attach(inode, draft)
 
     async def commit(self, inode: Inode) -> None:
         """Commits what is uncommitted; on error it stays so. Raises what `Vault.commit` raises."""
@@ -102,8 +102,13 @@ class Contents:
             return
         base, intent, size, attributes = inode.version, draft.intent, draft.size, draft.attributes
         inode.attempted = True
-        committed = await self._vault.commit(draft, exclusive=inode.exclusive)
+        try:
+            committed = await self._vault.commit(draft, exclusive=inode.exclusive)
+        except Exception as error:
+            inode.failure = error
+            raise
         inode.draft = None
+        inode.failure = None
         inode.exclusive = False
         inode.attempted = False
         own = committed.attributes == attributes and committed.size == size
@@ -114,31 +119,47 @@ class Contents:
             self.adopt(inode, committed)
         self._inodes.committed(inode)
 
-    async def commit_or_give_up(self, inode: Inode) -> None:
-        """Commits where nobody is left who could try again: on error the changes are dropped. Raises as `commit`."""
+    async def commit_once(self, inode: Inode) -> None:
+        """Commits for a caller that is a writer itself, and will not try again. Raises as `commit`.
+
+        On error the changes are dropped, unless there are other writers.
+        """
         try:
             await self.commit(inode)
         except Exception:
-            self.discard(inode)
+            if inode.writers == 1:
+                self.discard(inode)
             raise
 
     async def finish(self, inode: Inode) -> None:
-        """Ends the draft of a file that nobody writes to any more: committed, or dropped with a line in the log."""
+        """Ends the draft of a file that nobody writes to any more: committed, or dropped with a line in the log.
+
+        What a flush could not commit is not tried again: its caller knows.
+        """
         if inode.draft is None:
             return
-        if inode.linked:
+        error = inode.failure
+        if inode.linked and error is None:
             try:
-                await self.commit_or_give_up(inode)
-            except PathExists:
-                log.info("%s was created elsewhere first", display(inode.path))
-            except StowError as error:
-                log.error("%s: what was written last is lost: %s", display(inode.path), error)
-        else:
-            self.discard(inode)
+                await self.commit(inode)
+            except StowError as failure:
+                error = failure
+            except Exception:
+                if not inode.writers:
+                    self.discard(inode)
+                raise
+        if inode.draft is None or inode.writers:
+            return
+        if isinstance(error, PathExists):
+            log.info("%s was created elsewhere first", display(inode.path))
+        elif error is not None:
+            log.error("%s: what was written last is lost: %s", display(inode.path), error)
+        self.discard(inode)
 
     def discard(self, inode: Inode) -> None:
         """Drops uncommitted changes; a file that was never committed is gone."""
         draft, inode.draft = inode.draft, None
+        inode.failure = None
         if draft is not None:
             draft.discard()
             inode.cached = None
@@ -159,6 +180,7 @@ class Contents:
         async with self._moves.steady(lambda: (inode.path,)), inode.lock:
             if inode.draft is not None:
                 inode.draft.attributes = msgspec.structs.replace(inode.draft.attributes, **changes, ctime_ns=now_ns())
+                inode.failure = None
                 return
             before = inode.version
             assert before is not None
@@ -182,16 +204,22 @@ class Contents:
         inode.snapshot = snapshot if inode.handles else None
 
     def adopt_same_bytes(self, inode: Inode, snapshot: Snapshot) -> None:
-        """As `adopt`, for a version whose bytes are those the inode had: the page cache stays as good as it was."""
-        good = inode.cached == inode.content
+        """As `adopt`, for a version with the bytes the inode had: what the kernel has stays as good as it was."""
+        before = inode.content
         self.adopt(inode, snapshot)
-        inode.cached = inode.content if good else None
+        inode.cached = inode.content if inode.cached == before else None
+        inode.told = inode.content if inode.told == before else None
 
     def _draft(self, inode: Inode, *, appending: bool) -> Draft:
         """The draft of an open file, or a new one; the caller attaches that when something was done to it."""
         if inode.draft is not None:
             return inode.draft
         return self._vault.draft(inode.path, self._base(inode), inode.attributes, appending=appending)
+
+    def _attach(self, inode: Inode, draft: Draft) -> None:
+        """The draft was changed: it is what the inode shows, and there is something new to commit."""
+        inode.draft = draft
+        inode.failure = None
 
     def _base(self, inode: Inode) -> Snapshot:
         if inode.snapshot is None:

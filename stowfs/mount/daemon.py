@@ -40,10 +40,10 @@ async def serve(
     *,
     ready: Callable[[], None],
 ) -> None:
-    """Mounts, and returns when it is unmounted, or a signal has ended it. `ready` is called as soon as the mount
-    answers.
+    """Mounts, calls `ready` as soon as the mount answers, and returns when it is unmounted or a signal has ended it.
 
-    Neither the store nor the hot tier is closed. Raises `MountFailed`, and errors of opening the vault.
+    Neither the store nor the hot tier is closed. Raises `MountFailed` (also after a second signal), and errors of
+    opening the vault.
     """
     async with open_vault(store, hot, descriptor, options.for_vault()) as vault:
         file_system = FileSystem(vault, options, capacity_of(store.url))
@@ -51,15 +51,19 @@ async def serve(
             pyfuse3.init(file_system, mountpoint, mount_flags(options, store.url))
         except RuntimeError as error:
             raise MountFailed(f"cannot mount at {mountpoint}: {error} (libfuse has said why)") from error
+        finished = False
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(_watch_signals, nursery.cancel_scope)
                 nursery.start_soon(_announce, mountpoint, ready)
                 await pyfuse3.main(min_tasks=IDLE, max_tasks=REQUESTS)
                 await file_system.finish()
+                finished = True
                 nursery.cancel_scope.cancel()
         finally:
             pyfuse3.close(unmount=True)
+        if not finished:
+            raise MountFailed(f"{mountpoint} was unmounted before everything that was written to it was stored")
 
 
 async def _announce(mountpoint: str, ready: Callable[[], None]) -> None:

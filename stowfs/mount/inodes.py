@@ -62,8 +62,10 @@ class Inode:
         self.draft: Draft | None = None
         # The first commit must find the name free (O_EXCL).
         self.exclusive = False
-        # A commit was tried, so that a file without version may be in the store all the same.
+        # A commit was tried, so that a file without version may be in the store all the same; and how it failed, if it
+        # did and nothing was changed since.
         self.attempted = False
+        self.failure: Exception | None = None
         self.linked = True
         # References the kernel holds, and handles of user space: all, those that may write, those that may also map.
         self.lookups = 0

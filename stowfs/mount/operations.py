@@ -280,7 +280,7 @@ class FileSystem(pyfuse3.Operations):
         await self._tree.open(inode, writing=True)
         try:
             await self._contents.truncate(inode, size)
-            await self._contents.commit(inode)
+            await self._contents.commit_once(inode)
         finally:
             await self._tree.close(inode, writing=True)
 

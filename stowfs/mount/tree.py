@@ -90,8 +90,7 @@ class Tree:
         return inode
 
     def meet(self, path: str, version: Version, asked: float) -> Inode:
-        """The inode that shows `version`, which was under `path` at the time `asked`: the one that is there, if it may,
-        or a new one."""
+        """The inode that shows `version`, which was under `path` at the time `asked`: the old one, if it may, or a new one."""
         inode = self._at_or_new(path, version)
         inode.validated = asked
         return inode
@@ -112,6 +111,8 @@ class Tree:
 
         Raises ESTALE where its path shows something else.
         """
+        if not inode.linked and not inode.handles and not inode.is_directory:
+            raise stale()
         if not self.is_shared(inode) or trio.current_time() - inode.validated < within:
             return
         try:
@@ -182,7 +183,7 @@ class Tree:
         self.count_handle(inode, writing=True)
         if at_once:
             try:
-                await self._contents.commit_or_give_up(inode)
+                await self._contents.commit_once(inode)
             except BaseException:
                 await self.close(inode, writing=True)
                 raise

@@ -148,3 +148,29 @@ def test_what_was_closed_survives_a_crash(mounts: Mounts) -> None:
 def test_a_mount_point_that_will_not_do(mounts: Mounts) -> None:
     with pytest.raises(AssertionError, match=r"MountFailed: cannot mount at .*/missing"):
         mounts.start("a", mountpoint=mounts.directory / "missing")
+
+
+def test_a_second_signal_does_not_wait_for_the_store(mounts: Mounts) -> None:
+    mount = mounts.start("a", "timeout=100")
+    python(
+        "import signal, time\n"
+        "fd = os.open(args[0], os.O_CREAT | os.O_WRONLY)\n"
+        "os.write(fd, b'not stored')\n"
+        "open(args[1] + '/down', 'w').close()\n"
+        "os.kill(int(args[2]), signal.SIGTERM)\n"
+        # The mount has ended, and its end waits for the store.
+        "end = time.monotonic() + 20\n"
+        "while 'SIGTERM: unmounting' not in open(args[3]).read():\n"
+        "    assert time.monotonic() < end\n"
+        "    time.sleep(0.05)\n"
+        "os.kill(int(args[2]), signal.SIGTERM)\n"
+        "try: os.close(fd)\n"
+        "except OSError: pass",
+        mount.root / "f",
+        mount.control,
+        str(mount.process.pid),
+        mount.log,
+    )
+    assert mount.process.wait(DAEMON_TIMEOUT) == 1
+    assert "MountFailed" in mount.log_text()
+    assert not mount.mountpoint.is_mount()

@@ -162,6 +162,7 @@ def test_of_two_exclusive_creators_one_wins(mounts: Mounts) -> None:
         "os.close(two)"
     )
     assert failure(both, a.root / "lock", b.root / "lock") == "EEXIST"
+    assert run("stat", "-c", "%s %h", b.root / "lock").stdout == b"3 1\n"
     assert read(a.root / "lock") == read(b.root / "lock") == "one"
 
 
