@@ -33,7 +33,7 @@ from stowfs.mount.moves import Moves
 from stowfs.mount.options import MountOptions
 from stowfs.mount.tree import Listing, Tree
 from stowfs.vault.manifest import Attributes
-from stowfs.vault.naming import display
+from stowfs.vault.naming import display, join
 from stowfs.vault.vault import Vault
 
 CONVERSATIONS_NAME = b"conversations"
@@ -88,7 +88,7 @@ class FileSystem(pyfuse3.Operations):
         """The path that a request is about, for the log."""
         match arguments:
             case [int(number), bytes(name), *_] if handler not in _BY_HANDLE:
-                return f"{self._path(number)}/{os.fsdecode(name)!r}"
+                return f"{self._path(number).rstrip('/')}/{display(os.fsdecode(name))}"
             case [int(number), *_] if handler in _BY_HANDLE:
                 handle = self._handles.get(number)
                 return self._path(handle.inode.number) if handle else f"handle {number}"
@@ -100,7 +100,7 @@ class FileSystem(pyfuse3.Operations):
         if number == pyfuse3.ROOT_INODE:
             return "/"
         try:
-            return display(self._inodes[number].path) or "/conversations"
+            return "/" + display(join(os.fsdecode(CONVERSATIONS_NAME), self._inodes[number].path)).rstrip("/")
         except KeyError:
             return f"inode {number}"
 

@@ -90,7 +90,7 @@ class Tree:
         return inode
 
     def meet(self, path: str, version: Version, asked: float) -> Inode:
-        """The inode that shows `version`, which was under `path` at the time `asked`: the old one, if it may, or a new one."""
+        """The inode that shows `version`, which was under `path` at the time `asked`: the current one if it may."""
         inode = self._at_or_new(path, version)
         inode.validated = asked
         return inode

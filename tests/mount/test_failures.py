@@ -20,7 +20,7 @@ def test_a_store_that_is_down_is_an_error_and_recovers(mounts: Mounts) -> None:
     writing = "fd = os.open(args[0], os.O_CREAT | os.O_WRONLY)\nos.write(fd, b'lost')\nos.close(fd)"
     assert failure(writing, mount.root / "g") == "EIO"
     log = mount.log_text()
-    assert "lookup /conversations/'g': EIO: " in log
+    assert "lookup /conversations/g: EIO: " in log
     assert "Traceback" not in log
     mount.mend_store()
     assert run("cat", mount.root / "f").stdout == b"stored"
