@@ -12,7 +12,7 @@ from statistics import median
 
 from stowfs.cli.mounts import check_fuse
 from stowfs.cli.output import size
-from stowfs.cli.session import FIRST_CONTACT, raw_store
+from stowfs.cli.session import FIRST_CONTACT, first_requests, raw_store
 from stowfs.config import MIB, StoreOptions, default_cache_root, default_state_root
 from stowfs.errors import MountFailed, NotAStore, StowError
 from stowfs.hot.directories import private_directory
@@ -67,7 +67,8 @@ async def examine_store(location: StoreLocation, options: StoreOptions) -> Async
     try:
         async with raw_store(location, options) as store:
             try:
-                descriptor = await read_descriptor(store)
+                with first_requests(options):
+                    descriptor = await read_descriptor(store)
             except NotAStore as error:
                 yield Finding("descriptor", False, str(error))
             else:

@@ -19,16 +19,16 @@ from stowfs.cli.output import fail
 COMMANDS = {
     "cat": ("read", "Print conversations, byte for byte, one after the other."),
     "doctor": ("doctor", "Check what this host and STORE can do."),
-    "du": ("du", "Show how many bytes conversations have, and how many they take."),
-    "get": ("copy", "Copy conversations and directories from STORE into a local directory."),
+    "du": ("du", "Show how many bytes conversations have, and how many they take in STORE."),
+    "get": ("copy", "Copy conversations and directories from STORE into the local directory DIR."),
     "ls": ("read", "List conversations."),
     "mkfs": ("mkfs", "Make a store."),
-    "mount": ("mount", "Mount STORE at DIR."),
+    "mount": ("mount", "Mount STORE at DIR, an empty directory."),
     "mv": ("change", "Rename a conversation or a directory."),
     "put": ("copy", "Copy local files and directories into STORE."),
     "rm": ("change", "Delete conversations."),
     "stat": ("read", "Show what is known of a conversation or directory."),
-    "umount": ("umount", "Unmount DIR, when all that was written is in STORE."),
+    "umount": ("umount", "Unmount DIR, when its daemon has finished."),
 }
 """The module of every command and what it does. The module is imported when the command is asked for, so that
 `stowfs --help` needs neither boto3 nor trio."""

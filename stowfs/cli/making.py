@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stowfs.cli.session import FIRST_CONTACT, raw_store
+from stowfs.cli.session import FIRST_CONTACT, first_requests, raw_store
 from stowfs.config import StoreOptions
 from stowfs.errors import NotAStore, PathExists, StoreMissing
 from stowfs.store.base import ObjectStore
@@ -33,7 +33,8 @@ async def make_store(location: StoreLocation, options: StoreOptions, *, if_missi
         await create_directory(location)
     async with raw_store(location, options) as store:
         try:
-            descriptor = await read_descriptor(store)
+            with first_requests(options):
+                descriptor = await read_descriptor(store)
         except NotAStore:
             if isinstance(location, FileLocation):
                 await _check_unused(store)
@@ -47,14 +48,13 @@ async def make_store(location: StoreLocation, options: StoreOptions, *, if_missi
             return _existing(await read_descriptor(store), store.url, if_missing=if_missing)
 
 
-async def make_directory_store(location: FileLocation, options: StoreOptions) -> Made | None:
-    """Makes the `file://` store that a mount is to have, unless it is there; what was made."""
+async def make_directory_store(location: FileLocation, options: StoreOptions) -> None:
+    """Makes the `file://` store that a mount is to have, unless it is there."""
     async with raw_store(location, options) as store:
         try:
             await read_descriptor(store)
         except (NotAStore, StoreMissing):
-            return await make_store(location, options, if_missing=True)
-    return None
+            await make_store(location, options, if_missing=True)
 
 
 def _existing(descriptor: Descriptor, url: str, *, if_missing: bool) -> Made:

@@ -59,7 +59,8 @@ def mount_entry(mountpoint: str) -> MountEntry | None:
 def is_dead(mountpoint: str) -> bool:
     """Whether this is a FUSE mount point whose daemon has ended."""
     try:
-        os.stat(mountpoint)
+        # Not stat: the kernel may answer that from memory.
+        os.statvfs(mountpoint)
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

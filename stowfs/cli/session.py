@@ -5,14 +5,15 @@ The first contact has a short deadline of its own, so that a wrong endpoint is a
 has the store's. A session that writes probes the store first: one that ignores conditions would lose updates.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
 import trio
 
 from stowfs.config import HotTierOptions, StoreOptions, VaultOptions
-from stowfs.errors import NoSuchPath, StoreMissing, UsageError
+from stowfs.errors import NoSuchPath, StoreMissing, StoreUnavailable, UsageError
 from stowfs.hot.tier import HotTier
 from stowfs.store.base import ObjectStore
 from stowfs.store.open import FileLocation, StoreLocation, open_store
@@ -87,6 +88,17 @@ async def raw_store(location: StoreLocation, options: StoreOptions) -> AsyncIter
             await store.close()
 
 
+@contextmanager
+def first_requests(options: StoreOptions) -> Iterator[None]:
+    """Around what is asked first of a store: no answer then mostly means that something is set wrong, and is said so."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        endpoint = options.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        where = f" ({endpoint})" if endpoint and endpoint not in str(error) else ""
+        raise StoreUnavailable(f"{error}: check the endpoint{where} and the network") from error
+
+
 @asynccontextmanager
 async def contact(location: StoreLocation, options: StoreOptions, *, writing: bool) -> AsyncIterator[Contact]:
     """The store at `location`, read its descriptor and, for `writing`, probed.
@@ -95,14 +107,14 @@ async def contact(location: StoreLocation, options: StoreOptions, *, writing: bo
     """
     async with raw_store(location, options) as store:
         try:
-            descriptor = await read_descriptor(store)
+            with first_requests(options):
+                descriptor = await read_descriptor(store)
+                report = await probe(store, deadline=FIRST_CONTACT) if writing else None
         except StoreMissing as error:
-            if isinstance(location, FileLocation):
-                raise StoreMissing(
-                    f"{location.url}: there is no store: make one with 'stowfs mkfs {location.url}'"
-                ) from error
-            raise
-        report = await probe(store, deadline=FIRST_CONTACT) if writing else None
+            if not isinstance(location, FileLocation):
+                raise
+            advice = f"make one with 'stowfs mkfs {location.url}'"
+            raise StoreMissing(f"{location.url}: there is no store: {advice}") from error
         assert isinstance(store, WrapsStore)
         yield Contact(RetryingStore(store.inner, options.deadline), descriptor, report)
 

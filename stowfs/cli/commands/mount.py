@@ -4,6 +4,7 @@ What serves a mount is imported only by the process that does.
 """
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from stowfs.cli.launch import MountRequest, Status, launch, report
 from stowfs.cli.mounts import canonical, check_fuse, prepare_mountpoint
 from stowfs.cli.output import fail, note
 from stowfs.config import StoreOptions
+from stowfs.errors import UsageError
 from stowfs.mount.options import parse_options
-from stowfs.store.open import StoreLocation
+from stowfs.store.open import FileLocation, StoreLocation
 
 
 @click.command()
@@ -51,6 +53,7 @@ def mount(
       excl=open|close    when O_EXCL finds out that another host was first (close)
       revalidate=SECONDS how long what was seen is believed without asking the store (0)
       attr_timeout=SECONDS  how old the attributes in a stat may be (1)
+      timeout=SECONDS    how long an operation tries to reach STORE before it fails (60)
       cache_size=SIZE    local disk for cached segments (1G)
       memory_cache=SIZE  memory for decompressed segments (64M)
 
@@ -58,10 +61,14 @@ def mount(
     Example:
       stowfs mount s3://my-bucket/conversations /mnt/stow -o cache_size=4G
     """
-    request = MountRequest(location, options, canonical(mountpoint), parse_options(option_lists))
+    mount_options = parse_options(option_lists)
+    if mount_options.timeout is not None:
+        options = replace(options, deadline=mount_options.timeout)
+    request = MountRequest(location, options, canonical(mountpoint), mount_options)
     if status_fd is not None:
         ctx.exit(_serve_as_daemon(request, status_fd, log))
     check_fuse()
+    _check_apart(request)
     if prepare_mountpoint(request.mountpoint):
         note(f"{request.mountpoint}: the daemon of the mount there was dead; mounting again")
     if foreground:
@@ -75,6 +82,16 @@ def mount(
     status = launch(request, option_lists)
     if status.error:
         ctx.exit(fail(status.error, status=status.status))
+
+
+def _check_apart(request: MountRequest) -> None:
+    """Refuses a store below its own mount point, where the daemon would wait for itself, and the opposite."""
+    if isinstance(request.location, FileLocation):
+        store, mountpoint = Path(canonical(str(request.location.directory))), Path(request.mountpoint)
+        if store.is_relative_to(mountpoint) or mountpoint.is_relative_to(store):
+            raise UsageError(
+                f"{mountpoint} and the store {store} lie in each other: mount on a directory apart from it"
+            )
 
 
 def _serve_as_daemon(request: MountRequest, status_fd: int, log: Path | None) -> int:

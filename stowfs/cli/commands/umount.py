@@ -26,7 +26,7 @@ from stowfs.errors import MountFailed
 )
 @json_option
 def umount(mountpoint: str, timeout: float, as_json: bool) -> None:
-    """Unmount DIR.
+    """Unmount DIR, when its daemon has finished.
 
     Waits until the daemon has finished what it still has to do in the store, and tells what is left for the next mount
     of the same store there. Also frees a mount point whose daemon has died.

@@ -1,0 +1,132 @@
+"""The command as such: help, wrong usage, interrupts and broken pipes."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from stowfs import __version__
+from stowfs.cli.main import COMMANDS, cli
+from tests.support.commands import Stow
+
+
+def test_help_lists_every_command_without_importing_what_only_commands_need(stow: Stow) -> None:
+    program = "import sys; from stowfs.cli.main import main; main(['--help']); print([m for m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
+    assert not {"'trio'", "'boto3'", "'pyfuse3'"} & set(done.stdout.rpartition("[")[2].rstrip("]\n").split(", "))
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_help_with_an_example(stow: Stow, name: str) -> None:
+    text = stow.run(name, "--help").stdout
+    assert f"Usage: stowfs {name} " in text
+    assert f"Example:\n    stowfs {name} " in text
+    assert text == stow.run(name, "-h").stdout
+
+
+def test_version(stow: Stow) -> None:
+    assert stow.run("--version").stdout.split()[-1] == __version__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["ls"], "Missing argument 'STORE'"),
+        (["ls", "ftp://host/x"], "unknown scheme 'ftp'"),
+        (["ls", "s3://"], "is no bucket name"),
+        (["ls", "store", "--limit", "-1"], "Invalid value for '--limit'"),
+        (["ls", "store", "--since", "yesterday"], "'yesterday' is no time"),
+        (["cat", "store"], "Missing argument 'ID...'"),
+        (["mount", "store", "mnt", "-o", "commit=async"], "commit=async"),
+        (["mount", "store", "mnt", "-o", "nonsense"], "unknown mount option 'nonsense'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(stow: Stow, arguments: list[str], expected: str) -> None:
+    assert expected in stow.error(*arguments, status=2)
+
+
+def test_without_arguments_it_shows_help(stow: Stow) -> None:
+    done = stow.run(status=2)
+    assert "Commands:" in done.stderr
+
+
+def test_summaries_are_those_of_the_commands() -> None:
+    """The list is written down, so as not to import every command: it must say what they say."""
+    context = cli.make_context("stowfs", ["--help"], resilient_parsing=True)
+    for name, (_, summary) in COMMANDS.items():
+        assert isinstance(cli, click.Group)
+        command = cli.get_command(context, name)
+        assert command is not None
+        assert command.help is not None
+        assert command.help.splitlines()[0] == summary
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(stow: Stow, store: str) -> None:
+    (stow.directory / "large").write_bytes(b"x" * (8 << 20))
+    stow.run("put", store, "large")
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as pipe:
+        process = _start(stow, "cat", store, "large", stdout=writing)
+        os.close(writing)
+        assert pipe.read(1) == b"x"
+    _, errors = process.communicate(timeout=60)
+    assert errors == b""
+    assert process.returncode == 1
+
+
+def test_an_interrupt_ends_it_quietly(stow: Stow, store: str) -> None:
+    (stow.directory / "large").write_bytes(b"x" * (8 << 20))
+    stow.run("put", store, "large")
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as pipe:
+        process = _start(stow, "cat", store, "large", stdout=writing)
+        os.close(writing)
+        # Nobody reads on: it waits for room in the pipe when the interrupt comes.
+        assert select.select([pipe], [], [], 60)[0]
+        process.send_signal(signal.SIGINT)
+        _drain(pipe.fileno())
+    _, errors = process.communicate(timeout=60)
+    assert errors == b""
+    assert process.returncode == 130
+
+
+def _start(stow: Stow, *arguments: str, stdout: int) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "stowfs", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        cwd=stow.directory,
+        env={**os.environ, **stow.environment},
+    )
+
+
+def _drain(fd: int) -> None:
+    while os.read(fd, 1 << 20):
+        pass
+
+
+def test_a_name_of_the_store_cannot_send_control_characters_to_a_terminal(stow: Stow, store: str) -> None:
+    name = "a\x1b[31mred"
+    (stow.directory / name).write_bytes(b"x")
+    stow.run("put", store, name)
+    assert stow.run("ls", store).stdout == name + "\n"
+    message = stow.error("cat", store, name + "er")
+    assert "\x1b" not in message
+    assert "a\\x1b[31mreder" in message
+
+
+def test_bytes_that_are_no_text_pass_through(stow: Stow, store: str, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    (tmp_path / name).write_bytes(b"x")
+    stow.run("put", store, name)
+    assert stow.run("ls", store).stdout == name + "\n"
+    assert [entry["id"] for entry in stow.json("ls", store)] == [name]
+    assert stow.run("cat", store, name).stdout == "x"
