@@ -85,6 +85,9 @@ class Committer:
             previous = draft.base or self._catalog.tombstone(draft.path)
             while True:
                 if previous is not None and previous.manifest.live and previous is not draft.base:
+                    if draft.was_committed_in(previous):
+                        committed = previous
+                        break
                     if _is_lost_edit(draft, previous):
                         committed = await self._commit_beside(draft, previous)
                         break
@@ -94,9 +97,9 @@ class Committer:
                 # The content that is kept may come from a version that is not under this name any more.
                 await transaction.acquire_existing(assembled.digests)
                 manifest = _manifest(transaction.id, draft, assembled, previous)
+                draft.attempt(transaction.id)
                 await transaction.about_to_write(
-                    previous.etag if previous else None,
-                    transaction.held.union(transaction.row.acquire) - assembled.digests,
+                    previous.etag if previous else None, transaction.surplus(assembled.digests)
                 )
                 outcome = await self._publish(draft.path, manifest, assembled.inline, previous)
                 if isinstance(outcome, Moved):
@@ -155,6 +158,8 @@ class Committer:
             source = _live(old, await self._catalog.current(old, trust=False))
             if source.is_directory:
                 raise IsDirectory(display(old))
+            if old == new:
+                return source
             target = await self._catalog.current(new, trust=False)
             while True:
                 if target is not None and target.manifest.live:
@@ -170,7 +175,7 @@ class Committer:
                 )
                 await transaction.about_to_write(
                     target.etag if target else None,
-                    transaction.held - wanted,
+                    transaction.surplus(wanted),
                     source=Source(old, source.etag, tuple(sorted(wanted))),
                 )
                 outcome = await self._publish(new, manifest, source.inline, target)
@@ -187,15 +192,16 @@ class Committer:
 
     @asynccontextmanager
     async def _transaction(self, kind: Kind, path: str) -> AsyncIterator[Transaction]:
-        """A transaction whose row, if it fails or is cancelled, is settled in the background."""
+        """A transaction whose row, if it fails, is cancelled or comes to nothing, is settled in the background."""
         transaction = Transaction(self._hot.journal, self._counts, self._hot.index, kind, path)
         try:
             yield transaction
         except BaseException:
             self._catalog.forget(path)
-            if transaction.recorded and not transaction.finished:
-                self._recovery.settle_later(transaction.row, transaction.phase)
             raise
+        finally:
+            if transaction.recorded and not transaction.finished:
+                self._recovery.settle_later(transaction.row, transaction.phase, transaction.counted)
 
     async def _rewrite(self, kind: Kind, path: str, change: Next) -> Snapshot:
         """Replaces a manifest by what `change` makes of the current one, again until nobody was in between.
@@ -233,9 +239,9 @@ class Committer:
             case Published(snapshot, body):
                 await self._catalog.learn(snapshot, body)
                 return snapshot
-            case Overtaken(current):
-                self._catalog.forget(current.path)
-                return current
+            case Overtaken(snapshot):
+                self._catalog.forget(snapshot.path)
+                return snapshot
 
     def _finish(self, transaction: Transaction) -> None:
         """Leaves what is to be released to the background; the caller has its answer."""
@@ -302,19 +308,35 @@ def _same_content(one: Snapshot, other: Snapshot) -> bool:
 
 
 def _is_lost_edit(draft: Draft, current: Snapshot) -> bool:
-    return draft.base is not None and draft.intent is Intent.EDIT and not _same_content(draft.base, current)
+    if draft.base is None or draft.intent is not Intent.EDIT:
+        return False
+    return not (_same_content(draft.base, current) or draft.has_attempted(current.manifest.commit))
 
 
 def _reconcile(draft: Draft, current: Snapshot, *, exclusive: bool) -> None:
     """Moves a draft onto the version that is there now: appended bytes go to its end, a replacement replaces it."""
-    if current.is_directory:
-        raise IsDirectory(display(draft.path))
     if exclusive and draft.base is None:
         raise PathExists(f"{display(draft.path)} exists")
-    if draft.base is not None and _same_content(draft.base, current):
+    if current.is_directory:
+        raise IsDirectory(display(draft.path))
+    base = draft.base
+    if base is not None:
+        draft.attributes = _merged(draft.attributes, base.attributes, current.attributes)
+    if (base is not None and _same_content(base, current)) or draft.has_attempted(current.manifest.commit):
         draft.base = current
     else:
         draft.rebase(current)
+
+
+def _merged(draft: Attributes, base: Attributes, current: Attributes) -> Attributes:
+    """The draft's attributes, with a mode or owner that was changed elsewhere and not here."""
+    return Attributes(
+        current.mode if draft.mode == base.mode else draft.mode,
+        current.uid if draft.uid == base.uid else draft.uid,
+        current.gid if draft.gid == base.gid else draft.gid,
+        draft.mtime_ns,
+        draft.ctime_ns,
+    )
 
 
 def _conflict_path(path: str) -> str:

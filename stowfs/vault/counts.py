@@ -1,24 +1,27 @@
 """Reference counts of segments: acquire, release, undo, collect and recompress against the store.
 
 Concurrent changes of one record by this process are grouped: while one compare-and-swap is under way, further
-operations on the same segment queue up and go together in the next one. The writes are made by tasks of the vault,
+operations on the same segment queue up and go together in the next ones. The writes are made by tasks of the vault,
 not of the callers, so that a cancelled caller leaves nothing half-done; what it no longer waits for is in its journal
 row.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import trio
 
-from stowfs.errors import CorruptObject, ObjectNotFound, StowError
+from stowfs.errors import CorruptObject, ObjectNotFound, StoreError, StowError
 from stowfs.store.base import Found, ObjectStore
 from stowfs.vault import record as records
 from stowfs.vault.cas import UNREAD, Swapped, Unread, compare_and_swap
 from stowfs.vault.naming import blob_key, segment_key
 from stowfs.vault.record import Operation, Payload, Record
-from stowfs.vault.ring import new_id
+from stowfs.vault.ring import CAPACITY, new_id
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["acquire", "release", "undo"]
 
@@ -26,9 +29,9 @@ _SUFFIX: dict[Kind, str] = {"acquire": "+", "release": "-", "undo": "u"}
 # In ASCII order of when they happen within one commit, since ids are compared with a ring's floor.
 
 
-def operation_id(commit: str, kind: Kind) -> str:
-    """The id under which a commit's change of a record stands in the record's ring."""
-    return commit + _SUFFIX[kind]
+def operation_id(commit: str, kind: Kind, nth: int = 1) -> str:
+    """The id under which a commit's `nth` change of a kind of one record stands in the record's ring."""
+    return commit + _SUFFIX[kind] * nth
 
 
 @dataclass(slots=True)
@@ -37,6 +40,7 @@ class _Request:
     commit: str
     operation: Operation
     payload: Payload | None
+    certain: bool = False
     done: trio.Event = field(default_factory=trio.Event)
     error: Exception | None = None
     count: int = 0
@@ -72,16 +76,21 @@ class Counts:
         await self._submit(digest, request, exists=exists or payload is None)
         return Acquired(digest, request.count, request.count >= self._many)
 
-    async def release(self, commit: str, digest: str, *, retried: bool = False) -> None:
-        """Takes away one reference that `commit` gives up. `retried`: an earlier attempt may have done it. Errors as
-        `acquire`."""
-        operation = Operation(operation_id(commit, "release"), fresh=not retried)
+    async def release(self, commit: str, digest: str, *, nth: int = 1, retried: bool = False) -> None:
+        """Takes away a reference that `commit` gives up: of one that gives up several, the `nth` (from 1).
+
+        `retried`: an earlier attempt may have done it. Errors as `acquire`.
+        """
+        operation = Operation(operation_id(commit, "release", nth), fresh=not retried)
         await self._submit(digest, _Request("release", commit, operation, None), exists=True)
 
-    async def undo(self, commit: str, digest: str, *, retried: bool = False) -> None:
-        """Rolls back what `commit` may have acquired, and makes a write of it that is still on its way fail."""
+    async def undo(self, commit: str, digest: str, *, certain: bool = False, retried: bool = False) -> None:
+        """Rolls back what `commit` may have acquired, and makes a write of it that is still on its way fail.
+
+        `certain`: it is known to have been counted, whatever the ring has dropped since.
+        """
         operation = Operation(operation_id(commit, "undo"), fresh=not retried)
-        await self._submit(digest, _Request("undo", commit, operation, None), exists=True)
+        await self._submit(digest, _Request("undo", commit, operation, None, certain), exists=True)
 
     async def collect(self, digest: str, *, before: float) -> bool:
         """Makes a segment dead that had no reference since before the time `before`; then deletes its blob, if any.
@@ -89,10 +98,10 @@ class Counts:
         Returns whether this call killed it. Never wins against a concurrent acquire.
         """
         transition = _Collect(digest, before)
-        swapped = await compare_and_swap(self._store, segment_key(digest), transition, deadline=self._deadline)
+        await compare_and_swap(self._store, segment_key(digest), transition, deadline=self._deadline)
         if transition.redirect is not None:
-            await self._store.delete(blob_key(digest, transition.redirect))
-        return swapped.written
+            await self._delete_blob(digest, transition.redirect)
+        return transition.killed
 
     async def recompress(self, payload: Payload) -> str | None:
         """Replaces the stored form of a live segment. Returns the revision key of the replaced blob, if there was one.
@@ -101,8 +110,8 @@ class Counts:
         """
         payload = await self._redirect(payload)
         transition = _Recompress(payload)
-        swapped = await compare_and_swap(self._store, segment_key(payload.digest), transition, deadline=self._deadline)
-        if not swapped.written and not transition.applied:
+        await compare_and_swap(self._store, segment_key(payload.digest), transition, deadline=self._deadline)
+        if not transition.applied:
             await self._drop_own_blob(payload)
             return None
         return transition.replaced
@@ -132,8 +141,9 @@ class Counts:
         first: Found | Unread | None = UNREAD if exists else None
         batch: list[_Request] = []
         try:
-            while batch := self._queues[digest]:
-                self._queues[digest] = []
+            # No more at a time than a ring holds: after a lost response, every id of the batch has to be found there.
+            while batch := self._queues[digest][:CAPACITY]:
+                self._queues[digest] = self._queues[digest][CAPACITY:]
                 try:
                     first = (await self._change(digest, batch, first)).current
                 except Exception as error:  # noqa: BLE001 - handed to every caller that waits
@@ -187,7 +197,14 @@ class Counts:
     async def _drop_own_blob(self, payload: Payload) -> None:
         """Deletes a blob that lost: its revision key was never published, so nobody can refer to it."""
         if payload.redirect is not None:
-            await self._store.delete(blob_key(payload.digest, payload.redirect))
+            await self._delete_blob(payload.digest, payload.redirect)
+
+    async def _delete_blob(self, digest: str, revision: str) -> None:
+        """Deletes what no record refers to. The change of the count is made, whatever becomes of this."""
+        try:
+            await self._store.delete(blob_key(digest, revision))
+        except StoreError as error:
+            log.warning("a blob of segment %s that nobody needs is left in the store: %s", digest, error)
 
 
 class _PayloadNeeded(Exception):
@@ -231,7 +248,9 @@ class _Change:
         for request in self._batch:
             if request.kind == "undo":
                 acquired = operation_id(request.commit, "acquire")
-                record = records.undo(record, self._digest, acquired, request.operation, many=many)
+                record = records.undo(
+                    record, self._digest, acquired, request.operation, certain=request.certain, many=many
+                )
         releases = [request.operation for request in self._batch if request.kind == "release"]
         return records.release(record, releases, many=many)
 
@@ -244,12 +263,14 @@ class _Collect:
         self._before = before
         self._op = new_id()
         self.redirect: str | None = None
+        self.killed = False
 
     def propose(self, current: Found | None) -> bytes | None:
         before = records.decode(self._digest, current.body) if current else None
         if before is not None and self._op in before.header.ring.recent:
             return None
         after = records.collect(before, self._op, before=self._before)
+        self.killed = after is not before
         if after is before or after is None or before is None:
             self.redirect = None
             return None
@@ -271,14 +292,18 @@ class _Recompress:
 
     def propose(self, current: Found | None) -> bytes | None:
         before = records.decode(self._payload.digest, current.body) if current else None
-        if before is not None and self._op in before.header.ring.recent:
-            self.applied = True
+        if before is not None and (self._op in before.header.ring.recent or self._is_published(before)):
             return None
         after = records.recompress(before, self._op, self._payload)
+        self.applied = after is not before
         if after is before or after is None or before is None:
             return None
         self.replaced = before.header.redirect
         return records.encode(after)
+
+    def _is_published(self, record: Record) -> bool:
+        """Whether the record has this payload's own blob, if the ring does not tell any more."""
+        return self._payload.redirect is not None and record.header.redirect == self._payload.redirect
 
     def in_doubt(self) -> None:
         """Nothing to note: the id in the ring tells."""

@@ -12,6 +12,7 @@ from stowfs.errors import CorruptObject, NotAStore, ObjectNotFound, PathExists, 
 from stowfs.store.base import IF_ABSENT, Found, ObjectStore
 from stowfs.vault.naming import DESCRIPTOR
 from stowfs.vault.record import MANY
+from stowfs.vault.untrusted import parse
 
 VERSION = 1
 
@@ -34,6 +35,10 @@ class Descriptor(msgspec.Struct, frozen=True):
 
 class _Version(msgspec.Struct):
     v: int
+
+
+_decoder = msgspec.json.Decoder(Descriptor)
+_version_decoder = msgspec.json.Decoder(_Version)
 
 
 async def create_descriptor(
@@ -62,14 +67,15 @@ async def read_descriptor(store: ObjectStore) -> Descriptor:
     except ObjectNotFound:
         raise NotAStore(f"{store.url} is not a stowfs store: prepare it with 'stowfs mkfs {store.url}'") from None
     assert isinstance(found, Found)
+    what = f"the descriptor {DESCRIPTOR} of {store.url}"
+    version = parse(_version_decoder, found.body, what).v
+    if version != VERSION:
+        raise UnsupportedVersion(
+            f"{store.url} has format version {version}, and this stowfs reads version {VERSION}: upgrade stowfs"
+        )
+    descriptor = parse(_decoder, found.body, what)
     try:
-        version = msgspec.json.decode(found.body, type=_Version).v
-        if version != VERSION:
-            raise UnsupportedVersion(
-                f"{store.url} has format version {version}, and this stowfs reads version {VERSION}: upgrade stowfs"
-            )
-        descriptor = msgspec.json.decode(found.body, type=Descriptor)
         UUID(descriptor.store_id)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise CorruptObject(f"the descriptor {DESCRIPTOR} of {store.url} is damaged: {error}") from error
+    except ValueError as error:
+        raise CorruptObject(f"{what} is not valid: {error}") from error
     return descriptor

@@ -61,6 +61,9 @@ class Draft:
         self._read_base = read_base
         self._base_limit = self.size
         self._emptied = False
+        self._changes = 0
+        # What was to be committed under each id, as far as that can tell two states of this draft apart.
+        self._attempts: dict[str, tuple[int, Attributes]] = {}
 
     @property
     def spooled(self) -> int:
@@ -92,12 +95,16 @@ class Draft:
         return self._extents[-1][1] if self._extents else self.first_change
 
     def write(self, offset: int, data: bytes) -> None:
-        """Writes `data` at `offset`. Raises `FileTooLarge` and `HotTierFull`; then nothing has changed."""
+        """Writes `data` at `offset`; no data change nothing. Raises `FileTooLarge` and `HotTierFull`; then nothing has
+        changed, either."""
+        if not data:
+            return
         end = offset + len(data)
         self._check_size(end)
         if self._file is None:
             self._file = self._spool.create(new_id())
         self._file.write(offset, data)
+        self._changes += 1
         self.size = max(self.size, end)
         self.dirty = True
 
@@ -106,6 +113,7 @@ class Draft:
         self._check_size(size)
         if self._file is not None:
             self._file.truncate(size)
+        self._changes += 1
         if size == 0:
             self._emptied = True
         self.dirty = self.dirty or size != self.size
@@ -133,7 +141,8 @@ class Draft:
     def rebase(self, base: Snapshot | None) -> None:
         """Moves the draft onto another base.
 
-        Appended bytes move to its end; a replacement stays what it is. Not for edits.
+        Appended bytes move to its end; a replacement stays what it is. Not for edits. Raises `HotTierFull`; then
+        nothing has changed.
         """
         if self.intent is Intent.APPEND:
             self._move(base.size - (self.base.size if self.base else 0) if base else 0)
@@ -143,6 +152,19 @@ class Draft:
             self._emptied = True
         self.base = base
 
+    def attempt(self, commit: str) -> None:
+        """What is in the draft now is about to be committed under this id; nobody may ever tell whether it was."""
+        self._attempts[commit] = (self._changes, self.attributes)
+
+    def has_attempted(self, commit: str) -> bool:
+        """Whether that id is one of an attempt to commit this draft."""
+        return commit in self._attempts
+
+    def was_committed_in(self, version: Snapshot) -> bool:
+        """Whether an attempt that seemed to fail took effect in `version` or before it, with all that is here now."""
+        state = (self._changes, self.attributes)
+        return any(self._attempts.get(commit) == state for commit in version.manifest.ring.recent)
+
     def settle(self, committed: Snapshot) -> None:
         """The draft was committed as `committed`: it is clean, and that is its base."""
         self.discard()
@@ -150,6 +172,7 @@ class Draft:
         self.attributes = committed.attributes
         self.size = self._base_limit = committed.size
         self._emptied = False
+        self._attempts.clear()
         self.dirty = False
 
     def discard(self) -> None:
@@ -168,16 +191,19 @@ class Draft:
 
     def _move(self, distance: int) -> None:
         """Moves everything written by `distance` bytes, by way of a new spool file."""
-        self.size += distance
         old = self._file
-        if old is None or distance == 0:
-            return
-        new = self._spool.create(new_id())
-        for start, end in old.extents:
-            for offset in range(start, end, _MOVE_STEP):
-                new.write(offset + distance, old.read(offset, min(end, offset + _MOVE_STEP)))
-        self._file = new
-        old.remove()
+        if old is not None and distance != 0:
+            new = self._spool.create(new_id())
+            try:
+                for start, end in old.extents:
+                    for offset in range(start, end, _MOVE_STEP):
+                        new.write(offset + distance, old.read(offset, min(end, offset + _MOVE_STEP)))
+            except BaseException:
+                new.remove()
+                raise
+            self._file = new
+            old.remove()
+        self.size += distance
 
 
 _MOVE_STEP = 1 << 20

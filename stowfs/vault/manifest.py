@@ -20,6 +20,7 @@ from stowfs import codec
 from stowfs.config import MIB
 from stowfs.errors import CorruptObject, UnsupportedVersion
 from stowfs.vault.ring import Ring
+from stowfs.vault.untrusted import parse
 
 VERSION = 1
 
@@ -146,16 +147,11 @@ def encode(manifest: Manifest, inline: bytes) -> bytes:
 
 def decode(path: str, etag: str, body: bytes) -> Snapshot:
     """The snapshot that `encode` stored. Raises `CorruptObject` or `UnsupportedVersion`."""
-    try:
-        header, rest = codec.decompress_first(body, limit=HEADER_LIMIT)
-        version = _version_decoder.decode(header).v
-        if version != VERSION:
-            raise UnsupportedVersion(
-                f"the manifest has format version {version}; this stowfs reads {VERSION}: upgrade it"
-            )
-        manifest = _decoder.decode(header)
-    except msgspec.MsgspecError as error:
-        raise CorruptObject(f"the manifest is not valid: {error}") from error
+    header, rest = codec.decompress_first(body, limit=HEADER_LIMIT)
+    version = parse(_version_decoder, header, "the manifest").v
+    if version != VERSION:
+        raise UnsupportedVersion(f"the manifest has format version {version}; this stowfs reads {VERSION}: upgrade it")
+    manifest = parse(_decoder, header, "the manifest")
     if not 0 <= manifest.inline <= INLINE_LIMIT:
         raise CorruptObject(f"the manifest claims {manifest.inline} inline bytes")
     inline = codec.decompress(rest, expected=manifest.inline) if manifest.inline else b""

@@ -58,9 +58,9 @@ def unescape(component: str) -> str:
 def manifest_key(path: str) -> str:
     """The key of the manifest of a conversation or directory. Raises `NameTooLong`."""
     parent, name = split(path)
-    component = escape(name) + _SUFFIX
-    key = children_prefix(parent) + component
-    if len(component.encode()) > COMPONENT_LIMIT or len(key.encode()) > KEY_LIMIT - PREFIX_ALLOWANCE:
+    key = children_prefix(parent) + escape(name) + _SUFFIX
+    stored = key.encode()
+    if len(stored) > KEY_LIMIT - PREFIX_ALLOWANCE or any(len(part) > COMPONENT_LIMIT for part in stored.split(b"/")):
         raise NameTooLong(f"the name is too long for a store: {display(path)}")
     return key
 

@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from stowfs.errors import CorruptObject
+from stowfs.config import KIB
+from stowfs.errors import CorruptObject, FileTooLarge
+from stowfs.vault import untrusted
 from stowfs.vault.manifest import Piece, Reference
 
 PAGE = 256
@@ -24,6 +26,13 @@ rewrite about 22 KB of references."""
 LEVEL_LIMIT = 4
 """Levels of pages. Four hold 256^4 segments, far more than any file; a deeper one is hostile."""
 
+REFERENCES_LIMIT = 1 << 20
+"""References a conversation may have in all, some 128 GiB of it. They are held in memory while it is read, 200 MB at
+this many; a few hostile pages that list each other again and again must not cost more."""
+
+PAGE_LIMIT = 32 * KIB
+"""Raw bytes a page may have: more than `PAGE` references of the longest form."""
+
 _decoder = msgspec.json.Decoder(tuple[Reference, ...])
 _encoder = msgspec.json.Encoder()
 
@@ -34,9 +43,11 @@ def fold(pieces: Sequence[Piece]) -> tuple[list[Piece], dict[str, bytes]]:
     """The same pieces with full pages folded away, and the raw bytes of the new pages by digest.
 
     Only a leading run of references folds: the caller stores inline pieces as segments before they get that far to
-    the front.
+    the front. Raises `FileTooLarge` where there are more than can be read again.
     """
     folded = list(pieces)
+    if sum(PAGE ** max(level_of(piece), 0) for piece in folded) > REFERENCES_LIMIT:
+        raise FileTooLarge(f"a conversation can have at most {REFERENCES_LIMIT} segments")
     made: dict[str, bytes] = {}
     for level in range(LEVEL_LIMIT):
         start = next((i for i, piece in enumerate(folded) if level_of(piece) <= level), len(folded))
@@ -60,12 +71,12 @@ def level_of(piece: Piece) -> int:
 
 def parse(page: Reference, raw: bytes) -> tuple[Reference, ...]:
     """The references of a page. Raises `CorruptObject` where they cannot be what `page` stands for."""
-    try:
-        references = _decoder.decode(raw)
-    except msgspec.MsgspecError as error:
-        raise CorruptObject(f"page {page.digest} is not valid: {error}") from error
+    if len(raw) > PAGE_LIMIT:
+        raise CorruptObject(f"page {page.digest} has {len(raw)} bytes")
+    references = untrusted.parse(_decoder, raw, f"page {page.digest}")
     if (
         not 0 < page.level <= LEVEL_LIMIT
+        or len(references) > PAGE
         or any(reference.level != page.level - 1 or reference.size <= 0 for reference in references)
         or sum(reference.size for reference in references) != page.size
     ):
@@ -74,22 +85,41 @@ def parse(page: Reference, raw: bytes) -> tuple[Reference, ...]:
 
 
 async def expand(pieces: Sequence[Piece], fetch: Fetch) -> list[Piece]:
-    """The pieces with every page replaced by what it lists, down to level 0."""
+    """The pieces with every page replaced by what it lists, down to level 0. Raises `CorruptObject`."""
     flat: list[Piece] = []
-    for piece in pieces:
-        if isinstance(piece, Reference) and piece.level > 0:
-            flat.extend(await expand(parse(piece, await fetch(piece)), fetch))
-        else:
-            flat.append(piece)
+
+    async def add(pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            if isinstance(piece, Reference) and piece.level > 0:
+                await add(parse(piece, await fetch(piece)))
+            else:
+                flat.append(piece)
+            _check_number(len(flat))
+
+    await add(pieces)
     return flat
 
 
 async def digests(pieces: Sequence[Piece], fetch: Fetch) -> set[str]:
-    """Every segment that the pieces reference, pages included: what is counted."""
+    """Every segment that the pieces reference, pages included: what is counted. Raises `CorruptObject`."""
     found: set[str] = set()
-    for piece in pieces:
-        if isinstance(piece, Reference):
+    opened: set[Reference] = set()
+
+    async def add(pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            if not isinstance(piece, Reference):
+                continue
             found.add(piece.digest)
-            if piece.level > 0:
-                found |= await digests(parse(piece, await fetch(piece)), fetch)
+            if piece.level > 0 and piece not in opened:
+                opened.add(piece)
+                await add(parse(piece, await fetch(piece)))
+            # Levels shrink by the size of a page, so that half as many again is far more than honest pages are.
+            _check_number(len(found) * 2 // 3)
+
+    await add(pieces)
     return found
+
+
+def _check_number(references: int) -> None:
+    if references > REFERENCES_LIMIT:
+        raise CorruptObject(f"a conversation claims more than {REFERENCES_LIMIT} segments")

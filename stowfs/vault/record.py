@@ -17,6 +17,7 @@ from stowfs import codec
 from stowfs.config import KIB, MIB
 from stowfs.errors import CorruptObject, UnsupportedVersion
 from stowfs.vault.ring import Ring, Verdict
+from stowfs.vault.untrusted import parse
 
 VERSION = 1
 
@@ -102,10 +103,7 @@ def encode(record: Record) -> bytes:
 def decode(digest: str, body: bytes) -> Record:
     """The record of segment `digest` that `encode` stored. Raises `CorruptObject` or `UnsupportedVersion`."""
     line, newline, payload = body.partition(b"\n")
-    try:
-        header = _decoder.decode(line)
-    except msgspec.MsgspecError as error:
-        raise CorruptObject(f"the record of segment {digest} is not valid: {error}") from error
+    header = parse(_decoder, line, f"the record of segment {digest}")
     if header.v != VERSION:
         raise UnsupportedVersion(
             f"segment {digest} has format version {header.v}; this stowfs reads {VERSION}: upgrade it"
@@ -152,10 +150,13 @@ def acquire(
             b"" if payload.redirect else payload.compressed,
         )
     if payload is not None and not _holds(record, payload):
-        record = Record(
-            msgspec.structs.replace(record.header, stored_size=len(payload.compressed), dictionary=payload.dictionary),
-            payload.compressed,
+        header = msgspec.structs.replace(
+            record.header,
+            raw_size=payload.raw_size,
+            stored_size=len(payload.compressed),
+            dictionary=payload.dictionary,
         )
+        record = Record(header, payload.compressed)
         # Saturated or not, the mended payload has to be written: the id makes the body a new one.
         ids = tuple(op.id for op in operations)
         return _recount(record, len(ids), ids, many)
@@ -174,10 +175,12 @@ def release(record: Record | None, operations: Iterable[Operation], *, many: int
     return _recount(record, -len(ids), ids, many)
 
 
-def undo(record: Record | None, digest: str, acquired: str, undoing: Operation, *, many: int = MANY) -> Record:
+def undo(
+    record: Record | None, digest: str, acquired: str, undoing: Operation, *, certain: bool = False, many: int = MANY
+) -> Record:
     """Rolls the acquire `acquired` back, for good: where it did not happen, the record still changes (a dead one
     appears, where there was none), so that a write of it that is on its way is refused. In doubt the count stays too
-    high.
+    high; `certain`: there is none.
     """
     if record is None:
         return Record(Header(digest, "dead", 0, Ring().add(undoing.id), 0, 0, time.time()), b"")
@@ -186,8 +189,8 @@ def undo(record: Record | None, digest: str, acquired: str, undoing: Operation, 
     ring = record.header.ring
     if undoing.verdict(ring) is not Verdict.DID_NOT_HAPPEN:
         return record
-    happened = ring.verdict(acquired) is Verdict.HAPPENED and record.header.state == "live"
-    return _recount(record, -1 if happened else 0, (undoing.id,), many)
+    happened = certain or ring.verdict(acquired) is Verdict.HAPPENED
+    return _recount(record, -1 if happened and record.header.state == "live" else 0, (undoing.id,), many)
 
 
 def collect(record: Record | None, op: str, *, before: float) -> Record | None:
@@ -221,7 +224,9 @@ def _holds(record: Record, payload: Payload) -> bool:
 
     A redirected one is believed: it would cost another request, and `fsck` reads it.
     """
-    if record.header.redirect is not None or record.payload == payload.compressed:
+    if record.header.redirect is not None:
+        return True
+    if record.payload == payload.compressed and record.header.raw_size == payload.raw_size:
         return True
     try:
         return (

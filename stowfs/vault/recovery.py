@@ -9,7 +9,8 @@ idempotent by operation ids, and every doubt leaves a count too high, which `fsc
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Set
 from enum import Enum
 from functools import partial
 
@@ -78,9 +79,12 @@ class Recovery:
             self._start(row, partial(self._settle_left, row, journalled.phase))
         return len(rows)
 
-    def settle_later(self, row: Row, phase: Phase) -> None:
-        """Finds out what became of a commit of this process that failed, and finishes it or rolls it back."""
-        self._start(row, lambda retried: self._settle(row, phase, retried=retried))
+    def settle_later(self, row: Row, phase: Phase, counted: Set[str]) -> None:
+        """Finds out what became of a commit of this process that failed, and finishes it or rolls it back.
+
+        `counted`: the segments that it is known to have acquired.
+        """
+        self._start(row, lambda retried: self._settle(row, phase, counted, retried=retried))
 
     def complete_later(self, row: Row) -> None:
         """Releases what a commit that took effect gave up."""
@@ -122,13 +126,16 @@ class Recovery:
         if not self._pending:
             self._idle.set()
 
-    async def _settle(self, row: Row, phase: Phase, *, retried: bool) -> None:
+    async def _settle(self, row: Row, phase: Phase, counted: Set[str], *, retried: bool) -> None:
+        async def undo(digest: str) -> None:
+            await self._counts.undo(row.commit, digest, certain=digest in counted, retried=retried)
+
         fate = await self._fate(row, phase)
         match fate:
             case Fate.TOOK_EFFECT:
                 await self._complete(row, retried=retried)
             case Fate.LOST:
-                await each(lambda digest: self._counts.undo(row.commit, digest, retried=retried), row.acquire)
+                await each(undo, row.acquire)
                 await self._journal.remove(row.commit)
             case Fate.UNKNOWN:
                 log.error(
@@ -140,7 +147,7 @@ class Recovery:
 
     async def _settle_left(self, row: Row, phase: str, _: bool) -> None:
         """Settles a row of another process, which may have tried already."""
-        await self._settle(row, msgspec.convert(phase, Phase), retried=True)
+        await self._settle(row, msgspec.convert(phase, Phase), frozenset(), retried=True)
 
     async def _fate(self, row: Row, phase: Phase) -> Fate:
         match phase:
@@ -158,7 +165,14 @@ class Recovery:
         released = list(row.release)
         if row.source is not None and await self.retire_source(row):
             released += row.source.digests
-        await each(lambda digest: self._counts.release(row.commit, digest, retried=retried), released)
+
+        async def release(given_up: tuple[str, int]) -> None:
+            digest, times = given_up
+            # Each time under an id of its own.
+            for nth in range(1, times + 1):
+                await self._counts.release(row.commit, digest, nth=nth, retried=retried)
+
+        await each(release, Counter(released).items())
         await self._journal.remove(row.commit)
 
 

@@ -7,7 +7,8 @@ to recover: it has no row.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -38,7 +39,7 @@ class Source(msgspec.Struct, frozen=True, array_like=True):
 class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     """What recovery needs to know of a commit. `base`: the ETag its manifest's PUT is conditional on (none: no object).
 
-    For a rename `path` is the new name.
+    A segment that is given up more than once stands in `release` as often. For a rename `path` is the new name.
     """
 
     commit: str
@@ -71,6 +72,9 @@ class Transaction:
         self.phase: Phase = "recorded"
         # What the last version references: counted already, so not to be acquired.
         self.held: set[str] = set()
+        # What this commit is known to have counted, and what nobody counts any more.
+        self.counted: set[str] = set()
+        self._uncounted: set[str] = set()
         self.row = Row(new_id(), kind, path)
 
     @property
@@ -88,27 +92,23 @@ class Transaction:
 
         `there`: segments believed to be in the store. Raises store errors; then some may have been acquired.
         """
-        owned = self.held.union(self.row.acquire)
-        wanted = {payload.digest: payload for payload in payloads if payload.digest not in owned}
-        for digest in await self._saturated(list(wanted)):
-            del wanted[digest]
-        if not wanted:
-            return
-        await self._record(msgspec.structs.replace(self.row, acquire=(*self.row.acquire, *wanted)))
-        acquired = await each(self._acquire_one, [(payload, payload.digest in there) for payload in wanted.values()])
-        now = time.time()
-        await self._index.note_sightings(
-            {bytes.fromhex(a.digest): Sighting("saturated" if a.saturated else "stored", now) for a in acquired}
+        wanted = {payload.digest: payload for payload in payloads}
+        await self._acquire(
+            wanted, lambda digest: self._counts.acquire(self.id, digest, wanted[digest], exists=digest in there)
         )
 
     async def acquire_existing(self, digests: Iterable[str]) -> None:
         """As `acquire`, for segments that are in the store already. Raises `CorruptObject` where one is not."""
-        owned = self.held.union(self.row.acquire)
-        wanted = [digest for digest in digests if digest not in owned]
-        if not wanted:
-            return
-        await self._record(msgspec.structs.replace(self.row, acquire=(*self.row.acquire, *wanted)))
-        await each(lambda digest: self._counts.acquire(self.id, digest, None), wanted)
+        await self._acquire(digests, lambda digest: self._counts.acquire(self.id, digest, None))
+
+    def surplus(self, kept: Iterable[str]) -> list[str]:
+        """What the last version and this commit hold beyond the references of a next version that references `kept`.
+
+        A segment occurs twice where both hold it and it is not kept.
+        """
+        owned = Counter(self.held)
+        owned.update(self.row.acquire)
+        return list((owned - Counter(set(kept))).elements())
 
     async def about_to_write(self, base: str | None, release: Iterable[str], *, source: Source | None = None) -> None:
         """Notes, durably, what the PUT that follows depends on and what is to be released once it took effect."""
@@ -123,9 +123,25 @@ class Transaction:
         self.phase = "updated"
         await self._journal.advance(self.id, "updated")
 
-    async def _acquire_one(self, wanted: tuple[Payload, bool]) -> Acquired:
-        payload, exists = wanted
-        return await self._counts.acquire(self.id, payload.digest, payload, exists=exists)
+    async def _acquire(self, digests: Iterable[str], acquire: Callable[[str], Awaitable[Acquired]]) -> None:
+        owned = self.held.union(self.row.acquire, self._uncounted)
+        new = [digest for digest in digests if digest not in owned]
+        self._uncounted.update(await self._saturated(new))
+        wanted = [digest for digest in new if digest not in self._uncounted]
+        if not wanted:
+            return
+
+        async def count(digest: str) -> Acquired:
+            acquired = await acquire(digest)
+            self.counted.add(digest)
+            return acquired
+
+        await self._record(msgspec.structs.replace(self.row, acquire=(*self.row.acquire, *wanted)))
+        done = await each(count, wanted)
+        now = time.time()
+        await self._index.note_sightings(
+            {bytes.fromhex(a.digest): Sighting("saturated" if a.saturated else "stored", now) for a in done}
+        )
 
     async def _record(self, row: Row, phase: Phase = "recorded") -> None:
         self.row = row

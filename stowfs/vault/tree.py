@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import trio
 
-from stowfs.errors import DirectoryNotEmpty, IsDirectory, NoSuchPath, NotDirectory, PathExists
+from stowfs.errors import DirectoryNotEmpty, IsDirectory, NoSuchPath, NotDirectory, PathExists, UsageError
 from stowfs.store.base import ObjectStore
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
@@ -66,7 +66,8 @@ class Tree:
         async for page in self._store.list(children_prefix(path), delimiter="/"):
             entries += [s for s in await self._catalog.resolve(page.objects) if s.manifest.live]
             prefixes += page.prefixes
-        known = {children_prefix(entry.path) for entry in entries if entry.is_directory}
+        # A conversation may stand in the place of a directory, too, if both were made at once.
+        known = {children_prefix(entry.path) for entry in entries}
         for prefix in prefixes:
             if prefix not in known and await self._has_live(prefix):
                 entries.append(await self._make_again(path_of_prefix(prefix)))
@@ -100,10 +101,14 @@ class Tree:
     async def rename(self, old: str, new: str) -> None:
         """Moves a directory: makes the new one, renames one conversation after another, removes the old one.
 
-        Not atomic: an error on the way leaves some under either name, each whole. Raises `PathExists` unless the new
-        name is free or an empty directory.
+        Not atomic: an error on the way leaves some under either name, each whole. Raises `DirectoryNotEmpty` or
+        `NotDirectory` unless the new name is free or an empty directory, and `UsageError` where it lies in the old one.
         """
         moved = await self.directory(old)
+        if old == new:
+            return
+        if new.startswith(old + "/"):
+            raise UsageError(f"{display(old)} cannot be moved into itself")
         try:
             target = await self.directory(new)
         except NoSuchPath:
