@@ -20,6 +20,8 @@ COMMANDS = {
     "cat": ("read", "Print conversations, byte for byte, one after the other."),
     "doctor": ("doctor", "Check what this host and STORE can do."),
     "du": ("du", "Show how many bytes conversations have, and how many they take in STORE."),
+    "fsck": ("fsck", "Check STORE, and repair it."),
+    "gc": ("reclaim", "Give back the space of what was deleted."),
     "get": ("copy", "Copy conversations and directories from STORE into the local directory DIR."),
     "ls": ("read", "List conversations."),
     "mkfs": ("mkfs", "Make a store."),
@@ -29,6 +31,7 @@ COMMANDS = {
     "rm": ("change", "Delete conversations."),
     "stat": ("read", "Show what is known of a conversation or directory."),
     "umount": ("umount", "Unmount DIR, when its daemon has finished."),
+    "undelete": ("reclaim", "Bring deleted conversations back, or list them."),
 }
 """The module of every command and what it does. The module is imported when the command is asked for, so that
 `stowfs --help` needs neither boto3 nor trio."""

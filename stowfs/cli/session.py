@@ -47,6 +47,7 @@ class Session:
 
     store: ObjectStore
     vault: Vault
+    hot: HotTier
 
     async def find(self, name: str) -> Snapshot:
         """What is live under `name`: an id, or a path as in a mounted tree. Raises `NoSuchPath`, `UsageError`."""
@@ -90,7 +91,7 @@ async def raw_store(location: StoreLocation, options: StoreOptions) -> AsyncIter
 
 @contextmanager
 def first_requests(options: StoreOptions) -> Iterator[None]:
-    """Around what is asked first of a store: no answer then mostly means that something is set wrong, and is said so."""
+    """Around what is asked first of a store: no answer then mostly means that something is set wrong."""
     try:
         yield
     except StoreUnavailable as error:
@@ -127,4 +128,4 @@ async def open_session(location: StoreLocation, options: StoreOptions, *, writin
         stack.push_async_callback(hot.close)
         vault_options = VaultOptions(read_only=not writing, deadline=options.deadline)
         vault = await stack.enter_async_context(open_vault(reached.store, hot, reached.descriptor, vault_options))
-        yield Session(reached.store, vault)
+        yield Session(reached.store, vault, hot)
