@@ -114,7 +114,7 @@ class Committer:
 
     async def set_attributes(self, path: str, change: Callable[[Attributes], Attributes]) -> Snapshot:
         """Changes the attributes of a conversation or directory, whatever else happens to it. Raises `NoSuchPath`."""
-        return await self._rewrite(
+        return await self.rewrite(
             "commit",
             path,
             lambda current: msgspec.structs.replace(
@@ -130,7 +130,7 @@ class Committer:
                 raise PathExists(f"{display(path)} exists")
             return Manifest("", next_ring(None, ""), attributes, kind="directory")
 
-        return await self._rewrite("commit", path, directory)
+        return await self.rewrite("commit", path, directory)
 
     async def delete(self, path: str, *, directory: bool) -> None:
         """Puts a tombstone in the place of a conversation (or an empty directory).
@@ -143,10 +143,10 @@ class Committer:
             if live.is_directory is not directory:
                 raise (IsDirectory if live.is_directory else NotDirectory)(display(path))
             if directory or self._trash_seconds <= 0:
-                return _bare_tombstone(live)
+                return bare_tombstone(live)
             return msgspec.structs.replace(live.manifest, deleted=time.time())
 
-        await self._rewrite("delete", path, tombstone)
+        await self.rewrite("delete", path, tombstone)
 
     async def rename(self, old: str, new: str, *, replace: bool = True) -> Snapshot:
         """Gives a conversation another name: first the new name is committed, then the old one becomes a tombstone.
@@ -203,7 +203,7 @@ class Committer:
             if transaction.recorded and not transaction.finished:
                 self._recovery.settle_later(transaction.row, transaction.phase, transaction.counted)
 
-    async def _rewrite(self, kind: Kind, path: str, change: Next) -> Snapshot:
+    async def rewrite(self, kind: Kind, path: str, change: Next) -> Snapshot:
         """Replaces a manifest by what `change` makes of the current one, again until nobody was in between.
 
         `change` leaves `commit` and `ring` to this function. What the old one alone referenced is released.
@@ -290,7 +290,7 @@ def _manifest(commit: str, draft: Draft, assembled: Assembled, previous: Snapsho
     )
 
 
-def _bare_tombstone(live: Snapshot) -> Manifest:
+def bare_tombstone(live: Snapshot) -> Manifest:
     """A tombstone that keeps nothing but the ring."""
     return Manifest("", live.manifest.ring, live.attributes, kind=live.manifest.kind, deleted=time.time())
 

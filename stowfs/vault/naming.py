@@ -30,6 +30,8 @@ PREFIX_ALLOWANCE = 128
 """Bytes of `KEY_LIMIT` that are left to the prefix of the store, so that a store can be moved below another one."""
 
 _UNSAFE = re.compile(rb"[\x00-\x1f\x7f%]|[\x80-\xff]+")
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_REVISION = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
@@ -115,6 +117,27 @@ def segment_key(digest: str) -> str:
 def blob_key(digest: str, revision: str) -> str:
     """The key of a redirected payload; `revision` is unique to its writer."""
     return f"{BLOBS}{digest[:2]}/{digest}/{revision}"
+
+
+def digest_of_segment(key: str) -> str:
+    """The segment whose record lies under `key`. Raises `CorruptObject` for a key that no record has."""
+    digest = key.rpartition("/")[2]
+    if not is_digest(digest) or segment_key(digest) != key:
+        raise CorruptObject(f"{key} is not the key of a segment record")
+    return digest
+
+
+def revision_of_blob(key: str) -> tuple[str, str]:
+    """Segment and revision of the payload that lies under `key`. Raises `CorruptObject` for a key that none has."""
+    digest, _, revision = key.removeprefix(BLOBS)[3:].partition("/")
+    if not is_digest(digest) or not _REVISION.fullmatch(revision) or blob_key(digest, revision) != key:
+        raise CorruptObject(f"{key} is not the key of a redirected payload")
+    return digest, revision
+
+
+def is_digest(text: str) -> bool:
+    """Whether `text` is a SHA-256 as stowfs writes them: 64 lower-case hexadecimal digits."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def display(path: str) -> str:

@@ -10,7 +10,7 @@ from stowfs.vault import manifest as manifests
 from stowfs.vault.cas import read_or_none
 from stowfs.vault.manifest import Manifest, Snapshot
 from stowfs.vault.naming import display, manifest_key
-from stowfs.vault.ring import Ring, Verdict
+from stowfs.vault.ring import Ring, Verdict, first_ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ Outcome = Published | Overtaken | Moved
 
 def next_ring(previous: Snapshot | None, commit: str) -> Ring:
     """The ring of the manifest or tombstone that replaces `previous`."""
-    return (previous.manifest.ring if previous else Ring()).add(commit)
+    return (previous.manifest.ring if previous else first_ring()).add(commit)
 
 
 async def publish(

@@ -16,7 +16,7 @@ import msgspec
 from stowfs import codec
 from stowfs.config import KIB, MIB
 from stowfs.errors import CorruptObject, UnsupportedVersion
-from stowfs.vault.ring import Ring, Verdict
+from stowfs.vault.ring import Ring, Verdict, first_ring
 from stowfs.vault.untrusted import parse
 
 VERSION = 1
@@ -27,6 +27,9 @@ a run of the usual size (128 KiB of text) compresses to well under this."""
 
 RAW_LIMIT = 4 * MIB
 """Raw bytes a segment may claim: sixteen times the largest run, so that other segmenter parameters still fit."""
+
+HEADER_LIMIT = 4 * KIB
+"""Bytes in which a header surely ends: a full ring takes some 600 of them, everything else 400."""
 
 MANY = 256
 """The count at which nobody counts any more. Beyond some hundred conversations a segment is a fleet's system prompt:
@@ -102,16 +105,24 @@ def encode(record: Record) -> bytes:
 
 def decode(digest: str, body: bytes) -> Record:
     """The record of segment `digest` that `encode` stored. Raises `CorruptObject` or `UnsupportedVersion`."""
-    line, newline, payload = body.partition(b"\n")
+    header = decode_header(digest, body)
+    payload = body.partition(b"\n")[2]
+    if header.state == "live" and header.redirect is None and len(payload) != header.stored_size:
+        raise CorruptObject(f"the record of segment {digest} contradicts itself")
+    return Record(header, payload)
+
+
+def decode_header(digest: str, start: bytes) -> Header:
+    """The header of a record that begins with `start` (`HEADER_LIMIT` bytes of it are enough). Errors as `decode`."""
+    line, newline, _ = start.partition(b"\n")
     header = parse(_decoder, line, f"the record of segment {digest}")
     if header.v != VERSION:
         raise UnsupportedVersion(
             f"segment {digest} has format version {header.v}; this stowfs reads {VERSION}: upgrade it"
         )
-    stored_here = header.state == "live" and header.redirect is None
-    if not newline or header.hash != digest or (stored_here and len(payload) != header.stored_size):
+    if not newline or header.hash != digest:
         raise CorruptObject(f"the record of segment {digest} contradicts itself")
-    return Record(header, payload)
+    return header
 
 
 def unpack(digest: str, raw_size: int, compressed: bytes) -> bytes:
@@ -133,7 +144,7 @@ def acquire(
         if payload is None:
             raise CorruptObject("a segment that is referenced is not in the store")
         ids = tuple(operation.id for operation in operations)
-        old = record.header.ring if record else Ring()
+        old = record.header.ring if record else first_ring()
         return Record(
             Header(
                 hash=payload.digest,
@@ -183,7 +194,7 @@ def undo(
     high; `certain`: there is none.
     """
     if record is None:
-        return Record(Header(digest, "dead", 0, Ring().add(undoing.id), 0, 0, time.time()), b"")
+        return Record(Header(digest, "dead", 0, first_ring().add(undoing.id), 0, 0, time.time()), b"")
     if record.header.ref_count >= many:
         return record
     ring = record.header.ring

@@ -29,7 +29,7 @@ from stowfs.vault.counts import Counts
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
 from stowfs.vault.naming import display, manifest_key
 from stowfs.vault.parallel import each
-from stowfs.vault.ring import Ring, Verdict, new_id
+from stowfs.vault.ring import Verdict, first_ring, new_id
 from stowfs.vault.transaction import Phase, Row
 
 log = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ class _Fence:
             return None  # what its PUT is conditional on is gone, and no ETag comes twice
         if snapshot is None:
             nobody = Attributes(0, 0, 0, 0, 0)
-            return manifests.encode(Manifest(self._id, Ring().add(self._id), nobody, deleted=time.time()), b"")
+            return manifests.encode(Manifest(self._id, first_ring().add(self._id), nobody, deleted=time.time()), b"")
         return manifests.encode(_with_ring(snapshot.manifest, self._id, snapshot), snapshot.inline)
 
     def in_doubt(self) -> None:
@@ -232,7 +232,7 @@ class _Retire:
 
 
 def _verdict(snapshot: Snapshot | None, commit: str) -> Verdict:
-    return (snapshot.manifest.ring if snapshot else Ring()).verdict(commit)
+    return (snapshot.manifest.ring if snapshot else first_ring()).verdict(commit)
 
 
 def _with_ring(manifest: Manifest, commit: str, previous: Snapshot) -> Manifest:

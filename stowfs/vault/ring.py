@@ -6,8 +6,13 @@ is the greatest id that ever fell out of it, and `generation` counts all that ev
 that is not in the ring is certain in two cases: it is greater than `floor` (it cannot have fallen out), or the caller
 knows a generation before its first attempt from which the ring cannot have turned over since. Every other doubt is
 `UNKNOWN`, and whoever counts references resolves it to "too high".
+
+An object that is not there may have been there, with a ring that was removed with it. Only what nobody wrote to for
+`FORGOTTEN_AFTER` is ever removed, so an id younger than that (the horizon) was in no ring that is gone, and for an
+older one the answer is `UNKNOWN`: a new object begins with the horizon as its floor.
 """
 
+import time
 from enum import Enum
 
 import msgspec
@@ -16,6 +21,10 @@ from uuid6 import uuid7
 CAPACITY = 16
 """Ids a ring keeps. An id costs 17 bytes compressed; this many concurrent writers of one object can lose their
 responses at once before a doubt can arise."""
+
+FORGOTTEN_AFTER = 30 * 86400.0
+"""Seconds without a write after which a dead record or an empty tombstone may be removed together with its ring. Far
+longer than any request is on its way, and a host that was down for less still settles its commits exactly."""
 
 
 def new_id() -> str:
@@ -51,3 +60,19 @@ class Ring(msgspec.Struct, frozen=True, array_like=True):
         if op > self.floor or (since is not None and self.generation - since <= CAPACITY):
             return Verdict.DID_NOT_HAPPEN
         return Verdict.UNKNOWN
+
+    def closed(self, op: str, before: float) -> "Ring":
+        """The ring after the write `op`, which settles for good what was done before it: the verdict on any other id
+        made before the time `before` is `UNKNOWN`."""
+        floor = max((self.floor, *self.recent, id_of_time(before)))
+        return Ring((op,), floor, self.generation + CAPACITY + 1)
+
+
+def first_ring() -> Ring:
+    """The ring of an object that is not there (yet): see `FORGOTTEN_AFTER`."""
+    return Ring(floor=id_of_time(time.time() - FORGOTTEN_AFTER))
+
+
+def id_of_time(moment: float) -> str:
+    """What is greater than every id made before `moment` (seconds since the epoch), and less than those made later."""
+    return f"{int(moment * 1000):012x}"

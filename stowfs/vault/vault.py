@@ -7,7 +7,7 @@ what is to be released is released. What is not done by then stays in the journa
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -16,7 +16,7 @@ import trio
 from stowfs.config import VaultOptions
 from stowfs.errors import ReadOnly
 from stowfs.hot.tier import HotTier
-from stowfs.store.base import ObjectStore
+from stowfs.store.base import ObjectInfo, ObjectStore
 from stowfs.vault.assembly import Assembler
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
@@ -27,6 +27,7 @@ from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.recovery import Recovery
 from stowfs.vault.segments import SegmentReader
+from stowfs.vault.trash import Trash
 from stowfs.vault.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class Vault:
             trash_seconds=descriptor.trash_seconds,
         )
         self._tree = Tree(store, self._catalog, self._committer, read_only=options.read_only)
+        self._trash = Trash(store, self._catalog, self._committer, self._tree)
 
     async def recover(self) -> int:
         """Begins to settle what an earlier process left in the journal; returns how many commits that are."""
@@ -168,6 +170,24 @@ class Vault:
     def walk(self, directory: str = "") -> AsyncIterator[Snapshot]:
         """Everything below a directory, in the order of the keys."""
         return self._tree.walk(directory)
+
+    async def versions(self, objects: Sequence[ObjectInfo]) -> list[Snapshot]:
+        """The versions that a listing of manifests names, tombstones too, but for what cannot be read or is gone."""
+        return await self._catalog.resolve(objects)
+
+    def deleted(self, directory: str = "") -> AsyncIterator[Snapshot]:
+        """What was deleted below a directory and can be brought back."""
+        return self._trash.walk(directory)
+
+    async def undelete(self, path: str) -> Snapshot:
+        """Brings a deleted conversation back (see `Trash.restore`)."""
+        self._check_writable()
+        return await self._trash.restore(path)
+
+    async def empty_trash(self, path: str, *, before: float) -> bool:
+        """Gives up the content of what was deleted before a time (see `Trash.empty`)."""
+        self._check_writable()
+        return await self._trash.empty(path, before=before)
 
     async def drain(self, timeout: float = DRAIN_TIMEOUT) -> int:
         """Waits at most `timeout` seconds for releases and recovery; returns how many commits are not settled."""

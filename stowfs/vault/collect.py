@@ -1,0 +1,210 @@
+"""Garbage collection: gives back the space of what nobody can read any more. Safe beside any number of writers.
+
+Three steps, each a compare-and-swap of one object that fails where anybody was quicker:
+
+* a tombstone whose trash period is over loses its content, and what it referenced is released;
+* a record that nothing has referenced for the grace period becomes dead: its payload goes, its ring stays, since a
+  writer may still have to find out there what became of its change;
+* only if nothing has the store mounted (`exclusive`): what has been dead, or an empty tombstone, for so long that no
+  ring is asked for that old an id (`ring.FORGOTTEN_AFTER`) is removed.
+
+A listing only tells where to look. What is freed is decided by the object itself, and a listing that fails half-way
+ends the collection with its error. What cannot be read is kept, and named.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stowfs.errors import CorruptObject, ObjectNotFound, PreconditionFailed, UnsupportedVersion
+from stowfs.store.base import ByteRange, Found, IfMatch, ObjectInfo, ObjectStore
+from stowfs.vault import manifest as manifests
+from stowfs.vault import record as records
+from stowfs.vault.cas import read_or_none
+from stowfs.vault.manifest import Snapshot
+from stowfs.vault.naming import MANIFESTS, SEGMENTS, digest_of_segment, manifest_key, path_of_manifest
+from stowfs.vault.parallel import each
+from stowfs.vault.progress import UNWATCHED, Progress
+from stowfs.vault.ring import FORGOTTEN_AFTER
+from stowfs.vault.trash import in_trash, is_due
+from stowfs.vault.vault import Vault
+
+GRACE = 86400.0
+"""Seconds for which a segment without references is kept: a file that was opened before its conversation was changed
+or deleted is read from it, and hardly any is held open for more than a day."""
+
+CLOCK_ALLOWANCE = 86400.0
+"""Seconds by which the clocks of hosts and of the store may differ: what is removed for good is older by as much."""
+
+REQUESTS = 32
+"""Objects worked on at once; the store has a limit of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An object that could not be read, and so was left as it is."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a collection did, or with `dry_run` would do.
+
+    `emptied`: deleted conversations that cannot be brought back any more, of `emptied_size` bytes as they were read.
+    `segments`: payloads dropped, `segment_bytes` as stored. `waiting`, `waiting_bytes`: without references, but within
+    the grace period. `removed`: dead records and empty tombstones removed, `removed_bytes` of the store.
+    `unsettled`: commits whose releases are still to be done; the next command on this host goes on with them.
+    """
+
+    emptied: int = 0
+    emptied_size: int = 0
+    segments: int = 0
+    segment_bytes: int = 0
+    waiting: int = 0
+    waiting_bytes: int = 0
+    removed: int = 0
+    removed_bytes: int = 0
+    unsettled: int = 0
+    kept: tuple[Kept, ...] = ()
+
+
+async def collect_garbage(
+    store: ObjectStore,
+    vault: Vault,
+    *,
+    grace: float = GRACE,
+    trash: float | None = None,
+    exclusive: bool = False,
+    dry_run: bool = False,
+    now: Callable[[], float] = time.time,
+    progress: Progress = UNWATCHED,
+) -> Collected:
+    """Collects the garbage of the whole store.
+
+    `grace`, `trash` (seconds; `None`: as the store's descriptor says): how long segments without references and
+    deleted conversations are kept. `exclusive`: the caller knows that nothing else uses the store. Raises store
+    errors; what was freed until then is freed.
+    """
+    kept_for = vault.descriptor.trash_seconds if trash is None else trash
+    work = _Collection(store, vault, grace, kept_for, exclusive=exclusive, dry_run=dry_run, now=now, progress=progress)
+    await work.tombstones()
+    await work.segments()
+    return work.result()
+
+
+class _Collection:
+    def __init__(
+        self,
+        store: ObjectStore,
+        vault: Vault,
+        grace: float,
+        trash: float,
+        *,
+        exclusive: bool,
+        dry_run: bool,
+        now: Callable[[], float],
+        progress: Progress,
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._grace = grace
+        self._trash = trash
+        self._exclusive = exclusive
+        self._dry_run = dry_run
+        self._now = now
+        self._progress = progress
+        self._emptied: list[int] = []
+        self._freed: list[int] = []
+        self._waiting: list[int] = []
+        self._removed: list[int] = []
+        self._kept: list[Kept] = []
+        self._unsettled = 0
+
+    def result(self) -> Collected:
+        return Collected(
+            emptied=len(self._emptied),
+            emptied_size=sum(self._emptied),
+            segments=len(self._freed),
+            segment_bytes=sum(self._freed),
+            waiting=len(self._waiting),
+            waiting_bytes=sum(self._waiting),
+            removed=len(self._removed),
+            removed_bytes=sum(self._removed),
+            unsettled=self._unsettled,
+            kept=tuple(self._kept),
+        )
+
+    async def tombstones(self) -> None:
+        """Empties the trash, and removes what has long been empty."""
+        async for page in self._store.list(MANIFESTS):
+            self._progress.expect(sum(info.size for info in page.objects))
+            found = {manifest_key(snapshot.path): snapshot for snapshot in await self._vault.versions(page.objects)}
+            await each(self._tombstone, [(info, found.get(info.key)) for info in page.objects], limit=REQUESTS)
+            # The releases of one page are done before the next one begins: they do not pile up.
+            self._unsettled = await self._vault.drain()
+
+    async def segments(self) -> None:
+        """Frees what nothing references."""
+        async for page in self._store.list(SEGMENTS):
+            self._progress.expect(sum(info.size for info in page.objects))
+            await each(self._segment, page.objects, limit=REQUESTS)
+
+    async def _tombstone(self, listed: tuple[ObjectInfo, Snapshot | None]) -> None:
+        info, found = listed
+        try:
+            snapshot = found or await self._read_manifest(info.key)
+            if snapshot is None or snapshot.manifest.live:
+                return
+            before = self._now() - self._trash
+            if is_due(snapshot, before):
+                if self._dry_run or await self._vault.empty_trash(snapshot.path, before=before):
+                    self._emptied.append(snapshot.size)
+            elif not in_trash(snapshot):
+                await self._remove(info, snapshot.etag)
+        except (CorruptObject, UnsupportedVersion) as error:
+            self._kept.append(Kept(info.key, str(error)))
+        finally:
+            self._progress.advance(info.size)
+
+    async def _segment(self, info: ObjectInfo) -> None:
+        try:
+            digest = digest_of_segment(info.key)
+            found = await self._store.get(info.key, byte_range=ByteRange(0, records.HEADER_LIMIT))
+            assert isinstance(found, Found)
+            header = records.decode_header(digest, found.body)
+            if header.state == "dead":
+                await self._remove(info, found.etag)
+            elif header.ref_count == 0:
+                await self._unreferenced(digest, header)
+        except ObjectNotFound:
+            return  # removed since the listing
+        except (CorruptObject, UnsupportedVersion) as error:
+            self._kept.append(Kept(info.key, str(error)))
+        finally:
+            self._progress.advance(info.size)
+
+    async def _unreferenced(self, digest: str, header: records.Header) -> None:
+        before = self._now() - self._grace
+        if header.zero_since is None or header.zero_since > before:
+            self._waiting.append(header.stored_size)
+        elif self._dry_run or await self._vault.counts.collect(digest, before=before):
+            self._freed.append(header.stored_size)
+
+    async def _remove(self, info: ObjectInfo, etag: str) -> None:
+        """Removes what is dead for good, if nobody wrote to it for long enough."""
+        if not self._exclusive or info.modified > self._now() - FORGOTTEN_AFTER - CLOCK_ALLOWANCE:
+            return
+        if not self._dry_run:
+            try:
+                await self._store.delete(info.key, IfMatch(etag))
+            except PreconditionFailed:
+                return  # somebody needs it again
+        self._removed.append(info.size)
+
+    async def _read_manifest(self, key: str) -> Snapshot | None:
+        """What is under a key that the vault could not make sense of, or that is gone. Raises `CorruptObject`."""
+        path = path_of_manifest(key)
+        found = await read_or_none(self._store, key)
+        return manifests.decode(path, found.etag, found.body) if found else None
