@@ -1,0 +1,196 @@
+"""Repairing what a check found, where that takes no guess.
+
+Safe beside live mounts: raising a count, since a writer's change in between makes the compare-and-swap fail; aborting
+uploads that were given up a day ago; removing the remains of probes.
+
+Only where nothing else uses the store (`exclusive`), because a writer that was stalled for however long may be about
+to publish what looks superfluous: lowering a count, removing an orphan blob, putting back a record whose payload is
+still there under a revision key. What is lowered or put back settles all that was done to the record before: a host
+that crashed and comes back later must not release a second time.
+"""
+
+import time
+from dataclasses import dataclass
+
+import msgspec
+import trio
+
+from stowfs import codec
+from stowfs.errors import CorruptObject, ObjectNotFound, PreconditionFailed
+from stowfs.hot.segments import CachedSegment
+from stowfs.store.base import IF_ABSENT, Found, IfMatch, ObjectStore, PendingUpload
+from stowfs.vault import record as records
+from stowfs.vault.cas import compare_and_swap, read_or_none
+from stowfs.vault.check import Checked
+from stowfs.vault.descriptor import Descriptor
+from stowfs.vault.findings import (
+    Corrupt,
+    CountTooHigh,
+    CountTooLow,
+    Dangling,
+    Finding,
+    MissingBlob,
+    OrphanBlob,
+    StrayObject,
+    Undecodable,
+    UnfinishedUpload,
+)
+from stowfs.vault.inspection import RECORD_LIMIT, Inspector
+from stowfs.vault.naming import segment_key
+from stowfs.vault.parallel import each
+from stowfs.vault.record import Header, Record
+from stowfs.vault.ring import first_ring, new_id
+from stowfs.vault.segments import unpack_verified
+from stowfs.vault.vault import THREADS
+
+CLOCK_ALLOWANCE = 3600.0
+"""Seconds by which another host's clock may be ahead: what it began before the repair has an id that old at most."""
+
+REPAIRS = 16
+"""Findings repaired at once; the store has a limit of its own."""
+
+NEEDS_EXCLUSIVE = "only with --exclusive: a writer that is stalled might be about to need it"
+LOST = "its bytes are nowhere in the store: where the same content is stored again, it comes back"
+UNCLEAR = "nobody can tell what it was: put the object back from a copy, or delete it and what it stands for is gone"
+FOREIGN = "stowfs did not make it: remove it yourself if nobody needs it"
+OVERTAKEN = "it was changed meanwhile: check again"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finding, and why it was left as it is (`None`: it is repaired)."""
+
+    finding: Finding
+    left: str | None
+
+
+async def repair(
+    store: ObjectStore, descriptor: Descriptor, checked: Checked, *, exclusive: bool = False, deadline: float
+) -> list[Outcome]:
+    """Repairs what a check found, or says why not. Raises store errors; what was repaired until then is."""
+    repairer = _Repairer(store, descriptor, checked, exclusive=exclusive, deadline=deadline)
+    # Counts first: they are set on the records that were checked.
+    counts = [finding for finding in checked.findings if isinstance(finding, CountTooLow | CountTooHigh)]
+    others = [finding for finding in checked.findings if not isinstance(finding, CountTooLow | CountTooHigh)]
+    outcomes = await each(repairer.repair, counts, limit=REPAIRS)
+    return outcomes + await each(repairer.repair, others, limit=REPAIRS)
+
+
+class _Repairer:
+    def __init__(
+        self, store: ObjectStore, descriptor: Descriptor, checked: Checked, *, exclusive: bool, deadline: float
+    ) -> None:
+        self._store = store
+        self._many = descriptor.many
+        self._checked = checked
+        self._inspector = Inspector(store, trio.CapacityLimiter(THREADS))
+        self._exclusive = exclusive
+        self._deadline = deadline
+
+    async def repair(self, finding: Finding) -> Outcome:
+        return Outcome(finding, await self._repair(finding))
+
+    async def _repair(self, finding: Finding) -> str | None:
+        match finding:
+            case CountTooLow(digest=digest, references=references, revision=revision):
+                return await self._recount(_Recount(digest, revision, min(references, self._many), settle=False))
+            case UnfinishedUpload(key=key, upload_id=upload_id, started=started):
+                await self._store.abort_upload(PendingUpload(key, upload_id, started))
+                return None
+            case StrayObject(key=key, temporary=True):
+                await self._store.delete(key)
+                return None
+            case StrayObject():
+                return FOREIGN
+            case CountTooHigh(digest=digest, references=references, revision=revision):
+                if not self._exclusive:
+                    return NEEDS_EXCLUSIVE
+                return await self._recount(_Recount(digest, revision, references, settle=True))
+            case OrphanBlob(key=key):
+                if not self._exclusive:
+                    return NEEDS_EXCLUSIVE
+                await self._store.delete(key)
+                return None
+            case Dangling(digest=digest) | MissingBlob(digest=digest):
+                return await self._put_back(digest)
+            case Corrupt(key=key, digest=str(digest)) | Undecodable(key=key, digest=str(digest)):
+                return await self._put_back(digest) if key == segment_key(digest) else UNCLEAR
+        return UNCLEAR
+
+    async def _recount(self, recount: "_Recount") -> str | None:
+        await compare_and_swap(self._store, segment_key(recount.digest), recount, deadline=self._deadline)
+        return None if recount.done else OVERTAKEN
+
+    async def _put_back(self, digest: str) -> str | None:
+        """Makes a record anew that redirects to a payload of the segment that is still in the store."""
+        if self._checked.spare.get(digest) and not self._exclusive:
+            return NEEDS_EXCLUSIVE
+        holders = self._checked.references.get(digest, [])
+        for revision in sorted(self._checked.spare.get(digest, ())):
+            try:
+                payload = await self._inspector.blob(digest, revision, RECORD_LIMIT)
+                # The size is in the frame; the hash tells whether it is the segment.
+                raw, _ = codec.decompress_first(payload, limit=records.RAW_LIMIT)
+                stored = CachedSegment(None, len(raw), payload)
+                await self._inspector.run(len(payload), unpack_verified, digest, stored)
+            except (ObjectNotFound, CorruptObject):
+                continue
+            op = new_id()
+            now = time.time()
+            header = Header(
+                hash=digest,
+                state="live",
+                # Where not every reference is known, it is never given up.
+                ref_count=min(len(holders), self._many) if self._checked.complete else self._many,
+                ring=first_ring().closed(op, now + CLOCK_ALLOWANCE),
+                raw_size=len(raw),
+                stored_size=len(payload),
+                created_at=now,
+                type="page" if any(holder.size is None for holder in holders) else "data",
+                zero_since=None if holders else now,
+                redirect=revision,
+            )
+            current = await read_or_none(self._store, segment_key(digest))
+            condition = IF_ABSENT if current is None else IfMatch(current.etag)
+            try:
+                await self._store.put(segment_key(digest), records.encode(Record(header, b"")), condition)
+            except PreconditionFailed:
+                return OVERTAKEN
+            return None
+        return LOST
+
+
+class _Recount:
+    """Sets the count of a record that nobody has changed since it was checked."""
+
+    def __init__(self, digest: str, revision: str, count: int, *, settle: bool) -> None:
+        self.digest = digest
+        self._revision = revision
+        self._count = count
+        self._settle = settle
+        self._op = new_id()
+        self.done = False
+
+    def propose(self, current: Found | None) -> bytes | None:
+        if current is None:
+            self.done = False
+            return None
+        record = records.decode(self.digest, current.body)
+        ring = record.header.ring
+        if self._op in ring.recent:
+            self.done = True
+            return None
+        self.done = current.etag == self._revision
+        if not self.done:
+            return None
+        now = time.time()
+        header = msgspec.structs.replace(
+            record.header,
+            ref_count=self._count,
+            ring=ring.closed(self._op, now + CLOCK_ALLOWANCE) if self._settle else ring.add(self._op),
+            zero_since=None if self._count else now,
+        )
+        return records.encode(Record(header, record.payload))
+
+    def in_doubt(self) -> None:
+        """Nothing to note: the id in the ring tells."""
