@@ -1,0 +1,138 @@
+"""`stowfs fsck`: is everything there, and counted right?"""
+
+import dataclasses
+import re
+from contextlib import AsyncExitStack
+
+import click
+import trio
+
+from stowfs.cli.arguments import json_option, store_argument
+from stowfs.cli.exclusive import alone
+from stowfs.cli.listing import readable
+from stowfs.cli.output import counted, echo, emit, note, progress, size
+from stowfs.cli.session import contact
+from stowfs.config import StoreOptions
+from stowfs.store.open import StoreLocation
+from stowfs.vault.check import GRACE, Checked, Checker
+from stowfs.vault.findings import Finding
+from stowfs.vault.repair import Outcome, repair
+
+UNREPAIRED = 4
+"""The exit status where errors are left, by the convention of fsck(8)."""
+
+NAMED = 3
+"""Conversations that a line names; all of them are in the JSON document."""
+
+NOT_ASKED = "not repaired: pass --repair"
+
+
+@click.command()
+@store_argument
+@click.option("--repair", "repairing", is_flag=True, help="Repair what can be repaired without guessing.")
+@click.option(
+    "--exclusive",
+    is_flag=True,
+    help="You know that no host uses STORE, and that none has for some minutes: repair what cannot be repaired beside"
+    " mounts, too.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=GRACE,
+    show_default=True,
+    metavar="SECONDS",
+    help="What was changed within this time may be in the middle of a change. Where counts look too high, the check"
+    " waits so long and looks again.",
+)
+@json_option
+@click.pass_context
+def fsck(
+    ctx: click.Context,
+    location: StoreLocation,
+    options: StoreOptions,
+    repairing: bool,
+    exclusive: bool,
+    grace: float,
+    as_json: bool,
+) -> None:
+    """Check STORE, and repair it.
+
+    Reads and verifies every object, counts all references, and names the conversations that a finding touches. Safe
+    beside mounts, with --repair, too: counts that are too low are raised at once; to lower counts that are too high,
+    to delete payloads that nothing names and to put back records takes --exclusive. Segments that are shared so often
+    that nobody counts them any more are verified, but stay.
+
+    The exit status is 0 where nothing is wrong (any more), 4 where errors are left, 1 where the check failed.
+
+    \b
+    Examples:
+      stowfs fsck s3://my-bucket/conversations
+      stowfs fsck file:///srv/store --repair --exclusive --json
+    """
+
+    async def run() -> tuple[Checked, list[Outcome]]:
+        async with contact(location, options, writing=repairing) as reached, AsyncExitStack() as stack:
+            store, descriptor = reached.store, reached.descriptor
+            if exclusive:
+                await stack.enter_async_context(alone(store, descriptor, options))
+            with progress("fsck") as bar:
+                checked = await Checker(store, descriptor, grace=grace, exclusive=exclusive, progress=bar).run()
+            if not repairing:
+                return checked, [Outcome(finding, NOT_ASKED) for finding in checked.findings]
+            return checked, await repair(store, descriptor, checked, exclusive=exclusive, deadline=options.deadline)
+
+    checked, outcomes = trio.run(run)
+    left = sum(outcome.left is not None for outcome in outcomes)
+    if as_json:
+        emit(_document(checked, outcomes))
+    else:
+        for outcome in outcomes:
+            echo(_line(outcome))
+        echo(_summary(checked, len(outcomes), left))
+    if not checked.complete:
+        note("not every reference could be read: counts that are too high were not looked for")
+    ctx.exit(UNREPAIRED if left else 0)
+
+
+def _kind(finding: Finding) -> str:
+    """The name of a finding, as 'count-too-low'."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", type(finding).__name__).lower()
+
+
+def _line(outcome: Outcome) -> str:
+    finding = outcome.finding
+    named = ", ".join(finding.conversations[:NAMED])
+    others = len(finding.conversations) - NAMED
+    touches = f" [{named}{f' and {others:,} more' if others > 0 else ''}]" if named else ""
+    left = "repaired" if outcome.left is None else outcome.left
+    return f"{_kind(finding)}: {finding.key}: {finding.describe()}{touches}: {left}"
+
+
+def _summary(checked: Checked, found: int, left: int) -> str:
+    read = (
+        f"{counted(checked.conversations, 'conversation')}, {checked.deleted:,} deleted,"
+        f" {counted(checked.segments, 'segment')} ({size(checked.segment_bytes)})"
+    )
+    return f"{read}: {counted(found, 'finding')}, {left:,} left" if found else f"{read}: clean"
+
+
+def _document(checked: Checked, outcomes: list[Outcome]) -> dict[str, object]:
+    return {
+        "clean": all(outcome.left is None for outcome in outcomes),
+        "complete": checked.complete,
+        "conversations": checked.conversations,
+        "deleted": checked.deleted,
+        "segments": checked.segments,
+        "segment_bytes": checked.segment_bytes,
+        "findings": [
+            {
+                "kind": _kind(outcome.finding),
+                **dataclasses.asdict(outcome.finding),
+                "conversations": [readable(path) for path in outcome.finding.conversations],
+                "repaired": outcome.left is None,
+                "left": outcome.left,
+            }
+            for outcome in outcomes
+        ],
+    }
