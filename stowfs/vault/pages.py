@@ -51,7 +51,8 @@ def fold(pieces: Sequence[Piece]) -> tuple[list[Piece], dict[str, bytes]]:
     made: dict[str, bytes] = {}
     for level in range(LEVEL_LIMIT):
         start = next((i for i, piece in enumerate(folded) if level_of(piece) <= level), len(folded))
-        while sum(level_of(piece) == level for piece in folded[start:]) > FANOUT_LIMIT:
+        left = sum(level_of(piece) == level for piece in folded[start:])
+        while left > FANOUT_LIMIT:
             group = folded[start : start + PAGE]
             references = [piece for piece in group if isinstance(piece, Reference) and piece.level == level]
             if len(references) < PAGE:
@@ -61,6 +62,7 @@ def fold(pieces: Sequence[Piece]) -> tuple[list[Piece], dict[str, bytes]]:
             made[page.digest] = raw
             folded[start : start + PAGE] = [page]
             start += 1
+            left -= PAGE
     return folded, made
 
 
@@ -113,8 +115,7 @@ async def digests(pieces: Sequence[Piece], fetch: Fetch) -> set[str]:
             if piece.level > 0 and piece not in opened:
                 opened.add(piece)
                 await add(parse(piece, await fetch(piece)))
-            # Levels shrink by the size of a page, so that half as many again is far more than honest pages are.
-            _check_number(len(found) * 2 // 3)
+            _check_number(len(found) - len(opened))
 
     await add(pieces)
     return found

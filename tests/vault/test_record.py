@@ -277,9 +277,11 @@ def test_recompression_changes_the_stored_form_only() -> None:
 
 # Everything together
 
+KINDS = ["acquire", "release", "again", "undo", "collect", "recompress"]
+
 
 @settings(max_examples=300)
-@given(st.lists(st.tuples(st.sampled_from("acquire release again undo collect recompress".split()), st.integers(0, 9))))
+@given(st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 9))))
 def test_a_count_is_the_number_of_its_holders(steps: list[tuple[str, int]]) -> None:
     """Holders acquire, release, repeat what they did, and undo; within what a ring remembers, nothing is lost."""
     record: Record | None = None
