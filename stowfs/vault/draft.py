@@ -73,10 +73,10 @@ class Draft:
     @property
     def intent(self) -> Intent:
         """What the writes so far mean for a base that moves."""
-        if self.base is None:
-            return Intent.APPEND if self.appending else Intent.REPLACE
-        if self._emptied:
+        if self._emptied or (self.base is None and not self.appending):
             return Intent.REPLACE
+        if self.base is None:
+            return Intent.APPEND
         if self._base_limit == self.base.size and all(start >= self.base.size for start, _ in self._extents):
             return Intent.APPEND
         return Intent.EDIT

@@ -55,9 +55,7 @@ class Model:
 
     @property
     def intent(self) -> Intent:
-        if self.base is None:
-            return Intent.APPEND if self.appending else Intent.REPLACE
-        if self.emptied:
+        if self.emptied or (self.base is None and not self.appending):
             return Intent.REPLACE
         return Intent.EDIT if self.touched else Intent.APPEND
 
@@ -90,7 +88,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.none() | CONTENT, st.booleans(), STEPS)
 async def test_a_draft_is_what_was_written(
     base: bytes | None, appending: bool, steps: list[tuple[str, int, bytes]]
