@@ -136,8 +136,10 @@ def test_no_credentials(stow: Stow, rgw: S3Server, rgw_url: str, mountpoint: Pat
     assert "AWS_ACCESS_KEY_ID" in stow.error("mount", rgw_url, mountpoint, env=env)
 
 
-@pytest.mark.parametrize("command", ["mkfs", "mount", "ls"])
-@pytest.mark.parametrize("server", ["closed_port", "silent_port"])
+@pytest.mark.parametrize(
+    ("server", "command"),
+    [("closed_port", "mount"), ("closed_port", "mkfs"), ("silent_port", "mount"), ("silent_port", "ls")],
+)
 def test_an_endpoint_that_does_not_answer(
     stow: Stow, mountpoint: Path, command: str, server: str, request: pytest.FixtureRequest
 ) -> None:
