@@ -21,9 +21,11 @@ from stowfs.vault.untrusted import parse
 
 VERSION = 1
 
-REDIRECT_ABOVE = 64 * KIB
-"""Compressed bytes above which a payload is redirected to a blob: every change of the count rewrites the record, and
-a run of the usual size (128 KiB of text) compresses to well under this."""
+REDIRECT_ABOVE = 128 * KIB
+"""Compressed bytes above which a payload is redirected to a blob, since every change of the count rewrites the record.
+
+The largest run (256 KiB) of text stays below, so that sealing it costs one request and reading it one; images in base64
+and the like do not."""
 
 RAW_LIMIT = 4 * MIB
 """Raw bytes a segment may claim: sixteen times the largest run, so that other segmenter parameters still fit."""
