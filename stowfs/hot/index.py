@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar
 
 import trio
 
@@ -91,7 +91,7 @@ class Index:
         self._reset_figures()
 
     @classmethod
-    def open(cls, path: Path, limit: int, sightings_limit: int = SIGHTINGS_LIMIT) -> "Index":
+    def open(cls, path: Path, limit: int, sightings_limit: int = SIGHTINGS_LIMIT) -> Self:
         """The index at `path`, empty where it is new or was useless; blocks. Without a working disk it stays empty."""
         index = cls(path, limit, sightings_limit)
         index._connect()
@@ -123,6 +123,9 @@ class Index:
 
     def close(self) -> None:
         """Closes the database; blocks. Every later call finds nothing."""
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
             try:
@@ -142,7 +145,7 @@ class Index:
                 return work(self._connection)
         except sqlite3.Error as error:
             if primary_code(error) in DAMAGED:
-                self.close()
+                self._disconnect()
                 self._rebuild(f"is damaged ({error})")
             else:
                 self._trouble.report(error)

@@ -17,6 +17,7 @@ import trio
 
 from stowfs.config import HotTierOptions
 from stowfs.errors import CorruptObject, HotTierBusy
+from stowfs.hot.buffer import BufferedIndex
 from stowfs.hot.directories import private_directory
 from stowfs.hot.failures import state_errors
 from stowfs.hot.index import Index
@@ -87,7 +88,7 @@ class HotTier:
             cleanup.callback(journal.close)
             spool = Spool.prepare(state / "spool", options.spool_limit)
             cleanup.callback(spool.close)
-            index = Index.open(cache / "index.db", options.manifest_cache_size)
+            index = BufferedIndex.open(cache / "index.db", options.manifest_cache_size)
             cleanup.callback(index.close)
             segments = SegmentFiles.open(cache / "segments", options.segment_cache_size)
             cleanup.callback(segments.close)

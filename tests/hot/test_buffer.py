@@ -1,0 +1,90 @@
+"""The index with its writes gathered: it finds what it was given at once, and writes it in few transactions."""
+
+import shutil
+from pathlib import Path
+
+from stowfs.hot.buffer import BYTES, ENTRIES, BufferedIndex
+from stowfs.hot.index import CachedManifest, Index, Sighting
+
+LIMIT = 1 << 30
+
+
+def _hash(number: int) -> bytes:
+    return number.to_bytes(32)
+
+
+def _on_disk(path: Path) -> Index:
+    """What a crash would leave."""
+    copy = path.parent / "copy"
+    copy.mkdir()
+    for file in path.parent.glob("index.db*"):
+        shutil.copy(file, copy)
+    return Index.open(copy / path.name, LIMIT)
+
+
+async def test_what_is_not_written_yet_is_found(tmp_path: Path) -> None:
+    index = BufferedIndex.open(tmp_path / "index.db", LIMIT)
+    await index.put_manifests({"a": CachedManifest("1", b"one")})
+    await index.note_sightings({_hash(1): Sighting("inline", 10.0)})
+    assert await index.manifest("a") == CachedManifest("1", b"one")
+    assert await index.manifests(["a", "b"]) == {"a": CachedManifest("1", b"one")}
+    assert await index.sightings([_hash(1), _hash(2)]) == {_hash(1): Sighting("inline", 10.0)}
+    await index.put_manifests({"a": CachedManifest("2", b"two")})
+    await index.note_sightings({_hash(1): Sighting("stored", 9.0)})
+    assert await index.manifest("a") == CachedManifest("2", b"two")
+    assert (await index.sightings([_hash(1)]))[_hash(1)].state == "inline"  # the newer one
+    await index.forget_manifests(["a"])
+    assert await index.manifest("a") is None
+    index.close()
+
+
+async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
+    index = BufferedIndex.open(tmp_path / "index.db", LIMIT)
+    await index.put_manifests({"a": CachedManifest("1", b"one"), "b": CachedManifest("1", b"one")})
+    await index.note_sightings({_hash(1): Sighting("stored", 10.0)})
+    await index.forget_manifests(["b"])
+    index.close()
+    again = _on_disk(tmp_path / "index.db")
+    assert await again.manifests(["a", "b"]) == {"a": CachedManifest("1", b"one")}
+    assert _hash(1) in await again.sightings([_hash(1)])
+    again.close()
+
+
+async def test_many_entries_are_written_in_batches(tmp_path: Path) -> None:
+    """A crash leaves all but the last few, however many there were."""
+    index = BufferedIndex.open(tmp_path / "index.db", LIMIT)
+    for number in range(10 * ENTRIES + 5):
+        await index.put_manifests({f"{number}": CachedManifest("1", b"body")})
+        await index.note_sightings({_hash(number): Sighting("inline", 1.0)})
+    crashed = _on_disk(tmp_path / "index.db")
+    ids = [f"{number}" for number in range(10 * ENTRIES + 5)]
+    assert 10 * ENTRIES <= len(await crashed.manifests(ids)) < 10 * ENTRIES + 5
+    assert len(await crashed.sightings([_hash(number) for number in range(10 * ENTRIES)])) >= 9 * ENTRIES
+    crashed.close()
+    assert len(await index.manifests(ids)) == len(ids)
+    index.close()
+
+
+async def test_large_manifests_do_not_pile_up(tmp_path: Path) -> None:
+    index = BufferedIndex.open(tmp_path / "index.db", LIMIT)
+    await index.put_manifests({"large": CachedManifest("1", bytes(BYTES))})
+    reader = _on_disk(tmp_path / "index.db")
+    assert await reader.manifest("large") is not None
+    reader.close()
+    index.close()
+
+
+async def test_a_database_damaged_meanwhile_is_rebuilt_at_the_end_too(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    index = BufferedIndex.open(path, LIMIT)
+    await index.put_manifests({f"{n}": CachedManifest("1", bytes(5000)) for n in range(2 * ENTRIES)})
+    index.close()
+    index = BufferedIndex.open(path, LIMIT)
+    await index.put_manifests({"a": CachedManifest("1", b"one")})
+    with path.open("r+b") as file:
+        file.seek(16384)
+        file.write(b"\xff" * (path.stat().st_size - 16384))
+    index.close()
+    index = BufferedIndex.open(path, LIMIT)
+    assert await index.manifest("0") is None
+    index.close()
