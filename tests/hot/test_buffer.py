@@ -53,13 +53,14 @@ async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
 async def test_many_entries_are_written_in_batches(tmp_path: Path) -> None:
     """A crash leaves all but the last few, however many there were."""
     index = BufferedIndex.open(tmp_path / "index.db", LIMIT)
-    for number in range(10 * ENTRIES + 5):
+    count = 10 * ENTRIES
+    for number in range(count):
         await index.put_manifests({f"{number}": CachedManifest("1", b"body")})
         await index.note_sightings({_hash(number): Sighting("inline", 1.0)})
     crashed = _on_disk(tmp_path / "index.db")
-    ids = [f"{number}" for number in range(10 * ENTRIES + 5)]
-    assert 10 * ENTRIES <= len(await crashed.manifests(ids)) < 10 * ENTRIES + 5
-    assert len(await crashed.sightings([_hash(number) for number in range(10 * ENTRIES)])) >= 9 * ENTRIES
+    ids = [f"{number}" for number in range(count)]
+    assert count - ENTRIES <= len(await crashed.manifests(ids)) < count
+    assert len(await crashed.sightings([_hash(number) for number in range(count)])) >= count - ENTRIES
     crashed.close()
     assert len(await index.manifests(ids)) == len(ids)
     index.close()
