@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from stowfs.cli.daemons import log_file
-from stowfs.cli.mounts import is_dead, mount_entry, unmount
+from stowfs.cli.mounts import IN_CONTAINER, is_dead, mount_entry, unmount
 from stowfs.config import StoreOptions, default_cache_root, default_state_root
 from stowfs.errors import MountFailed
 from stowfs.mount.options import MountOptions
@@ -80,14 +80,15 @@ def launch(request: MountRequest, option_lists: Sequence[str]) -> Status:
 
 
 def _said_by_fuse(log: Path, start: int) -> list[str]:
-    """What libfuse and fusermount3 wrote to stderr: only they know why a mount was refused."""
+    """What libfuse and fusermount3 wrote to stderr, who alone know why a mount was refused; and what to do."""
     with log.open("rb") as lines:
         lines.seek(start)
-        return [
+        said = [
             line.decode(errors="backslashreplace").strip()
             for line in lines
             if line.startswith((b"fuse: ", b"fusermount3: "))
         ]
+    return [*said, IN_CONTAINER] if any("not permitted" in line for line in said) else said
 
 
 def _arguments(request: MountRequest, option_lists: Sequence[str]) -> list[str]:

@@ -20,10 +20,8 @@ UNMOUNT_TIMEOUT = 30.0
 """Seconds for fusermount3, which waits for nothing but the kernel; past it something hangs that waiting will not
 mend."""
 
-NO_FUSE = (
-    "is FUSE in the kernel (modprobe fuse)? A container needs '--device /dev/fuse --cap-add SYS_ADMIN', on some"
-    " hosts also '--security-opt apparmor=unconfined'"
-)
+IN_CONTAINER = "a container needs '--device /dev/fuse --cap-add SYS_ADMIN', on some hosts also '--security-opt apparmor=unconfined'"
+"""What to do where a mount is not permitted."""
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
@@ -71,7 +69,9 @@ def check_fuse() -> None:
     try:
         os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        raise MountFailed(f"{FUSE_DEVICE} is not usable: {error.strerror}: {NO_FUSE}") from error
+        raise MountFailed(
+            f"{FUSE_DEVICE} is not usable: {error.strerror}: load FUSE (modprobe fuse); {IN_CONTAINER}"
+        ) from error
     if shutil.which("fusermount3") is None:
         raise MountFailed("fusermount3 is not installed: on Debian, apt-get install fuse3")
 

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,3 +164,19 @@ def test_an_environment_that_must_not_matter(stow: Stow, store: str) -> None:
     """A proxy or a profile of S3 has nothing to do with a directory."""
     stow.run("ls", store, env={"AWS_PROFILE": "no-such-profile", "HTTPS_PROXY": "http://127.0.0.1:1"})
     assert os.listdir(stow.directory / "store")
+
+
+def test_a_process_that_may_not_mount(stow: Stow, store: str, mountpoint: Path) -> None:
+    """As root in a container that was not given the right to."""
+    command = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", sys.executable, "-m", "stowfs"]
+    done = subprocess.run(
+        [*command, "mount", store, str(mountpoint)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **stow.environment},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Operation not permitted; a container needs" in done.stderr
+    assert done.stderr.count("\n") == 1
