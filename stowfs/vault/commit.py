@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 import msgspec
 import trio
 
-from stowfs.errors import IsDirectory, NoSuchPath, NotDirectory, PathExists
+from stowfs.errors import IsDirectory, NameTooLong, NoSuchPath, NotDirectory, PathExists
 from stowfs.hot.index import Sighting
 from stowfs.hot.tier import HotTier
 from stowfs.store.base import ObjectStore
@@ -29,7 +29,7 @@ from stowfs.vault.counts import Counts
 from stowfs.vault.draft import Draft, Intent
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
-from stowfs.vault.naming import display, join, split
+from stowfs.vault.naming import display, join, manifest_key, split
 from stowfs.vault.publish import Moved, Outcome, Overtaken, Published, next_ring, publish
 from stowfs.vault.recovery import Recovery
 from stowfs.vault.transaction import Kind, Source, Transaction
@@ -193,6 +193,8 @@ class Committer:
     @asynccontextmanager
     async def _transaction(self, kind: Kind, path: str) -> AsyncIterator[Transaction]:
         """A transaction whose row, if it fails, is cancelled or comes to nothing, is settled in the background."""
+        # A name that no store can hold is refused before anything is counted for it.
+        manifest_key(path)
         transaction = Transaction(self._hot.journal, self._counts, self._hot.index, kind, path)
         try:
             yield transaction
@@ -340,7 +342,16 @@ def _merged(draft: Attributes, base: Attributes, current: Attributes) -> Attribu
 
 
 def _conflict_path(path: str) -> str:
-    """A name beside `path` for an edit that lost: host and time tell the user whose it is."""
+    """A name beside `path` for an edit that lost: host and time tell the user whose it is. A long one is shortened."""
     directory, name = split(path)
     host = re.sub(r"[^A-Za-z0-9_-]", "-", platform.node()) or "host"
-    return join(directory, f"{name}.conflict-{host}-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+    mark = f".conflict-{host}-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+    while name:
+        beside = join(directory, name + mark)
+        try:
+            manifest_key(beside)
+        except NameTooLong:
+            name = name[:-1]
+        else:
+            return beside
+    raise NameTooLong(f"no name beside {display(path)} is short enough for a store")
