@@ -56,6 +56,11 @@ class Run:
         """How it stands in the manifest."""
         return self.reference or len(self.raw)
 
+    @property
+    def inline(self) -> InlineRun:
+        """What it costs in the manifest."""
+        return InlineRun(len(self.raw), len(self.compressed) if self.compressed is not None else None)
+
     def payload(self) -> Payload:
         """What a record needs to store it."""
         if self.compressed is None:
@@ -87,17 +92,24 @@ class Assembled:
 
 @dataclass(slots=True)
 class _Progress:
-    """Where cutting stands: what is kept from the base, and what was cut so far."""
+    """Where cutting stands: what is kept from the base, and what was cut so far.
+
+    `inline`: the sealed runs among `runs` that are no segments yet, the oldest first.
+    """
 
     position: int
     resume: str | None
-    kept: list[Piece]
-    kept_inline: list[bytes]
     facts: Facts
-    runs: list[Run] = field(default_factory=list)
+    runs: list[Run | Reference] = field(default_factory=list)
+    inline: list[Run] = field(default_factory=list)
     suffix: list[Piece] = field(default_factory=list)
     suffix_inline: list[bytes] = field(default_factory=list)
     tail: int = 0
+
+    def take(self, runs: Sequence[Run | Reference]) -> None:
+        """These come next in the conversation, and where they go is decided."""
+        self.runs.extend(runs)
+        self.inline += [run for run in runs if isinstance(run, Run) and run.sealed and run.reference is None]
 
 
 class Assembler:
@@ -118,28 +130,29 @@ class Assembler:
         progress = await self._begin(draft)
         async for runs in self._cut(draft, progress):
             await self._place(runs, draft.size, before, acquire)
-            progress.runs.extend(runs)
+            progress.take(runs)
+            await self._spill(progress, acquire)
         return await self._finish(progress, acquire, note_tail=draft.base is None)
 
     async def _begin(self, draft: Draft) -> _Progress:
         """Keeps the longest sealed prefix of the base that the draft does not touch."""
         base = draft.base
         if base is None or not base.manifest.facts.resumable or draft.first_change < 1:
-            return _Progress(0, None, [], [], Facts())
+            return _Progress(0, None, Facts())
         facts = base.manifest.facts
         if draft.first_change >= base.sealed_end > 0:
             # The pages stay as they are: an append does not read them.
             pieces = base.manifest.pieces[:-1] if base.manifest.tail else base.manifest.pieces
             messages = None if facts.messages is None else facts.messages - facts.tail_messages
             facts = msgspec.structs.replace(facts, messages=messages, tail_messages=0)
-            return _Progress(base.sealed_end, facts.format, list(pieces), _inline_parts(base, pieces), facts)
+            return _resumed(base.sealed_end, facts, pieces, _inline_parts(base, pieces))
         layout = await self._layouts.layout(base)
         index = max(i for i, start in enumerate(layout.starts) if start <= min(draft.first_change, base.sealed_end))
         if index == 0:
-            return _Progress(0, None, [], [], Facts())
+            return _Progress(0, None, Facts())
         facts = msgspec.structs.replace(facts, messages=None, tail_messages=0)
         inline = [layout.inline_bytes(i) for i in range(index) if isinstance(layout.pieces[i], int)]
-        return _Progress(layout.starts[index], facts.format, layout.pieces[:index], inline, facts)
+        return _resumed(layout.starts[index], facts, layout.pieces[:index], inline)
 
     async def _cut(self, draft: Draft, progress: _Progress) -> AsyncIterator[list[Run]]:
         """The runs from `progress.position` on, by windows; ends early where the rest of the base can be kept."""
@@ -215,6 +228,16 @@ class Assembler:
         there = {digest.hex() for digest, sighting in sightings.items() if sighting.state != "inline"}
         await self._store(chosen, there, acquire)
 
+    async def _spill(self, progress: _Progress, acquire: Acquire) -> None:
+        """Stores what is too much inline already.
+
+        It is what `_finish` would find too much, but found here it does not take memory until then: however long a
+        conversation is, all of it may compress too well for segments.
+        """
+        count = placement.spilled([run.inline for run in progress.inline])
+        spill, progress.inline = progress.inline[:count], progress.inline[count:]
+        await self._store(spill, set(), acquire)
+
     async def _store(self, runs: Sequence[Run], there: set[str], acquire: Acquire) -> None:
         if not runs:
             return
@@ -235,12 +258,10 @@ class Assembler:
 
         The tail of a conversation that is appended to differs each time: only that of a new one is worth a note.
         """
-        runs = [*(_kept_runs(progress.kept, progress.kept_inline)), *progress.runs]
-        runs += _kept_runs(progress.suffix, progress.suffix_inline)
+        runs = [*progress.runs, *_kept_runs(progress.suffix, progress.suffix_inline)]
         inline = [run for run in runs if isinstance(run, Run) and run.reference is None]
         sealed = inline[:-1] if progress.tail and inline and inline[-1] is runs[-1] else inline
-        sizes = [InlineRun(len(run.raw), len(run.compressed) if run.compressed is not None else None) for run in sealed]
-        spill = sealed[: placement.spilled(sizes)]
+        spill = sealed[: placement.spilled([run.inline for run in sealed])]
         references = sum(not isinstance(run, Run) or run.reference is not None for run in runs)
         if references > pages.FANOUT_LIMIT:
             # Pages hold references only, from the start on.
@@ -272,6 +293,13 @@ class Assembler:
         if size <= ON_LOOP:
             return function(*arguments)
         return await trio.to_thread.run_sync(function, *arguments, limiter=self._threads)
+
+
+def _resumed(position: int, facts: Facts, pieces: Sequence[Piece], inline: Sequence[bytes]) -> _Progress:
+    """Cutting goes on at `position`, after the first `pieces` of the base."""
+    progress = _Progress(position, facts.format, facts)
+    progress.take(_kept_runs(pieces, inline))
+    return progress
 
 
 def _kept_runs(pieces: Sequence[Piece], inline: Sequence[bytes]) -> list[Run | Reference]:

@@ -25,14 +25,18 @@ DAEMON_TIMEOUT = 30.0
 
 
 def run(
-    *command: str | Path, check: bool = True, data: bytes | None = None, env: dict[str, str] | None = None
+    *command: str | Path,
+    check: bool = True,
+    data: bytes | None = None,
+    env: dict[str, str] | None = None,
+    timeout: float = CLIENT_TIMEOUT,
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs a client. With `check`, that it succeeds is asserted, with what it said in the message."""
     result = subprocess.run(
         [str(part) for part in command],
         input=data if data is not None else b"",
         capture_output=True,
-        timeout=CLIENT_TIMEOUT,
+        timeout=timeout,
         env={**os.environ, **(env or {})},
         check=False,
     )
