@@ -63,13 +63,14 @@ def _killed_once(mounts: Mounts, kind: str, when: str, request: int) -> bool:
     if old is not None:
         run("tee", other if kind == "rename" else path, data=old)
     mount.kill_at(when, request)
-    command, new = {
+    changes: dict[str, tuple[list[str | Path], bytes | None]] = {
         "create": (["tee", path], NEW),
         "replace": (["tee", path], NEW),
         "append": (["tee", "-a", path], OLD + NEW),
         "rename": (["mv", other, path], NEW),
         "remove": (["rm", path], None),
-    }[kind]
+    }
+    command, new = changes[kind]
     done = run(*command, data=NEW, check=False)
     # What a commit releases is released in the background: unmounting waits for it, or meets the end there.
     run("fusermount3", "-u", mount.mountpoint, check=False)
