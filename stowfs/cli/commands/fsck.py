@@ -33,8 +33,8 @@ NOT_ASKED = "not repaired: pass --repair"
 @click.option(
     "--exclusive",
     is_flag=True,
-    help="You know that no host uses STORE, and that none has for some minutes: repair what cannot be repaired beside"
-    " mounts, too.",
+    help="You know that no host uses STORE, and that none has for some minutes: what this host has left to do is done,"
+    " and --repair goes further.",
 )
 @click.option(
     "--grace",
@@ -66,13 +66,13 @@ def fsck(
     The exit status is 0 where nothing is wrong (any more), 4 where errors are left, 1 where the check failed.
 
     \b
-    Examples:
+    Example:
       stowfs fsck s3://my-bucket/conversations
       stowfs fsck file:///srv/store --repair --exclusive --json
     """
 
     async def run() -> tuple[Checked, list[Outcome]]:
-        async with contact(location, options, writing=repairing) as reached, AsyncExitStack() as stack:
+        async with contact(location, options, writing=repairing or exclusive) as reached, AsyncExitStack() as stack:
             store, descriptor = reached.store, reached.descriptor
             if exclusive:
                 await stack.enter_async_context(alone(store, descriptor, options))

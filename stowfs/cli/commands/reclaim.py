@@ -51,7 +51,7 @@ def gc(
     grace period is deleted. Safe beside mounts and other commands. What cannot be read is kept, and named.
 
     \b
-    Examples:
+    Example:
       stowfs gc s3://my-bucket/conversations --dry-run
       stowfs gc file:///srv/store --empty-trash --grace 0
     """
@@ -106,7 +106,7 @@ def undelete(
     empty leaves nothing to bring back.
 
     \b
-    Examples:
+    Example:
       stowfs undelete s3://my-bucket/conversations --list
       stowfs undelete s3://my-bucket/conversations runs/0001.json
       stowfs undelete s3://my-bucket/conversations -r runs
