@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import Stow
-from tests.vault.test_promises import log_lines
+from tests.vault.test_promises import log_lines, noise
 
 SHARED = log_lines(700, 1)
 FILES = {"runs/1": SHARED + log_lines(600, 2), "runs/2": SHARED, "kept": log_lines(700, 3), "small": b"few bytes\n"}
@@ -187,3 +187,27 @@ def test_fsck_that_fails_is_no_clean_store(stow: Stow, store: str) -> None:
     assert "stowfs mkfs" in stow.error("fsck", (stow.directory / "nowhere").as_uri())
     (stow.directory / "store" / "stowfs.json").write_bytes(b"{}")
     assert "stowfs.json" in stow.error("fsck", store)
+
+
+@pytest.mark.rgw
+def test_on_s3(stow: Stow, rgw_url: str) -> None:
+    store = f"{rgw_url}/prefix"
+    stow.run("mkfs", store)
+    for name, data in {"bulky": noise(600_000), **FILES}.items():
+        path = stow.directory / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    stow.run("put", store, "in/.")
+    before = stow.json("du", store)
+    assert before["stored"]["blobs"]["objects"] > 0
+    stow.run("rm", "-r", store, "runs", "bulky")
+    assert stow.json("undelete", store, "-r", "runs")["restored"] == ["runs/1", "runs/2"]
+    assert stow.json("gc", store, "--empty-trash", "--grace", "0")["emptied"]["conversations"] == 1
+    after = stow.json("du", store)
+    assert "blobs" not in after["stored"]
+    assert after["stored_bytes"] < before["stored_bytes"] - 590_000
+    assert text(stow, store, "runs/1") == FILES["runs/1"]
+    for options in ([], ["--repair", "--exclusive"]):
+        report = stow.json("fsck", store, *options)
+        assert report["findings"] == []
+        assert report["conversations"] == 4
