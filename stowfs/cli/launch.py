@@ -152,5 +152,6 @@ def _end(process: "subprocess.Popen[bytes]", mountpoint: str) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    if is_dead(mountpoint):
+    entry = mount_entry(mountpoint)
+    if entry is not None and entry.is_stowfs:
         unmount(mountpoint, lazy=True)

@@ -1,11 +1,11 @@
 """Mount points as the kernel and FUSE see them: looking one up, checking one before a mount, unmounting one."""
 
-import errno
 import os
 import re
 import shutil
 import stat
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,24 @@ UNMOUNT_TIMEOUT = 30.0
 """Seconds for fusermount3, which waits for nothing but the kernel; past it something hangs that waiting will not
 mend."""
 
-IN_CONTAINER = "a container needs '--device /dev/fuse --cap-add SYS_ADMIN', on some hosts also '--security-opt apparmor=unconfined'"
+IN_CONTAINER = (
+    "a container needs '--device /dev/fuse --cap-add SYS_ADMIN', on some hosts also"
+    " '--security-opt apparmor=unconfined'"
+)
 """What to do where a mount is not permitted."""
+
+ANSWER_TIMEOUT = 5.0
+"""Seconds for a daemon to answer a statfs, which asks no store; a dead one takes none."""
+
+_DEAD = 3
+_ASK = f"""
+import errno, os, sys
+try:
+    os.statvfs(sys.argv[1])
+except OSError as error:
+    sys.exit({_DEAD} if error.errno in (errno.ENOTCONN, errno.ECONNABORTED) else 0)
+"""
+"""A program that exits with `_DEAD` where the mount point in its argument is dead."""
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
@@ -55,13 +71,17 @@ def mount_entry(mountpoint: str) -> MountEntry | None:
 
 
 def is_dead(mountpoint: str) -> bool:
-    """Whether this is a FUSE mount point whose daemon has ended."""
+    """Whether this is a mount point of FUSE whose daemon has ended. One that merely does not answer is not dead."""
+    # statfs, since the kernel may answer stat from memory; and in a process that can be left behind, since nothing can
+    # end one that waits for a daemon that hangs.
+    asking = subprocess.Popen(
+        [sys.executable, "-S", "-c", _ASK, mountpoint], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
-        # Not stat: the kernel may answer that from memory.
-        os.statvfs(mountpoint)
-    except OSError as error:
-        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
-    return False
+        return asking.wait(ANSWER_TIMEOUT) == _DEAD
+    except subprocess.TimeoutExpired:
+        asking.kill()
+        return False
 
 
 def check_fuse() -> None:
@@ -82,19 +102,13 @@ def prepare_mountpoint(mountpoint: str) -> bool:
     Returns whether it did so. Raises `MountFailed`.
     """
     recovered = False
-    while is_dead(mountpoint):
-        entry = mount_entry(mountpoint)
-        if entry is None or not entry.is_stowfs:
+    while (entry := mount_entry(mountpoint)) is not None:
+        if not entry.is_stowfs or not is_dead(mountpoint):
             raise MountFailed(
-                f"{mountpoint}: a dead FUSE mount of another program is there: unmount it with 'fusermount3 -u'"
+                f"{mountpoint} is mounted already ({entry.source}): unmount it first, or name another directory"
             )
         unmount(mountpoint, lazy=True)
         recovered = True
-    entry = mount_entry(mountpoint)
-    if entry is not None:
-        raise MountFailed(
-            f"{mountpoint} is mounted already ({entry.source}): unmount it first, or name another directory"
-        )
     try:
         if not stat.S_ISDIR(os.stat(mountpoint).st_mode):
             raise MountFailed(f"{mountpoint} is not a directory: a mount point must be one")

@@ -89,7 +89,7 @@ def test_a_newer_format_version(stow: Stow, store: str, mountpoint: Path) -> Non
 
 def test_a_damaged_descriptor(stow: Stow, store: str, mountpoint: Path) -> None:
     (stow.directory / "store" / "stowfs.json").write_text("{")
-    assert "is damaged" in stow.error("mount", store, mountpoint)
+    assert "the descriptor stowfs.json of" in stow.error("mount", store, mountpoint)
 
 
 def test_a_read_only_mount_makes_no_store(stow: Stow, mountpoint: Path) -> None:
