@@ -1,0 +1,253 @@
+"""Repairing a store: what takes no guess, what needs to be alone, and what is left to live writers."""
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from stowfs.store.memory import MemoryStore
+from stowfs.vault.check import Checked, Checker
+from stowfs.vault.findings import (
+    Corrupt,
+    CountTooHigh,
+    CountTooLow,
+    OrphanBlob,
+)
+from stowfs.vault.naming import blob_key, manifest_key, revision_of_blob, segment_key
+from stowfs.vault.repair import NEEDS_EXCLUSIVE, OVERTAKEN, repair
+from stowfs.vault.ring import first_ring, new_id
+from stowfs.vault.vault import Vault
+from tests.support.audit import audit
+from tests.support.damaged import BULKY, CONTENT, HOLDERS, SHARED, TRASHED, Subject, payload
+from tests.support.faults import FaultyStore, Rule, Stall
+from tests.support.vaults import DEADLINE, Hosts, append, read, write
+from tests.vault.test_collect import collect, contents
+from tests.vault.test_promises import log_lines
+
+
+async def test_a_count_that_is_too_low(subject: Subject) -> None:
+    digest = await subject.shared()
+    await subject.change(digest, ref_count=1)
+    found = await subject.only(exclusive=False)
+    assert isinstance(found, CountTooLow)
+    assert (found.key, found.conversations) == (segment_key(digest), HOLDERS)
+    assert (found.counted, found.references) == (1, 3)
+    # Beside live mounts, too.
+    (outcome,) = await subject.repair(exclusive=False)
+    assert outcome.left is None
+    assert (await audit(subject.store)).exact
+    assert (await subject.check()).findings == []
+
+
+async def test_a_count_that_is_too_high(subject: Subject) -> None:
+    digest = await subject.alone()
+    await subject.change(digest, ref_count=9)
+    found = await subject.only(exclusive=False)
+    assert isinstance(found, CountTooHigh)
+    assert (found.counted, found.references, found.conversations) == (9, 1, ("one",))
+    (outcome,) = await subject.repair(exclusive=False)
+    assert outcome.left == NEEDS_EXCLUSIVE
+    (outcome,) = await subject.repair()
+    assert outcome.left is None
+    assert (await audit(subject.store)).exact
+    # And it is collected when it is not needed any more.
+    await subject.vault.remove("one")
+    await subject.vault.empty_trash("one", before=time.time())
+    await subject.vault.drain()
+    assert (await subject.record(digest)).header.ref_count == 0
+
+
+async def test_a_segment_that_leaked(subject: Subject) -> None:
+    await subject.vault.counts.acquire(new_id(), "ab" * 32, payload("ab" * 32))
+    digest = hashlib.sha256(b"leaked").hexdigest()
+    await subject.vault.counts.acquire(new_id(), digest, payload(digest, b"leaked"))
+    kinds = {type(finding) for finding in (await subject.check()).findings}
+    assert kinds == {CountTooHigh, Corrupt}
+    await subject.repair()
+    record = await subject.record(digest)
+    assert record.header.ref_count == 0
+    assert record.header.zero_since is not None
+    assert (await collect(subject.hosts, subject.vault)).segments == 2
+    assert (await subject.check()).findings == []
+
+
+async def test_an_orphan_blob(subject: Subject) -> None:
+    digest, key = await subject.blob()
+    orphans = {blob_key(digest, new_id()), blob_key("cd" * 32, new_id())}
+    for orphan in orphans:
+        await subject.store.put(orphan, b"x" * 1000)
+    checked = await subject.check(exclusive=False)
+    assert {finding.key for finding in checked.findings} == orphans
+    assert all(isinstance(f, OrphanBlob) and f.size == 1000 and not f.conversations for f in checked.findings)
+    assert {outcome.left for outcome in await subject.repair(exclusive=False)} == {NEEDS_EXCLUSIVE}
+    assert {outcome.left for outcome in await subject.repair()} == {None}
+    assert (await audit(subject.store)).exact
+    assert key in await contents(subject.store, "blobs/")
+
+
+async def _lose(subject: Subject, digest: str) -> None:
+    await subject.store.delete(segment_key(digest))
+
+
+async def _damage(subject: Subject, digest: str) -> None:
+    await subject.store.put(segment_key(digest), b"damaged")
+
+
+async def _bury(subject: Subject, digest: str) -> None:
+    await subject.change(digest, state="dead", ref_count=0, stored_size=0, redirect=None)
+
+
+async def _mislead(subject: Subject, digest: str) -> None:
+    await subject.change(digest, redirect=new_id())
+
+
+@pytest.mark.parametrize("harm", [_lose, _damage, _bury, _mislead])
+async def test_a_record_is_put_back_from_itspayload(
+    harm: Callable[[Subject, str], Awaitable[None]], subject: Subject
+) -> None:
+    digest, key = await subject.blob()
+    await subject.store.put(blob_key(digest, "0" * 32), b"not the payload")
+    await harm(subject, digest)
+    found = [finding for finding in (await subject.check()).findings if not isinstance(finding, OrphanBlob)]
+    assert [finding.conversations for finding in found] == [("bulky",)]
+    assert (await subject.repair(exclusive=False))[0].left == NEEDS_EXCLUSIVE
+    assert (await subject.repair())[0].left is None
+    assert (await subject.record(digest)).header.redirect == revision_of_blob(key)[1]
+    assert await read(await subject.hosts.start("b"), "bulky") == BULKY
+    await subject.repair()  # now the other payload is an orphan for certain
+    assert (await audit(subject.store)).exact
+    assert (await subject.check()).findings == []
+
+
+async def test_several_things_at_once(subject: Subject) -> None:
+    shared, alone = await subject.shared(), await subject.alone()
+    _, blob = await subject.blob()
+    await subject.change(shared, ref_count=0, zero_since=1.0)
+    await subject.change(alone, ref_count=7)
+    await subject.store.put(blob_key("ef" * 32, new_id()), b"x")
+    found = (await subject.check()).findings
+    assert [type(finding) for finding in found] == [CountTooHigh, CountTooLow, OrphanBlob]
+    # Too low is raised before anything can collect it.
+    await subject.repair(exclusive=False)
+    await collect(subject.hosts, subject.vault)
+    assert await read(await subject.hosts.start("b"), "two") == SHARED
+    await subject.repair()
+    assert (await audit(subject.store)).exact
+    assert blob in await contents(subject.store, "blobs/")
+
+
+async def test_a_repair_of_what_has_changed_meanwhile_is_none(subject: Subject) -> None:
+    digest = await subject.shared()
+    await subject.change(digest, ref_count=1)
+    checked = await subject.check()
+    await subject.change(digest, ref_count=2)
+    (outcome,) = await repair(subject.store, subject.descriptor, checked, exclusive=True, deadline=DEADLINE)
+    assert outcome.left == OVERTAKEN
+    assert (await subject.record(digest)).header.ref_count == 2
+
+
+async def test_commits_under_way_are_no_findings(subject: Subject) -> None:
+    """A writer between acquire and commit, and one between commit and release."""
+    store = FaultyStore(subject.store)
+    committing, releasing = Stall(), Stall()
+    b = await subject.hosts.start("b", store)
+    c = await subject.hosts.start("c", store)
+    store.add(Rule(committing, "put", manifest_key("new")))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write, b, "new", CONTENT)
+        await committing.reached.wait()
+        store.add(Rule(releasing, "put", "segments/*"))
+        await write(c, "two", b"nothing of what it was", await c.head("two"))
+        await releasing.reached.wait()
+        # Without any grace they look like leaks.
+        hasty = (await subject.check(exclusive=False)).findings
+        assert len(hasty) > 1
+        assert all(isinstance(finding, CountTooHigh) for finding in hasty)
+        waiting: list[Checked] = []
+
+        async def check() -> None:
+            waiting.append(await subject.check(exclusive=False, grace=0.3))
+
+        nursery.start_soon(check)
+        await trio.sleep(0.1)
+        committing.go.set()
+        store.rules.clear()
+        releasing.go.set()
+    assert [checked.findings for checked in waiting] == [[]]
+    assert (await subject.check()).findings == []
+
+
+async def test_beside_writers_nothing_looks_lost(subject: Subject) -> None:
+    bodies = [CONTENT, TRASHED, BULKY, SHARED]
+    checks = 0
+
+    async def churn(vault: Vault, name: str) -> None:
+        for step in range(10):
+            await write(vault, name, bodies[step % len(bodies)])
+            await append(vault, name, log_lines(50, step))
+            await vault.rename(name, name + "'")
+            await vault.remove(name + "'")
+
+    async def check_on() -> None:
+        nonlocal checks
+        while True:
+            checked = await subject.check(exclusive=False)
+            assert not [f for f in checked.findings if not isinstance(f, CountTooHigh | OrphanBlob)]
+            assert checked.complete
+            outcomes = await repair(subject.store, subject.descriptor, checked, deadline=DEADLINE)
+            assert all(outcome.left == NEEDS_EXCLUSIVE for outcome in outcomes)
+            await collect(subject.hosts, subject.vault)
+            checks += 1
+
+    others = [await subject.hosts.start(name) for name in "bcd"]
+    async with trio.open_nursery() as checking:
+        checking.start_soon(check_on)
+        async with trio.open_nursery() as nursery:
+            for name, vault in zip("xyz", others, strict=True):
+                nursery.start_soon(churn, vault, name)
+        checking.cancel_scope.cancel()
+    assert checks > 2
+    for vault in others:
+        assert await vault.drain() == 0
+    assert (await audit(subject.store)).safe
+    assert (await subject.check()).findings == []
+
+
+async def test_a_host_that_comes_back_does_not_release_what_was_lowered(tmp_path: Path) -> None:
+    """It crashed after its commit, before it released. The repair did that for it; doing it again would lose data."""
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts:
+        assert hosts.descriptor is not None
+        a = await hosts.start("a")
+        await write(a, "x", CONTENT)
+        await write(a, "y", SHARED)
+        stall = Stall()
+        store.add(Rule(stall, "put", "segments/*", times=None, nth=1))
+        await write(a, "x", b"something else", await a.head("x"))
+        await stall.reached.wait()
+        await hosts.crash("a")
+        store.rules.clear()
+        checked = await Checker(store, hosts.descriptor, exclusive=True).run()
+        assert checked.findings
+        assert all(isinstance(finding, CountTooHigh) for finding in checked.findings)
+        outcomes = await repair(store, hosts.descriptor, checked, exclusive=True, deadline=DEADLINE)
+        assert all(outcome.left is None for outcome in outcomes)
+        assert (await audit(store.inner)).exact
+        a = await hosts.start("a")
+        assert await a.drain() == 0
+        assert (await audit(store.inner)).exact
+        assert await read(await hosts.start("b"), "y") == SHARED
+
+
+def test_a_closed_ring_settles_what_came_before() -> None:
+    before = [new_id() for _ in range(3)]
+    ring = first_ring().add(before[0], before[1])
+    closed = ring.closed(mine := new_id(), time.time() + 60)
+    assert closed.verdict(mine).name == "HAPPENED"
+    for op in [*before, new_id()]:
+        assert closed.verdict(op).name == "UNKNOWN"
+        assert closed.verdict(op, since=ring.generation).name == "UNKNOWN"
+        assert closed.verdict(op, since=closed.generation).name == "DID_NOT_HAPPEN"
