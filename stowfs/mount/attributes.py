@@ -31,8 +31,11 @@ def entry(inode: Inode, attribute_timeout: float) -> pyfuse3.EntryAttributes:
     answer.st_size = inode.size
     answer.st_blksize = BLOCK_SIZE
     answer.st_blocks = -(-inode.size // SECTOR)
-    answer.st_mtime_ns = answer.st_atime_ns = max(attributes.mtime_ns, inode.entries_changed_ns)
-    answer.st_ctime_ns = max(attributes.ctime_ns, inode.entries_changed_ns)
+    # Not the later of the two alone: a time that was set may lie before 1970.
+    changed = inode.entries_changed_ns
+    answer.st_mtime_ns = max(attributes.mtime_ns, changed) if changed else attributes.mtime_ns
+    answer.st_atime_ns = answer.st_mtime_ns if attributes.atime_ns is None else attributes.atime_ns
+    answer.st_ctime_ns = max(attributes.ctime_ns, changed)
     return answer
 
 

@@ -17,7 +17,7 @@ from stowfs.errors import CorruptObject, PathExists, StowError
 from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
 from stowfs.mount.moves import Moves
 from stowfs.vault.draft import Draft, Intent
-from stowfs.vault.manifest import Attributes, Snapshot
+from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import display
 from stowfs.vault.vault import Vault
 
@@ -249,8 +249,8 @@ def _is_mapped_page(inode: Inode, draft: Draft, offset: int, length: int) -> boo
 def _touch(draft: Draft) -> None:
     """What a write does to the attributes. The kernel leaves it to us to take set-id bits away from what is changed."""
     now = now_ns()
-    attributes = draft.attributes
-    draft.attributes = Attributes(without_privileges(attributes.mode), attributes.uid, attributes.gid, now, now)
+    mode = without_privileges(draft.attributes.mode)
+    draft.attributes = msgspec.structs.replace(draft.attributes, mode=mode, mtime_ns=now, ctime_ns=now)
 
 
 def without_privileges(mode: int) -> int:

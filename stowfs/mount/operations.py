@@ -263,8 +263,13 @@ class FileSystem(pyfuse3.Operations):
             changes["gid"] = wanted.st_gid
         if fields.update_mtime:
             changes["mtime_ns"] = wanted.st_mtime_ns
+        if fields.update_atime:
+            changes["atime_ns"] = wanted.st_atime_ns
         if changes:
             await self._tree.revalidate(inode)
+            if "mtime_ns" in changes and "atime_ns" not in changes:
+                # It may have been shown as the same, and stays what it was.
+                changes["atime_ns"] = self._entry(inode).st_atime_ns
             if "mode" not in changes and ("uid" in changes or "gid" in changes) and not inode.is_directory:
                 changes["mode"] = without_privileges(inode.attributes.mode)
             await self._contents.change_attributes(inode, changes)

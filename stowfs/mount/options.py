@@ -27,7 +27,7 @@ NOISE = frozenset(
     )
 )
 """Options of mount(8) that say what is done anyway (no devices, no set-user-ID programs, permissions checked by the
-kernel) or that mean nothing here (access times are not kept)."""
+kernel) or that mean nothing here (reading does not change the time of access)."""
 
 NOISE_PREFIXES = ("x-", "comment=")
 """What fstab may hold for other programs."""

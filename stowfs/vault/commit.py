@@ -332,12 +332,11 @@ def _reconcile(draft: Draft, current: Snapshot, *, exclusive: bool) -> None:
 
 def _merged(draft: Attributes, base: Attributes, current: Attributes) -> Attributes:
     """The draft's attributes, with a mode or owner that was changed elsewhere and not here."""
-    return Attributes(
-        current.mode if draft.mode == base.mode else draft.mode,
-        current.uid if draft.uid == base.uid else draft.uid,
-        current.gid if draft.gid == base.gid else draft.gid,
-        draft.mtime_ns,
-        draft.ctime_ns,
+    return msgspec.structs.replace(
+        draft,
+        mode=current.mode if draft.mode == base.mode else draft.mode,
+        uid=current.uid if draft.uid == base.uid else draft.uid,
+        gid=current.gid if draft.gid == base.gid else draft.gid,
     )
 
 

@@ -45,13 +45,17 @@ Piece = Reference | int
 
 
 class Attributes(msgspec.Struct, frozen=True, array_like=True):
-    """POSIX attributes: permission bits, owner, and times in nanoseconds since the epoch."""
+    """POSIX attributes: permission bits, owner, and times in nanoseconds since the epoch.
+
+    `atime_ns` is a time of access that somebody set; reading does not change it.
+    """
 
     mode: int
     uid: int
     gid: int
     mtime_ns: int
     ctime_ns: int
+    atime_ns: int | None = None
 
 
 class Facts(msgspec.Struct, frozen=True, omit_defaults=True):

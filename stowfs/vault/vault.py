@@ -129,10 +129,11 @@ class Vault:
         uid: int | None = None,
         gid: int | None = None,
         mtime_ns: int | None = None,
+        atime_ns: int | None = None,
     ) -> Snapshot:
         """Changes what is given; the time of change becomes now. Raises `NoSuchPath`."""
         self._check_writable()
-        given = {"mode": mode, "uid": uid, "gid": gid, "mtime_ns": mtime_ns}
+        given = {"mode": mode, "uid": uid, "gid": gid, "mtime_ns": mtime_ns, "atime_ns": atime_ns}
         wanted = {name: value for name, value in given.items() if value is not None}
         return await self._committer.set_attributes(
             path, lambda current: msgspec.structs.replace(current, **wanted, ctime_ns=time.time_ns())

@@ -289,6 +289,31 @@ def test_a_time_that_was_set_outlives_the_close(mounts: Mounts) -> None:
     assert mtime == "1234567890123456789"
 
 
+def test_each_time_is_set_alone_and_kept(mounts: Mounts) -> None:
+    mount = mounts.start()
+    file, directory = mount.root / "f", mount.root / "d"
+    run("touch", "-d", "@1600000000.5", file)
+    run("mkdir", directory)
+    for path in (file, directory):
+        run("touch", "-d", "1960-01-02 03:04:05.25 UTC", path)
+        run("touch", "-a", "-d", "@5000000000.125", path)
+    want = b"5000000000.125000000 -315521754.750000000\n"
+    assert run("stat", "-c", "%.9X %.9Y", file, directory).stdout == want * 2
+    # Neither a read nor a write changes the time of access.
+    run("sh", "-c", 'cat "$1"; echo more >> "$1"', "sh", file)
+    assert run("stat", "-c", "%.9X", file).stdout == b"5000000000.125000000\n"
+    run("touch", "-m", "-d", "@1600000000", file)
+    mount.unmount()
+    mounts.forget_caches("a")
+    mount = mounts.start()
+    assert run("stat", "-c", "%X %Y", mount.root / "f").stdout == b"5000000000 1600000000\n"
+    # Setting the time of change leaves a time of access alone that nobody ever set.
+    run("touch", mount.root / "new")
+    before = run("stat", "-c", "%x", mount.root / "new").stdout
+    run("touch", "-m", "-d", "@1700000000", mount.root / "new")
+    assert run("stat", "-c", "%x %Y", mount.root / "new").stdout == before.strip() + b" 1700000000\n"
+
+
 def test_permissions_are_checked(mounts: Mounts) -> None:
     mount = mounts.start("a", "allow_other")
     run("sh", "-c", 'cd "$1"; umask 077; echo secret > s; umask 022; echo open > o', "sh", mount.root)
