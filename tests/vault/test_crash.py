@@ -20,10 +20,12 @@ from tests.support.faults import Action, FailAfter, FailBefore, FaultyStore, Lat
 from tests.support.vaults import Hosts, append, edit, read, write
 from tests.vault.test_promises import log_lines, noise
 
-# Five segments (one of them too large for its record) and a tail; the other shares some of them.
+# Several segments and a tail; the other shares some of them.
 OLD = log_lines(700, 1) + noise(200_000, 1)
 NEW = log_lines(700, 1) + log_lines(300, 2)
 TARGET = log_lines(500, 3)
+# Nothing of it compresses: every segment is too large for its record.
+LARGE = noise(600_000, 2)
 TURN = log_lines(250, 4)
 
 State = dict[str, bytes]
@@ -46,6 +48,7 @@ async def _replace(vault: Vault) -> None:
 
 KINDS = {
     "create": Kind({}, lambda v: write(v, "x", NEW), {"x": NEW}),
+    "create with redirected payloads": Kind({}, lambda v: write(v, "x", LARGE), {"x": LARGE}),
     "create exclusively": Kind({}, lambda v: write(v, "x", NEW, exclusive=True), {"x": NEW}),
     "replace": Kind({"x": OLD}, _replace, {"x": NEW}),
     "append": Kind({"x": OLD}, lambda v: append(v, "x", TURN), {"x": OLD + TURN}),
