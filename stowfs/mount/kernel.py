@@ -14,7 +14,7 @@ from stowfs.errors import StoreUnavailable
 from stowfs.mount.attributes import BLOCK_SIZE
 from stowfs.mount.inodes import Inode
 from stowfs.mount.options import MountOptions
-from stowfs.vault.naming import COMPONENT_LIMIT
+from stowfs.vault.naming import NAME_LIMIT
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,6 @@ this."""
 
 FILES = 1 << 32
 """Files that a store without a limit is said to have room for."""
-
-NAME_LIMIT = COMPONENT_LIMIT - len(".json")
-"""Bytes of a name that needs no escaping."""
 
 
 def mount_flags(options: MountOptions, url: str) -> set[str]:

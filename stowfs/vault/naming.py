@@ -4,7 +4,8 @@ A path is a relative POSIX path as `str` (bytes that are not UTF-8 as surrogate 
 Conversation `a/b` and directory `a/b` share one key, `manifests/a/b.json`, so that a store cannot hold both. What
 lies in directory `a/b` has keys below `manifests/a/b/`. Each component is percent-escaped where a store or a local
 directory could not hold it; a directory's component also where it ends in '.json', since `x.json` is conversation `x`
-already.
+already. One that is too long for a file name is cut: `%~` at the end of a component says that the next one goes on with
+it, and no escape looks like that.
 """
 
 import os
@@ -23,12 +24,21 @@ COMPONENT_LIMIT = 255
 """Bytes of an escaped component with its suffix: the longest file name of the usual local file systems, so that every
 store can be copied to a directory."""
 
+NAME_LIMIT = 255
+"""Bytes of a name in a directory, before it is escaped: as on the usual local file systems."""
+
 KEY_LIMIT = 1024
 """Bytes of a whole key: the limit of S3."""
 
 PREFIX_ALLOWANCE = 128
 """Bytes of `KEY_LIMIT` that are left to the prefix of the store, so that a store can be moved below another one."""
 
+_CUT = "%~/"
+
+_CUT_AFTER = COMPONENT_LIMIT - len(_SUFFIX)
+"""Bytes after which a component is cut, at most. What is left of one can always take the suffix."""
+
+_PART_OF_ESCAPE = re.compile(r"%[0-9A-F]?$")
 _UNSAFE = re.compile(rb"[\x00-\x1f\x7f%]|[\x80-\xff]+")
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _REVISION = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -60,9 +70,9 @@ def unescape(component: str) -> str:
 def manifest_key(path: str) -> str:
     """The key of the manifest of a conversation or directory. Raises `NameTooLong`."""
     parent, name = split(path)
-    key = children_prefix(parent) + escape(name) + _SUFFIX
-    stored = key.encode()
-    if len(stored) > KEY_LIMIT - PREFIX_ALLOWANCE or any(len(part) > COMPONENT_LIMIT for part in stored.split(b"/")):
+    key = children_prefix(parent) + _cut(escape(name), COMPONENT_LIMIT - len(_SUFFIX)) + _SUFFIX
+    long = any(len(part) > NAME_LIMIT for part in os.fsencode(path).split(b"/"))
+    if long or len(key.encode()) > KEY_LIMIT - PREFIX_ALLOWANCE:
         raise NameTooLong(f"the name is too long for a store: {display(path)}")
     return key
 
@@ -71,12 +81,17 @@ def children_prefix(directory: str) -> str:
     """The prefix of the keys of everything in `directory`."""
     if not directory:
         return MANIFESTS
-    return MANIFESTS + "".join(_escape_directory(part) + "/" for part in directory.split("/"))
+    return MANIFESTS + "".join(_cut(_escape_directory(part), COMPONENT_LIMIT) + "/" for part in directory.split("/"))
+
+
+def is_cut(prefix: str) -> bool:
+    """Whether `prefix` is the beginning of longer names: what lies below it lies in the same directory."""
+    return prefix.endswith(_CUT)
 
 
 def path_of_manifest(key: str) -> str:
     """The path whose manifest lies under `key`. Raises `CorruptObject` for a key that no path has."""
-    *directories, last = key.removeprefix(MANIFESTS).split("/")
+    *directories, last = key.removeprefix(MANIFESTS).replace(_CUT, "").split("/")
     if not last.endswith(_SUFFIX):
         raise CorruptObject(f"{key} is not the key of a manifest")
     path = "/".join([*map(unescape, directories), unescape(last.removesuffix(_SUFFIX))])
@@ -87,7 +102,8 @@ def path_of_manifest(key: str) -> str:
 
 def path_of_prefix(prefix: str) -> str:
     """The directory whose children lie under `prefix`. Raises `CorruptObject` for a prefix that no directory has."""
-    path = "/".join(unescape(part) for part in prefix.removeprefix(MANIFESTS).rstrip("/").split("/"))
+    parts = prefix.removeprefix(MANIFESTS).replace(_CUT, "").rstrip("/").split("/")
+    path = "/".join(map(unescape, parts))
     if not is_path(path) or children_prefix(path) != prefix:
         raise CorruptObject(f"{prefix} is not the prefix of a directory")
     return path
@@ -150,3 +166,16 @@ def _escape_directory(component: str) -> str:
     if escaped.endswith(_SUFFIX):
         escaped = escaped.removesuffix(_SUFFIX) + "%2Ejson"
     return escaped
+
+
+def _cut(escaped: str, room: int) -> str:
+    """An escaped component cut into several, the last of at most `room` bytes, where it is longer than that.
+
+    No character and no escape is cut in two.
+    """
+    parts = []
+    while len(rest := escaped.encode()) > room:
+        part = _PART_OF_ESCAPE.sub("", rest[:_CUT_AFTER].decode(errors="ignore"))
+        parts.append(part)
+        escaped = escaped[len(part) :]
+    return _CUT.join([*parts, escaped])

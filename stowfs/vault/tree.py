@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator
 import trio
 
 from stowfs.errors import DirectoryNotEmpty, IsDirectory, NoSuchPath, NotDirectory, PathExists, UsageError
-from stowfs.store.base import ObjectStore
+from stowfs.store.base import ObjectStore, Page
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
-from stowfs.vault.naming import children_prefix, display, join, path_of_prefix, split
+from stowfs.vault.naming import children_prefix, display, is_cut, join, path_of_prefix, split
 from stowfs.vault.parallel import each
 from stowfs.vault.ring import Ring
 
@@ -63,15 +63,23 @@ class Tree:
         await self.directory(path)
         entries: list[Snapshot] = []
         prefixes: list[str] = []
-        async for page in self._store.list(children_prefix(path), delimiter="/"):
+        async for page in self._pages(children_prefix(path)):
             entries += [s for s in await self._catalog.resolve(page.objects) if s.manifest.live]
-            prefixes += page.prefixes
+            prefixes += [prefix for prefix in page.prefixes if not is_cut(prefix)]
         # A conversation may stand in the place of a directory, too, if both were made at once.
         known = {children_prefix(entry.path) for entry in entries}
         for prefix in prefixes:
             if prefix not in known and await self._has_live(prefix):
                 entries.append(await self._make_again(path_of_prefix(prefix)))
         return sorted(entries, key=lambda entry: entry.path.encode(errors="surrogateescape"))
+
+    async def _pages(self, prefix: str) -> AsyncIterator[Page]:
+        """What lies directly below `prefix`, and what long names that are cut go on with."""
+        async for page in self._store.list(prefix, delimiter="/"):
+            yield page
+            for longer in filter(is_cut, page.prefixes):
+                async for rest in self._pages(longer):
+                    yield rest
 
     async def walk(self, directory: str) -> AsyncIterator[Snapshot]:
         """Everything below a directory, in the order of the keys."""

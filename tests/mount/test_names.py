@@ -1,5 +1,7 @@
 """Names and directories on a real mount."""
 
+import os
+
 import pytest
 
 from tests.support.mounting import Mounts, failure, python, run
@@ -143,8 +145,7 @@ def test_a_large_directory(mounts: Mounts) -> None:
     mount = mounts.start()
     count = 2000
     python(
-        "for number in range(int(args[1])):\n"
-        "    with open(f'{args[0]}/{number:05d}', 'w') as f: f.write(str(number))",
+        "for number in range(int(args[1])):\n    with open(f'{args[0]}/{number:05d}', 'w') as f: f.write(str(number))",
         mount.root,
         str(count),
     )
@@ -169,10 +170,37 @@ def test_a_large_directory(mounts: Mounts) -> None:
     assert seen == f"{count - 100} {count - 100} {count - 99} False"
 
 
-def test_names_that_are_too_long(mounts: Mounts) -> None:
+def test_long_names(mounts: Mounts) -> None:
     mount = mounts.start()
-    fits, too_long = mount.root / ("n" * 250), mount.root / ("n" * 251)
-    run("touch", fits)
-    assert failure("open(args[0], 'w')", too_long) == "ENAMETOOLONG"
-    assert run("ls", mount.root).stdout == b"n" * 250 + b"\n"
-    assert python("print(os.statvfs(args[0]).f_namemax)", mount.root) == "250"
+    names = sorted([b"n" * 250, b"n" * 255, b"n" * 254 + b"m", b"d" * 255, "ü".encode() * 127, b"\xff" * 255])
+    code = (
+        "os.chdir(args[0])\n"
+        "for name in args[1:]:\n"
+        "    if name[0] != 'd':\n"
+        "        with open(name, 'wb') as f: f.write(os.fsencode(name)[-3:])\n"
+        "    else:\n"
+        "        os.mkdir('e'); os.rename('e', name)\n"
+        "        os.mkdir(name + '/' + name)\n"
+        "        open(name + '/f', 'w').close()"
+    )
+    python(code, mount.root, *map(os.fsdecode, names))
+    mount.unmount()
+    mounts.forget_caches("a")
+    mount = mounts.start()
+    code = (
+        "os.chdir(args[0])\n"
+        "for name in sorted(os.listdir(b'.')): print(name, os.path.isdir(name) or open(name, 'rb').read())"
+    )
+    expected = "\n".join(f"{name!r} {True if name[:1] == b'd' else name[-3:]!r}" for name in names)
+    assert python(code, mount.root) == expected
+    directory = mount.root / ("d" * 255)
+    assert run("ls", directory).stdout == b"d" * 255 + b"\nf\n"
+    assert failure("os.rmdir(args[0])", directory) == "ENOTEMPTY"
+    run("mv", directory, mount.root / ("x" * 255))
+    run("rm", "-r", *(mount.root / os.fsdecode(name) for name in names if name[:1] != b"d"))
+    assert run("find", mount.root, "-mindepth", "1", "-printf", "%f\n").stdout.split() == [b"x" * 255, b"d" * 255, b"f"]
+    for too_long in ("n" * 256, "ü" * 128):
+        assert failure("open(args[0], 'w')", mount.root / too_long) == "ENAMETOOLONG"
+        assert failure("os.mkdir(args[0])", mount.root / too_long) == "ENAMETOOLONG"
+        assert failure("os.stat(args[0])", mount.root / too_long) == "ENAMETOOLONG"
+    assert python("print(os.statvfs(args[0]).f_namemax)", mount.root) == "255"

@@ -12,7 +12,7 @@ from stowfs.errors import NameTooLong, NoSuchPath, PathExists, StoreUnavailable
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Snapshot
-from stowfs.vault.naming import COMPONENT_LIMIT
+from stowfs.vault.naming import NAME_LIMIT
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
 from tests.support.faults import FailAfter, FailBefore, FaultyStore, Late, Rule, Stall
@@ -227,7 +227,7 @@ async def test_an_edit_that_loses_only_at_its_commit_gives_back_what_it_acquired
 
 
 async def test_a_lost_edit_of_a_file_with_a_long_name_is_kept_too(tmp_path: Path) -> None:
-    name = "ü" * ((COMPONENT_LIMIT - len(".json")) // 2)
+    name = "ü" * (NAME_LIMIT // 2)
     async with Hosts(MemoryStore(), tmp_path) as hosts:
         a, b = await hosts.start("a"), await hosts.start("b")
         await write(a, name, LONG)

@@ -15,11 +15,13 @@ from stowfs.vault.naming import (
     COMPONENT_LIMIT,
     KEY_LIMIT,
     MANIFESTS,
+    NAME_LIMIT,
     SEGMENTS,
     blob_key,
     children_prefix,
     display,
     escape,
+    is_cut,
     is_path,
     join,
     manifest_key,
@@ -40,7 +42,14 @@ COMPONENTS = (
     .filter(lambda name: name not in (b".", b".."))
     .map(os.fsdecode)
 )
-PATHS = st.lists(COMPONENTS, min_size=1, max_size=4).map("/".join)
+# So long that they are cut, and at places of every kind; two of them fit into a key.
+LONG = st.builds(
+    lambda lead, part, end: os.fsdecode((b"n" * lead + part * 255)[: NAME_LIMIT - end]),
+    st.integers(0, 5) | st.integers(240, NAME_LIMIT),
+    st.sampled_from([b"n", b".", b".json", b"a.", *_ODD]),
+    st.integers(0, 8),
+).filter(lambda name: len(escape(name).encode()) <= 500)
+PATHS = st.lists(COMPONENTS, min_size=1, max_size=4).map("/".join) | LONG | st.builds(join, COMPONENTS, LONG)
 
 
 @given(COMPONENTS)
@@ -65,6 +74,9 @@ def test_a_key_is_one_that_every_store_can_hold(path: str) -> None:
     assert key.startswith(MANIFESTS)
     assert ".." not in PurePosixPath(key).parts
     assert all(0x20 <= ord(character) != 0x7F for character in key)
+    assert all(len(part.encode()) <= COMPONENT_LIMIT for part in key.split("/"))
+    check_key(children_prefix(path).rstrip("/"))
+    assert all(len(part.encode()) <= COMPONENT_LIMIT for part in children_prefix(path).split("/"))
 
 
 @given(PATHS, PATHS)
@@ -129,6 +141,8 @@ def test_a_foreign_key_is_refused_or_is_the_key_of_its_path(text: str) -> None:
         "manifests/a%2fb.json",
         "manifests/%00.json",
         "manifests/a.json/b.json",
+        "manifests/a%~/b.json",
+        "manifests/" + "n" * 249 + "%~/nn.json",
     ],
 )
 def test_keys_that_no_path_has(key: str) -> None:
@@ -137,13 +151,40 @@ def test_keys_that_no_path_has(key: str) -> None:
 
 
 def test_names_and_paths_that_are_too_long() -> None:
-    longest = "n" * (COMPONENT_LIMIT - len(".json"))
+    longest = "n" * NAME_LIMIT
     assert path_of_manifest(manifest_key(longest)) == longest
     depth = "/".join(["d" * 200] * 4)
     assert len(manifest_key(depth)) < KEY_LIMIT
-    for path in (longest + "n", "ü" * 126, "\udcff" * 84, "d" * 256 + "/x", depth + "/" + "e" * 200):
+    for path in (
+        longest + "n",
+        "ü" * 128,
+        "d" * 256 + "/x",
+        "\udcff" * 200 + "/" + "\udcff" * 200,
+        depth + "/" + "e" * 200,
+    ):
         with pytest.raises(NameTooLong):
             manifest_key(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("n" * 250, "n" * 250 + ".json"),
+        ("n" * 251, "n" * 250 + "%~/n.json"),
+        ("n" * 249 + "ü", "n" * 249 + "%~/ü.json"),
+        ("n" * 248 + "%.", "n" * 248 + "%~/%25..json"),
+        ("\udcff" * 255, "%~/".join(["%FF" * 83, "%FF" * 83, "%FF" * 83, "%FF" * 6]) + ".json"),
+    ],
+)
+def test_a_long_name_is_cut_between_characters(name: str, key: str) -> None:
+    assert manifest_key(name) == MANIFESTS + key
+
+
+def test_only_the_beginning_of_a_longer_name_is_cut() -> None:
+    beginning, _, _ = manifest_key("n" * NAME_LIMIT).rpartition("/")
+    assert is_cut(beginning + "/")
+    for name in ("n", "%~", "n" * NAME_LIMIT, "%" * NAME_LIMIT):
+        assert not is_cut(children_prefix(name))
 
 
 def test_keys_of_segments_and_blobs_are_spread() -> None:
