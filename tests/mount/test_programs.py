@@ -1,12 +1,14 @@
 """Programs people use, on a real mount: each does what it does on a local disk, and says nothing."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.corpus import SAMPLES
-from tests.support.mounting import Mounts, run
+from tests.support.mounting import CLIENT_TIMEOUT, Mounts, python, run
 
 pytestmark = pytest.mark.fuse
 
@@ -85,3 +87,125 @@ def test_git(mounts: Mounts, tree: Path) -> None:
     run(*repository, *identity, "commit", "-q", "-m", "first")
     run(*repository, "fsck", "--strict")
     assert run(*repository, "status", "--porcelain").stdout == b""
+    run(*repository, "mv", "smile", "moved")
+    run(*repository, *identity, "commit", "-q", "-m", "second")
+    run(*repository, "gc", "-q")
+    run("git", "clone", "-q", mount.root / "tree", mount.root / "clone")
+    mount.unmount()
+    root = mounts.start().root
+    run("git", "-C", root / "clone", "fsck", "--strict")
+    run("diff", "-r", "-x", ".git", root / "tree", root / "clone")
+    assert run("git", "-C", root / "clone", "log", "--format=%s").stdout == b"second\nfirst\n"
+
+
+SQLITE = """
+import sqlite3
+with sqlite3.connect(args[0], timeout=10) as db:
+    print(*db.execute(f'pragma journal_mode={args[1]}').fetchone())
+    db.execute('create table t (a integer primary key, b text)')
+for start in range(0, 3000, 1000):
+    with db:
+        db.executemany('insert into t (b) values (?)', [(f'row {n}' * 9,) for n in range(start, start + 1000)])
+with db:
+    db.execute('delete from t where a % 3 = 0')
+db.execute('vacuum')
+db.close()
+"""
+
+
+@pytest.mark.parametrize("mode", ["delete", "truncate", "persist", "wal"])
+def test_sqlite(mounts: Mounts, mode: str) -> None:
+    mount = mounts.start()
+    assert python(SQLITE, mount.root / "db", mode) == mode
+    mount.unmount()
+    check = (
+        "import sqlite3\n"
+        "db = sqlite3.connect(args[0])\n"
+        "print(*db.execute('pragma integrity_check').fetchone(), *db.execute('select count(*) from t').fetchone())"
+    )
+    assert python(check, mounts.start().root / "db") == "ok 2000"
+
+
+def test_zip(mounts: Mounts, tree: Path) -> None:
+    mount = mounts.start()
+    run("cp", "-a", tree, mount.root)
+    for work in ("zip -qr ../z.zip .", "zip -qd ../z.zip '*.json'", "zip -qT ../z.zip", "zip -qur ../z.zip ."):
+        run("sh", "-c", f'cd "$1" && {work}', "sh", mount.root / "tree")
+    run("unzip", "-q", mount.root / "z.zip", "-d", mount.root / "unpacked")
+    run("diff", "-r", tree, mount.root / "unpacked")
+
+
+def test_find_newer(mounts: Mounts) -> None:
+    mount = mounts.start()
+    run(
+        "sh", "-c", 'cd "$1" && touch before && sleep 0.01 && touch mark && sleep 0.01 && touch after', "sh", mount.root
+    )
+    run("touch", "-d", "2020-01-01", mount.root / "old")
+    newer = ("find", mount.root, "-type", "f", "-newer", mount.root / "mark", "-printf", "%f\n")
+    assert run(*newer).stdout == b"after\n"
+    run("sh", "-c", 'echo more >> "$1"', "sh", mount.root / "old")
+    assert sorted(run(*newer).stdout.split()) == [b"after", b"old"]
+
+
+APPENDS = {
+    "opened for each line": "for n in range(20):\n    with open(args[0], 'a') as f: f.write(f'line {n}\\n')",
+    "kept open": "f = open(args[0], 'a')\nfor n in range(20):\n    f.write(f'line {n}\\n'); f.flush()",
+}
+
+
+@pytest.mark.parametrize("how", APPENDS)
+@pytest.mark.parametrize("watch", [[], ["---disable-inotify", "-s", "0.05"]], ids=["inotify", "polling"])
+def test_tail_f(mounts: Mounts, how: str, watch: list[str]) -> None:
+    mount = mounts.start()
+    file = mount.root / "log"
+    run("tee", file, data=b"first\n")
+    # Unbuffered, so that what follows the first line is left to the next reader.
+    tail = subprocess.Popen(["tail", "-n", "+1", "-f", *watch, file], stdout=subprocess.PIPE, bufsize=0)
+    assert tail.stdout is not None
+    try:
+        assert tail.stdout.readline() == b"first\n"
+        python(APPENDS[how], file)
+        # Ends with the last line, or after the time limit where one never comes.
+        head = ["head", "-n", "20"]
+        seen = subprocess.run(head, stdin=tail.stdout, capture_output=True, timeout=CLIENT_TIMEOUT, check=True).stdout
+        assert seen == b"".join(b"line %d\n" % n for n in range(20))
+    finally:
+        tail.kill()
+        tail.wait(CLIENT_TIMEOUT)
+        tail.stdout.close()
+
+
+def test_split_cat_and_checksums(mounts: Mounts, tmp_path: Path) -> None:
+    mount = mounts.start()
+    source = tmp_path / "source"
+    python("import random\nopen(args[0], 'wb').write(random.Random(1).randbytes(20 << 20))", source)
+    run("split", "-b", "3000001", source, mount.root / "part.")
+    run("sh", "-c", 'cd "$1" && cat part.* > whole && sha256sum part.* whole > sums', "sh", mount.root)
+    run("cmp", source, mount.root / "whole")
+    mount.unmount()
+    root = mounts.start().root
+    assert run("sh", "-c", 'cd "$1" && sha256sum -c sums', "sh", root).stdout.count(b": OK\n") == 8
+
+
+def test_du_and_df(mounts: Mounts) -> None:
+    mount = mounts.start()
+    run("mkdir", mount.root / "d")
+    run("tee", mount.root / "d" / "a", data=b"a" * 100_000)
+    run("tee", mount.root / "d" / "b", data=b"b" * 28_000)
+    assert run("du", "-sb", mount.root / "d").stdout.split()[0] == b"128000"
+    assert int(run("du", "-sk", mount.root / "d").stdout.split()[0]) in range(125, 130)
+    on_mount = run("df", "--output=size,target", "-B1", mount.root).stdout.split()
+    below = run("df", "--output=size", "-B1", mounts.store).stdout.split()
+    assert on_mount[-2:] == [below[-1], bytes(mount.mountpoint)]
+
+
+def test_several_processes_append_to_one_file(mounts: Mounts) -> None:
+    mount = mounts.start()
+    code = "for n in range(50):\n    with open(args[0], 'a') as f: f.write(f'{args[1]} {n}\\n')"
+    file = mount.root / "log"
+    script = 'for p in 1 2 3 4; do "$1" -c "$2" "$3" $p & done; wait'
+    run("sh", "-c", script, "sh", sys.executable, "import sys\nargs = sys.argv[1:]\n" + code, file)
+    lines = run("cat", file).stdout.decode().splitlines()
+    assert sorted(lines) == sorted(f"{p} {n}" for p in range(1, 5) for n in range(50))
+    for p in "1234":
+        assert [line for line in lines if line.startswith(p)] == [f"{p} {n}" for n in range(50)]
