@@ -9,10 +9,18 @@ Invariants:
   a new inode.
 * An unlinked inode (removed, or replaced by a rename) lives on for those who have it open; nothing of it is committed
   any more.
-* An inode is dropped when the kernel has forgotten it and nobody has it open. Numbers are never used twice.
+* An inode is dropped when the kernel has forgotten it and nobody has it open. Its number is not given to another one
+  before.
+
+Programs tell files apart by their numbers, and whether a directory has changed by its time. The kernel forgets whenever
+it is short of memory: so a number is a function of the path, and where that does not tell (after a rename, and for the
+times of directories, which are not stored) it is remembered for some thousands of paths.
 """
 
+import hashlib
+import os
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +35,12 @@ from stowfs.vault.naming import split
 
 CONVERSATIONS = pyfuse3.InodeT(pyfuse3.ROOT_INODE + 1)
 """The number of the directory that shows the vault."""
+
+NUMBERS = 1 << 52
+"""How many numbers there are to choose from. Some languages keep them as floating point, which is exact up to 2^53."""
+
+REMEMBERED = 10_000
+"""Paths of which something is remembered that the kernel has forgotten: about two megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +135,13 @@ class Inodes:
     """All inodes of a mount below `/conversations`, which itself is the path ''."""
 
     def __init__(self, root: Version) -> None:
-        self._next = CONVERSATIONS + 1
         self.conversations = Inode(CONVERSATIONS, "", root, is_directory=True)
         self._by_number: dict[int, Inode] = {CONVERSATIONS: self.conversations}
         self._current: dict[str, Inode] = {"": self.conversations}
         self._superseded: set[Inode] = set()
         self._uncommitted: set[Inode] = set()
+        # Number, and time of the last change of its entries, by path: of inodes that were dropped.
+        self._remembered: OrderedDict[str, tuple[int, int]] = OrderedDict()
 
     def __getitem__(self, number: int) -> Inode:
         """Raises `KeyError` for a number the kernel has forgotten."""
@@ -155,8 +170,11 @@ class Inodes:
         previous = self.at(path)
         if previous is not None:
             self.supersede(previous)
-        inode = Inode(self._next, path, version, is_directory=is_directory)
-        self._next += 1
+        number, changed_ns = self._remembered.pop(path, (_usual_number(path), 0))
+        while number in self._by_number:
+            number = _next_number(number)
+        inode = Inode(number, path, version, is_directory=is_directory)
+        inode.entries_changed_ns = changed_ns if is_directory else 0
         self._by_number[inode.number] = self._current[path] = inode
         if version is None:
             self._uncommitted.add(inode)
@@ -174,6 +192,7 @@ class Inodes:
 
     def unlink(self, path: str) -> None:
         """The name is gone, for every inode that has it."""
+        self._remembered.pop(path, None)
         current = self._current.pop(path, None)
         gone = [inode for inode in self._superseded if inode.path == path]
         self._superseded.difference_update(gone)
@@ -197,6 +216,8 @@ class Inodes:
             moved.add(source)
             if source.is_directory:
                 moved.update(self.below(old))
+                for path in [path for path in self._remembered if is_within(path, old)]:
+                    self._remembered[new + path[len(old) :]] = self._remembered.pop(path)
         for inode in moved:
             current = self._current.get(inode.path) is inode
             if current:
@@ -223,6 +244,24 @@ class Inodes:
         self._uncommitted.discard(inode)
         if self._current.get(inode.path) is inode:
             del self._current[inode.path]
+            self._remember(inode)
+
+    def _remember(self, inode: Inode) -> None:
+        if inode.entries_changed_ns or inode.number != _usual_number(inode.path):
+            self._remembered[inode.path] = inode.number, inode.entries_changed_ns
+            if len(self._remembered) > REMEMBERED:
+                self._remembered.popitem(last=False)
+
+
+def _usual_number(path: str) -> int:
+    """The number an inode has if no other one has it already, on every host and in every mount."""
+    digest = hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
+    return _next_number(int.from_bytes(digest) % NUMBERS)
+
+
+def _next_number(number: int) -> int:
+    """The number to be tried after this one; never that of one of the fixed directories."""
+    return max((number + 1) % NUMBERS, CONVERSATIONS + 1)
 
 
 def now_ns() -> int:

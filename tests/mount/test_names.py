@@ -1,6 +1,7 @@
 """Names and directories on a real mount."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -139,6 +140,22 @@ def test_rename_of_a_directory_onto_one_that_is_not_empty(mounts: Mounts) -> Non
     assert failure("os.rename(args[0], args[1])", mount.root / "a", mount.root / "b") == "ENOTEMPTY"
     assert failure(RENAMEAT2, mount.root / "a", mount.root / "b", "1") == "EEXIST"
     assert run("ls", mount.root / "a", mount.root / "b").stdout.count(b"\n") == 5
+
+
+def test_numbers_of_inodes_are_the_same_after_a_remount_and_elsewhere(mounts: Mounts) -> None:
+    mount = mounts.start()
+    run("mkdir", "-p", mount.root / "d" / "e")
+    run("touch", mount.root / "f", mount.root / "d" / "f")
+
+    def numbers(root: Path) -> list[bytes]:
+        found = run("find", root, "-mindepth", "1", "-printf", "%P %i\n").stdout.splitlines()
+        return sorted(found)
+
+    before = numbers(mount.root)
+    assert len({line.split()[1] for line in before}) == 4
+    assert numbers(mounts.start("b").root) == before
+    mount.unmount()
+    assert numbers(mounts.start().root) == before
 
 
 def test_a_large_directory(mounts: Mounts) -> None:
