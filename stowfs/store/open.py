@@ -13,7 +13,6 @@ from stowfs.store.base import ObjectStore
 from stowfs.store.file import FileStore
 from stowfs.store.retry import RetryingStore
 from stowfs.store.rules import check_key
-from stowfs.store.s3 import open_s3
 
 _HELP = "write s3://BUCKET/PREFIX, file:///DIRECTORY or the path of a directory"
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
@@ -84,6 +83,9 @@ async def open_store(location: StoreLocation, options: StoreOptions) -> ObjectSt
     """The store at `location`, with retries. Nothing is sent yet: the first request tells whether it is there."""
     match location:
         case S3Location(bucket, prefix):
+            # Imported here, since boto3 takes longer to load than the rest of stowfs together.
+            from stowfs.store.s3 import open_s3
+
             inner: ObjectStore = await open_s3(bucket, prefix, options)
         case FileLocation(directory):
             inner = FileStore(directory, options)
