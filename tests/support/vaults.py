@@ -7,6 +7,7 @@ async with Hosts(store, tmp_path) as hosts:
     a = await hosts.start("a")      # recovers
 """
 
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ timeout."""
 class _Host:
     vault: Vault
     hot: HotTier
-    scope: trio.CancelScope
+    nursery: trio.Nursery
     ended: trio.Event
 
 
@@ -75,20 +76,23 @@ class Hosts:
     async def crash(self, name: str) -> None:
         """Ends a host at once, wherever it is; only its directory stays."""
         host = self._hosts.pop(name)
-        host.scope.cancel()
+        host.nursery.cancel_scope.cancel()
         await host.ended.wait()
         await host.hot.close()
+
+    def start_soon(self, name: str, function: Callable[[], Awaitable[None]]) -> None:
+        """Runs something as a part of a host: a crash ends it in the same instant as everything else there."""
+        self._hosts[name].nursery.start_soon(function)
 
     async def _run(self, hot: HotTier, store: ObjectStore, *, task_status: trio.TaskStatus[_Host]) -> None:
         assert self.descriptor is not None
         ended = trio.Event()
         options = VaultOptions(**{"deadline": DEADLINE, **self.options})  # type: ignore[arg-type]
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                vault = Vault(store, hot, self.descriptor, options, nursery)
-                await vault.recover()
-                task_status.started(_Host(vault, hot, scope, ended))
-                await trio.sleep_forever()
+        async with trio.open_nursery() as nursery:
+            vault = Vault(store, hot, self.descriptor, options, nursery)
+            await vault.recover()
+            task_status.started(_Host(vault, hot, nursery, ended))
+            await trio.sleep_forever()
         ended.set()
 
 

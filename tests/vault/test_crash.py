@@ -98,7 +98,7 @@ async def _run(kind: Kind, trouble: str, nth: int, store: FaultyStore, directory
         await vault.drain()
         action = TROUBLE[trouble]()
         rule = store.add(Rule(action, nth=nth))
-        acknowledged = await _attempt(kind, vault, action, rule)
+        acknowledged = await _attempt(kind, hosts, vault, action)
         await hosts.crash("a")
         happened = rule.seen >= nth
         store.rules.clear()
@@ -124,28 +124,33 @@ async def _run(kind: Kind, trouble: str, nth: int, store: FaultyStore, directory
         return happened
 
 
-async def _attempt(kind: Kind, vault: Vault, action: Action, rule: Rule) -> bool:
+async def _attempt(kind: Kind, hosts: Hosts, vault: Vault, action: Action) -> bool:
     """Carries the commit out, until it ends or is held at the troubled request; whether it was acknowledged."""
     acknowledged = False
-    async with trio.open_nursery() as nursery:
+    ended = trio.Event()
 
-        async def commit() -> None:
-            nonlocal acknowledged
-            try:
-                await kind.do(vault)
-            except StoreError:
-                return
+    async def commit() -> None:
+        nonlocal acknowledged
+        try:
+            await kind.do(vault)
             acknowledged = True
             # Releases are part of the commit, too.
             await vault.drain(5)
-            nursery.cancel_scope.cancel()
+        except StoreError:
+            acknowledged = False
+        finally:
+            ended.set()
 
-        nursery.start_soon(commit)
+    async def reach() -> None:
         if isinstance(action, Stall | StallAfter):
             await action.reached.wait()
             # Everything that does not depend on the stalled request goes on before the crash.
             await trio.sleep(0.05)
-            nursery.cancel_scope.cancel()
+            ended.set()
+
+    hosts.start_soon("a", commit)
+    hosts.start_soon("a", reach)
+    await ended.wait()
     return acknowledged
 
 
