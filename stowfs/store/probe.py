@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
 import trio
-import uuid6
+import uuid_utils
 
 from stowfs.errors import (
     ConditionsIgnored,
@@ -93,7 +93,7 @@ class _Probe:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         # Never the same twice: the remains of a probe that was cut off mislead no other.
-        self._key = f"probe/{uuid6.uuid7().hex}"
+        self._key = f"probe/{uuid_utils.uuid7().hex}"
         self._left = False
         self._steps: list[ProbeStep] = []
 
@@ -136,7 +136,7 @@ class _Probe:
 
     async def _put(self, name: str, condition: Condition) -> str | None:
         """The new ETag; None where the condition was refused."""
-        body = uuid6.uuid7().bytes  # Another one each time, so that each ETag is another.
+        body = uuid_utils.uuid7().bytes  # Another one each time, so that each ETag is another.
         try:
             return await self._timed(name, lambda: self._store.put(self._key, body, condition))
         except PreconditionFailed:

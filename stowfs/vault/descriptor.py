@@ -5,7 +5,7 @@ import time
 from uuid import UUID
 
 import msgspec
-from uuid6 import uuid7
+from uuid_utils import uuid7
 
 from stowfs.conversation.segmenter import DEFAULT_PARAMETERS, SegmenterParameters
 from stowfs.errors import CorruptObject, NotAStore, ObjectNotFound, PathExists, PreconditionFailed, UnsupportedVersion

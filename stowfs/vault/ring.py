@@ -16,7 +16,7 @@ import time
 from enum import Enum
 
 import msgspec
-from uuid6 import uuid7
+from uuid_utils import uuid7
 
 CAPACITY = 16
 """Ids a ring keeps. An id costs 17 bytes compressed; this many concurrent writers of one object can lose their
@@ -28,7 +28,10 @@ longer than any request is on its way, and a host that was down for less still s
 
 
 def new_id() -> str:
-    """A fresh id: a uuid7 as 32 hexadecimal digits. Greater than every earlier one of this process."""
+    """A fresh id: a uuid7 as 32 hexadecimal digits, greater than every earlier one of this process.
+
+    However many are made at once, they do not run ahead of the clock: ids are compared with times (`id_of_time`).
+    """
     return uuid7().hex
 
 

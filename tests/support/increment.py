@@ -7,7 +7,7 @@ import contextlib
 import sys
 
 import trio
-import uuid6
+import uuid_utils
 
 from stowfs.config import StoreOptions
 from stowfs.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable, WriteConflict
@@ -21,7 +21,7 @@ _DEADLINE = 60.0  # For one increment against all the others.
 
 async def increment(store: ObjectStore, key: str, times: int) -> None:
     for _ in range(times):
-        own = uuid6.uuid7().hex
+        own = uuid_utils.uuid7().hex
         backoff = Backoff(_DEADLINE, first=0.005)
         while True:
             condition: Condition = IF_ABSENT

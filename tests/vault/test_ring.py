@@ -1,11 +1,19 @@
 """Rings: an id is never said to have happened when it did not, nor the other way round."""
 
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stowfs.vault.ring import CAPACITY, Ring, Verdict, new_id
+from stowfs.vault.ring import CAPACITY, Ring, Verdict, id_of_time, new_id
 
 IDS = st.integers(0, 99).map("{:02d}".format)
+
+
+def test_ids_do_not_run_ahead_of_the_clock() -> None:
+    """Many more than there are milliseconds: made one after another, they still tell when they were made."""
+    ids = [new_id() for _ in range(50_000)]
+    assert ids[-1] < id_of_time(time.time() + 1)
 
 
 def test_ids_of_one_process_ascend() -> None:
