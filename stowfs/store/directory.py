@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import uuid6
+import uuid_utils
 
 from stowfs.errors import ObjectNotFound, StoreError, UsageError
 from stowfs.store.base import ALWAYS, ByteRange, Condition, Found, NotModified, ObjectInfo, PendingUpload
@@ -192,7 +192,7 @@ class Directory:
 
     @contextlib.contextmanager
     def _temporary_file(self) -> Iterator[tuple[int, bytes]]:
-        temporary = os.path.join(self._temporary, uuid6.uuid7().hex.encode())
+        temporary = os.path.join(self._temporary, uuid_utils.uuid7().hex.encode())
         try:
             fd = os.open(temporary, _CREATE_FLAGS, 0o666)
         except FileNotFoundError:
@@ -298,7 +298,7 @@ class Directory:
     def begin_upload(self, key: str) -> str:
         self._path(key)
         self._prepare()
-        upload_id = uuid6.uuid7().hex
+        upload_id = uuid_utils.uuid7().hex
         directory = self._upload(upload_id)
         os.mkdir(directory)
         with self._temporary_file() as (fd, temporary):
