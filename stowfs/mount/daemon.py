@@ -14,6 +14,7 @@ import trio
 
 from stowfs.errors import MountFailed
 from stowfs.hot.tier import HotTier
+from stowfs.mount.allocator import limit_heaps
 from stowfs.mount.kernel import capacity_of, mount_flags, set_read_ahead
 from stowfs.mount.operations import FileSystem
 from stowfs.mount.options import MountOptions
@@ -45,7 +46,7 @@ async def serve(
     Neither the store nor the hot tier is closed. Raises `MountFailed` (also after a second signal), and errors of
     opening the vault.
     """
-    #limit_heaps()
+    limit_heaps()
     async with open_vault(store, hot, descriptor, options.for_vault()) as vault:
         file_system = FileSystem(vault, options, capacity_of(store.url))
         try:
