@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import trio
 
 from stowfs.config import MIB
-from stowfs.errors import CorruptObject, ObjectNotFound
+from stowfs.errors import CorruptObject, ObjectNotFound, UnsupportedVersion
 from stowfs.hot.index import CachedManifest, Index
 from stowfs.store.base import Found, NotModified, ObjectInfo, ObjectStore
 from stowfs.vault import manifest as manifests
@@ -133,6 +133,14 @@ class Catalog:
             await self._index.put_manifests(learned)
         return [found[info.key] for info in objects if info.key in found]
 
+    async def confirm_readable(self, objects: Sequence[ObjectInfo]) -> None:
+        """Raises what is wrong with the first of the objects that is there and cannot be read (`CorruptObject`,
+        `UnsupportedVersion`): where `resolve` leaves it out, nothing may be concluded from its absence."""
+        for info in objects:
+            path = _path_or_none(info.key)
+            if path is not None:
+                await self.current(path)
+
     async def _fetch(self, wanted: tuple[ObjectInfo, str]) -> tuple[Snapshot, bytes] | None:
         info, path = wanted
         try:
@@ -150,13 +158,13 @@ class Catalog:
     def _decode(self, path: str, etag: str, body: bytes) -> Snapshot:
         try:
             return manifests.decode(path, etag, body)
-        except CorruptObject as error:
-            raise CorruptObject(f"{display(path)}: {error}") from error
+        except (CorruptObject, UnsupportedVersion) as error:
+            raise type(error)(f"{display(path)}: {error}") from error
 
     def _decode_or_none(self, path: str, etag: str, body: bytes) -> Snapshot | None:
         try:
             return self._decode(path, etag, body)
-        except CorruptObject as error:
+        except (CorruptObject, UnsupportedVersion) as error:
             log.error("%s", error)
             return None
 

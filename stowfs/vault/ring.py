@@ -60,7 +60,7 @@ class Ring(msgspec.Struct, frozen=True, array_like=True):
         """Whether `op` took effect. `since`: a generation the object had before `op` was first attempted, if known."""
         if op in self.recent:
             return Verdict.HAPPENED
-        if op > self.floor or (since is not None and self.generation - since <= CAPACITY):
+        if op > self.floor or (since is not None and 0 <= self.generation - since <= CAPACITY):
             return Verdict.DID_NOT_HAPPEN
         return Verdict.UNKNOWN
 

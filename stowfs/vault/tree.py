@@ -15,7 +15,7 @@ from stowfs.store.base import ObjectStore, Page
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
-from stowfs.vault.naming import children_prefix, display, is_cut, join, path_of_prefix, split
+from stowfs.vault.naming import children_prefix, display, is_cut, join, manifest_key, path_of_prefix, split
 from stowfs.vault.parallel import each
 from stowfs.vault.ring import Ring
 
@@ -95,7 +95,7 @@ class Tree:
         return await self._committer.make_directory(path, attributes)
 
     async def remove(self, path: str) -> None:
-        """Removes an empty directory. Raises `DirectoryNotEmpty`, `NoSuchPath`, `NotDirectory`."""
+        """Removes an empty directory. Raises `DirectoryNotEmpty`, `NoSuchPath`, `NotDirectory`, `CorruptObject`."""
         removed = await self.directory(path)
         prefix = children_prefix(path)
         if await self._has_live(prefix, ask=True):
@@ -133,14 +133,21 @@ class Tree:
         await self.remove(old)
 
     async def _has_live(self, prefix: str, *, ask: bool = False) -> bool:
-        """Whether anything below `prefix` is live; a recent "no" is believed unless the caller says `ask`."""
+        """Whether anything below `prefix` is live; a recent "no" is believed unless the caller says `ask`.
+
+        Then a manifest that cannot be read is an error, too: what it stands for must not be taken for nothing.
+        """
         now = trio.current_time()
         if not ask and now - self._known_empty.get(prefix, -EMPTY_FOR) < EMPTY_FOR:
             return False
         async for page in self._store.list(prefix):
-            if any(snapshot.manifest.live for snapshot in await self._catalog.resolve(page.objects)):
+            found = await self._catalog.resolve(page.objects)
+            if any(snapshot.manifest.live for snapshot in found):
                 self._known_empty.pop(prefix, None)
                 return True
+            if ask and len(found) < len(page.objects):
+                read = {manifest_key(snapshot.path) for snapshot in found}
+                await self._catalog.confirm_readable([info for info in page.objects if info.key not in read])
         self._known_empty[prefix] = now
         return False
 

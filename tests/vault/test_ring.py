@@ -71,6 +71,13 @@ def test_the_floor_never_falls() -> None:
     assert floors[-1] > ""
 
 
+def test_a_generation_that_was_later_than_the_ring_tells_nothing() -> None:
+    """The object was removed since, and is another one now."""
+    ring = Ring(floor="50", generation=2)
+    assert ring.verdict("40", since=3) is Verdict.UNKNOWN
+    assert ring.verdict("40", since=2) is Verdict.DID_NOT_HAPPEN
+
+
 def test_what_fell_out_is_unknown() -> None:
     ring = Ring().add(*(f"{number:02d}" for number in range(CAPACITY + 3)))
     assert [ring.verdict(op) for op in ("00", "02", "03", "99")] == [

@@ -6,7 +6,9 @@ import msgspec
 import pytest
 import trio
 
+from stowfs import codec
 from stowfs.errors import (
+    CorruptObject,
     DirectoryNotEmpty,
     IsDirectory,
     NoSuchPath,
@@ -14,6 +16,8 @@ from stowfs.errors import (
     PathExists,
     ReadOnly,
     StoreUnavailable,
+    StowError,
+    UnsupportedVersion,
     UsageError,
 )
 from stowfs.store.file import FileStore
@@ -359,6 +363,29 @@ async def test_a_manifest_that_cannot_be_fetched_fails_the_listing(tmp_path: Pat
         with pytest.raises(StoreUnavailable):
             await b.list_directory("")
         assert await names(b) == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("error", [CorruptObject, UnsupportedVersion])
+async def test_a_manifest_that_cannot_be_read_hides_nothing_else(error: type[StowError], tmp_path: Path) -> None:
+    """And its directory is not taken for an empty one."""
+    store = MemoryStore()
+    async with Hosts(store, tmp_path) as hosts:
+        a = await hosts.start("a")
+        await make(a, "d")
+        await write(a, "d/good", b"1")
+        body = codec.compress(b'{"v":2}') if error is UnsupportedVersion else b"damaged"
+        await store.put(manifest_key("d/bad"), body)
+        await store.put("manifests/d/no manifest at all", b"")
+        assert await names(a, "d") == ["good"]
+        with pytest.raises(error, match="d/bad"):
+            await a.head("d/bad")
+        await a.remove("d/good")
+        with pytest.raises(error, match="d/bad"):
+            await a.remove_directory("d")
+        assert await names(a) == ["d/"]
+        await store.delete(manifest_key("d/bad"))
+        await a.remove_directory("d")
+        assert await names(a) == []
 
 
 async def test_a_listing_costs_its_pages_and_what_changed(tmp_path: Path) -> None:
