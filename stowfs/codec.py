@@ -4,11 +4,17 @@ Frames always carry their content size and a checksum. Decompression is bounded 
 a hostile frame costs no more memory than an honest one.
 """
 
-import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Generic, TypeVar
 
 import zstandard
 
 from stowfs.errors import CorruptObject
+
+T = TypeVar("T")
 
 BytesLike = bytes | bytearray | memoryview
 
@@ -17,24 +23,41 @@ LEVEL = 9
 default 3, and still compresses faster than a store takes the result. Higher levels gain little before `compact`."""
 
 
-class _PerThread(threading.local):
-    """zstandard contexts are not safe to share between threads, and are dear to make."""
+class _Contexts(Generic[T]):
+    """zstandard contexts, which are not safe to share between threads, dear to make, and megabytes large.
 
-    def __init__(self) -> None:
-        self.compressors: dict[int, zstandard.ZstdCompressor] = {}
-        self.decompressor = zstandard.ZstdDecompressor()
+    So there are as many as were ever in use at once, and not one for every thread that has ever used one.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._free: deque[T] = deque()
+
+    @contextmanager
+    def one(self) -> Iterator[T]:
+        """A context that nobody else uses meanwhile."""
+        try:
+            context = self._free.pop()
+        except IndexError:
+            context = self._make()
+        try:
+            yield context
+        finally:
+            self._free.append(context)
 
 
-_contexts = _PerThread()
+@cache
+def _compressors(level: int) -> _Contexts[zstandard.ZstdCompressor]:
+    return _Contexts(lambda: zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True))
+
+
+_decompressors = _Contexts(zstandard.ZstdDecompressor)
 
 
 def compress(data: BytesLike, *, level: int = LEVEL) -> bytes:
     """One zstd frame that holds `data`."""
-    compressor = _contexts.compressors.get(level)
-    if compressor is None:
-        compressor = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
-        _contexts.compressors[level] = compressor
-    return compressor.compress(data)
+    with _compressors(level).one() as compressor:
+        return compressor.compress(data)
 
 
 def decompress(frame: BytesLike, *, expected: int) -> bytes:
@@ -58,8 +81,9 @@ def decompress_first(frames: BytesLike, *, limit: int) -> tuple[bytes, memoryvie
         claimed = zstandard.frame_content_size(view)
         if claimed < 0 or claimed > limit:
             raise CorruptObject(f"a compressed frame claims {claimed} bytes where at most {limit} are allowed")
-        stream = _contexts.decompressor.decompressobj()
-        data = stream.decompress(view)
+        with _decompressors.one() as decompressor:
+            stream = decompressor.decompressobj()
+            data = stream.decompress(view)
         if not stream.eof or len(data) != claimed:
             raise CorruptObject("a compressed frame is truncated")
     except zstandard.ZstdError as error:

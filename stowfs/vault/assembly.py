@@ -29,8 +29,11 @@ from stowfs.vault.record import Payload
 T = TypeVar("T")
 
 WINDOW = 8 * MIB
-"""Bytes cut at a time: dozens of runs, so that their hashing, compression and upload overlap, at a few tens of
-megabytes."""
+"""Bytes cut at a time by all commits together: dozens of runs, so that their hashing, compression and upload overlap,
+at a few tens of megabytes."""
+
+LEAST_WINDOW = 1 * MIB
+"""Bytes cut at a time by one of many: a few of the longest runs."""
 
 ON_LOOP = 16 * KIB
 """Bytes up to which cutting, hashing and compressing happens on the event loop: it takes less than a change of
@@ -122,17 +125,22 @@ class Assembler:
         self._index = index
         self._parameters = parameters
         self._threads = threads
+        self._assembling = 0
 
     async def assemble(self, draft: Draft, acquire: Acquire) -> Assembled:
         """The pieces of `draft`; every new segment among them has been passed to `acquire`. Errors of reading and
         storing."""
         before = _inline_digests(draft.base)
-        progress = await self._begin(draft)
-        async for runs in self._cut(draft, progress):
-            await self._place(runs, draft.size, before, acquire)
-            progress.take(runs)
-            await self._spill(progress, acquire)
-        return await self._finish(progress, acquire, note_tail=draft.base is None)
+        self._assembling += 1
+        try:
+            progress = await self._begin(draft)
+            async for runs in self._cut(draft, progress):
+                await self._place(runs, draft.size, before, acquire)
+                progress.take(runs)
+                await self._spill(progress, acquire)
+            return await self._finish(progress, acquire, note_tail=draft.base is None)
+        finally:
+            self._assembling -= 1
 
     async def _begin(self, draft: Draft) -> _Progress:
         """Keeps the longest sealed prefix of the base that the draft does not touch."""
@@ -157,7 +165,7 @@ class Assembler:
     async def _cut(self, draft: Draft, progress: _Progress) -> AsyncIterator[list[Run]]:
         """The runs from `progress.position` on, by windows; ends early where the rest of the base can be kept."""
         old = await self._layouts.layout(draft.base) if draft.base and draft.last_change < draft.size else None
-        window = WINDOW
+        window = self._window()
         while progress.position < draft.size:
             start = progress.position
             final = start + window >= draft.size
@@ -167,7 +175,7 @@ class Assembler:
                 # No message ends in the window: a longer one decides.
                 window *= 2
                 continue
-            window = WINDOW
+            window = self._window()
             progress.facts = _merge(progress.facts, cut, final=final, resumed=progress.resume is not None)
             progress.resume = cut.format if cut.resumable else None
             taken = self._meet(draft, old, progress, runs) if old else len(runs)
@@ -178,6 +186,10 @@ class Assembler:
             if final and not runs[-1].sealed:
                 progress.tail = len(runs[-1].raw)
             yield runs
+
+    def _window(self) -> int:
+        """How many bytes a commit may cut at a time. Where the cuts lie does not depend on it."""
+        return max(WINDOW // self._assembling, LEAST_WINDOW)
 
     def _cut_window(self, data: bytes, resume: str | None, final: bool) -> tuple[Segmentation, list[Run]]:
         cut = segment(data, parameters=self._parameters, resume=resume, final=final)

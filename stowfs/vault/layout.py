@@ -8,17 +8,22 @@ from bisect import bisect_right
 from collections import OrderedDict
 from itertools import accumulate
 
+from stowfs.config import MIB
 from stowfs.errors import CorruptObject
 from stowfs.vault import pages
 from stowfs.vault.manifest import Piece, Reference, Snapshot
 from stowfs.vault.segments import SegmentReader
 
-LAYOUTS = 512
-"""Versions whose expanded pieces are kept: more than are usually open, some 100 KB each for the longest."""
+MEMORY = 32 * MIB
+"""Bytes of versions whose expanded pieces are kept, with their inline bytes (up to 2 MiB each): as many as are usually
+open, or one of some 20 GiB. The current one is kept in any case."""
+
+PIECE = 200
+"""Bytes of Python objects for a piece, about."""
 
 
 class Layout:
-    """The pieces of one version in order, pages expanded, with their offsets."""
+    """The pieces of one version in order, pages expanded, with their offsets. `cost`: bytes it takes in memory."""
 
     def __init__(self, snapshot: Snapshot, pieces: list[Piece]) -> None:
         self.snapshot = snapshot
@@ -27,6 +32,7 @@ class Layout:
         self.starts = [0, *accumulate(sizes)]
         inline = [piece if isinstance(piece, int) else 0 for piece in pieces]
         self._inline_starts = [0, *accumulate(inline)]
+        self.cost = len(snapshot.inline) + PIECE * len(pieces)
         self._next = 0
         self._window = 1
 
@@ -56,6 +62,7 @@ class LayoutReader:
         self._segments = segments
         self._prefetch = prefetch
         self._layouts: OrderedDict[str, Layout] = OrderedDict()
+        self._size = 0
 
     async def layout(self, snapshot: Snapshot) -> Layout:
         """The layout of a version; fetches its pages. Errors as `SegmentReader.fetch`."""
@@ -63,12 +70,18 @@ class LayoutReader:
         layout = self._layouts.get(commit)
         if layout is None:
             layout = Layout(snapshot, await pages.expand(snapshot.manifest.pieces, self.fetch))
-            self._layouts[commit] = layout
-            if len(self._layouts) > LAYOUTS:
-                self._layouts.popitem(last=False)
+            self._keep(commit, layout)
         else:
             self._layouts.move_to_end(commit)
         return layout
+
+    def _keep(self, commit: str, layout: Layout) -> None:
+        replaced = self._layouts.pop(commit, None)
+        self._layouts[commit] = layout
+        self._size += layout.cost - (replaced.cost if replaced else 0)
+        while self._size > MEMORY and len(self._layouts) > 1:
+            _, dropped = self._layouts.popitem(last=False)
+            self._size -= dropped.cost
 
     async def fetch(self, reference: Reference) -> bytes:
         """The raw bytes that a reference leads to; their size is checked where it is known."""
