@@ -186,7 +186,7 @@ class Committer:
                 break
             await transaction.updated()
             self._catalog.forget(old)
-            await self._recovery.retire_source(transaction.row)
+            await self._recovery.retire_source(transaction.row, source)
             self._finish(transaction)
             return committed
 
@@ -303,16 +303,10 @@ def _live(path: str, snapshot: Snapshot | None) -> Snapshot:
     return snapshot
 
 
-def _same_content(one: Snapshot, other: Snapshot) -> bool:
-    """Whether two versions have the same bytes by their manifests: only attributes or the ring changed between them."""
-    a, b = one.manifest, other.manifest
-    return a.pieces == b.pieces and a.inline_digest == b.inline_digest and b.live
-
-
 def _is_lost_edit(draft: Draft, current: Snapshot) -> bool:
     if draft.base is None or draft.intent is not Intent.EDIT:
         return False
-    return not (_same_content(draft.base, current) or draft.has_attempted(current.manifest.commit))
+    return not (current.has_content_of(draft.base) or draft.has_attempted(current.manifest.commit))
 
 
 def _reconcile(draft: Draft, current: Snapshot, *, exclusive: bool) -> None:
@@ -324,7 +318,7 @@ def _reconcile(draft: Draft, current: Snapshot, *, exclusive: bool) -> None:
     base = draft.base
     if base is not None:
         draft.attributes = _merged(draft.attributes, base.attributes, current.attributes)
-    if (base is not None and _same_content(base, current)) or draft.has_attempted(current.manifest.commit):
+    if (base is not None and current.has_content_of(base)) or draft.has_attempted(current.manifest.commit):
         draft.base = current
     else:
         draft.rebase(current)

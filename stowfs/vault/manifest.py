@@ -126,6 +126,11 @@ class Snapshot:
         """Where the unsealed run begins: what lies before is cut for good."""
         return self.manifest.size - self.manifest.tail
 
+    def has_content_of(self, other: "Snapshot") -> bool:
+        """Whether both are live and have the same bytes by their manifests: at most attributes or rings differ."""
+        a, b = self.manifest, other.manifest
+        return a.live and b.live and (a.kind, a.pieces, a.inline_digest) == (b.kind, b.pieces, b.inline_digest)
+
     @cached_property
     def top_references(self) -> tuple[Reference, ...]:
         """The references that stand in the manifest itself, in order."""

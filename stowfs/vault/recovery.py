@@ -96,11 +96,15 @@ class Recovery:
             await self._idle.wait()
         return self._pending
 
-    async def retire_source(self, row: Row) -> bool:
+    async def retire_source(self, row: Row, renamed: Snapshot | None = None) -> bool:
         """Puts a tombstone over the old name of a rename, unless somebody wrote to it since. Returns whether it is
-        one of ours."""
+        one of ours.
+
+        `renamed`: the version that was renamed a moment ago. A later one of the same bytes (with other attributes, or a
+        recovery's fence) is that one still; where time has passed, it may be somebody's new conversation.
+        """
         assert row.source is not None
-        retire = _Retire(row)
+        retire = _Retire(row, renamed)
         swapped = await compare_and_swap(self._store, manifest_key(row.source.path), retire, deadline=self._deadline)
         self._catalog.forget(row.source.path)
         return swapped.written or retire.done
@@ -211,21 +215,27 @@ class _Fence:
 class _Retire:
     """The old name of a rename becomes a tombstone, if it still is the version that was renamed."""
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, row: Row, renamed: Snapshot | None) -> None:
         assert row.source is not None
         self._source = row.source
+        self._renamed = renamed
         self._commit = row.commit
         self.done = False
 
     def propose(self, current: Found | None) -> bytes | None:
         snapshot = manifests.decode(self._source.path, current.etag, current.body) if current else None
         self.done = snapshot is not None and self._commit in snapshot.manifest.ring.recent
-        if snapshot is None or self.done or snapshot.etag != self._source.base:
+        if snapshot is None or self.done or not self._is_renamed(snapshot):
             return None
         bare = Manifest(
             self._commit, snapshot.manifest.ring, snapshot.attributes, kind=snapshot.manifest.kind, deleted=time.time()
         )
         return manifests.encode(_with_ring(bare, self._commit, snapshot), b"")
+
+    def _is_renamed(self, snapshot: Snapshot) -> bool:
+        if snapshot.etag == self._source.base:
+            return True
+        return self._renamed is not None and snapshot.has_content_of(self._renamed)
 
     def in_doubt(self) -> None:
         """Nothing to note: the id in the ring tells."""

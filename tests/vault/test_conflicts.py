@@ -342,6 +342,25 @@ async def test_a_write_to_the_old_name_during_a_rename_is_not_lost(tmp_path: Pat
         await exact(hosts, a, b)
 
 
+async def test_changed_attributes_do_not_keep_the_old_name_of_a_rename(tmp_path: Path) -> None:
+    """Nor does the fence of another host's recovery, which is the same to a manifest."""
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        await write(a, "old", LONG)
+        stall = Stall()
+        rule = store.add(Rule(stall, "put", "manifests/new.json", nth=1))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.rename, "old", "new")
+            await stall.reached.wait()
+            store.rules.remove(rule)
+            await b.set_attributes("old", mode=0o600)
+            stall.go.set()
+        assert await names(b) == ["new"]
+        assert await read(b, "new") == LONG
+        await exact(hosts, a, b)
+
+
 async def test_a_write_under_the_old_name_after_a_rename_makes_it_again(tmp_path: Path) -> None:
     async with Hosts(MemoryStore(), tmp_path) as hosts:
         a, b = await hosts.start("a"), await hosts.start("b")

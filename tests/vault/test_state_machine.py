@@ -135,11 +135,8 @@ class Circumstances:
     redirect_above: int = records.REDIRECT_ABOVE
     many: int = records.MANY
     capacity: int = rings.CAPACITY
-
-    @property
-    def forgetful(self) -> bool:
-        """Rings forget what is still needed: counts may be too high then, and what is tried again may be done twice."""
-        return self.capacity < rings.CAPACITY
+    forgetful: bool = False
+    """Rings forget what is still needed: counts may be too high then, and what is tried again may be done twice."""
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -156,7 +153,7 @@ CIRCUMSTANCES = {
     "as they are": Circumstances(),
     "most payloads are redirected": Circumstances(redirect_above=8 << 10),
     "counts end early": Circumstances(many=3),
-    "rings forget early": Circumstances(redirect_above=16 << 10, capacity=2),
+    "rings forget early": Circumstances(redirect_above=16 << 10, capacity=2, forgetful=True),
 }
 
 TROUBLES = ["lost answer", "lost request", "late", "away", "away, late", "away, lost answer"]
