@@ -9,7 +9,7 @@ from tests.support.mounting import Mount, Mounts, python, run
 
 pytestmark = pytest.mark.fuse
 
-LIMIT = 300 * MIB
+LIMIT = 240 * MIB
 """Bytes a daemon may take at its peak: what it needs by itself, and its caches."""
 
 COPY_TIMEOUT = 55.0
