@@ -2,7 +2,7 @@
 
 A file appears whole or not at all: it is written under a temporary name and renamed. Nothing is written outside the
 target directory, whatever the store holds: names come from it checked, and no symbolic link below the target is
-followed.
+followed, of those that are copied neither. A symbolic link is copied as it is, wherever it leads.
 """
 
 import os
@@ -19,6 +19,7 @@ from stowfs.config import MIB
 from stowfs.errors import NotDirectory, StowError
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import split
+from stowfs.vault.ring import new_id
 from stowfs.vault.vault import Vault
 
 READS = 16
@@ -41,7 +42,7 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A conversation, and the local path it gets."""
+    """A conversation or symbolic link, and the local path it gets."""
 
     target: str
     snapshot: Snapshot
@@ -90,7 +91,10 @@ async def get(vault: Vault, folders: list[Folder], items: list[Item], tally: Tal
     async def get_file(item: Item) -> None:
         try:
             _check_above(item.target, blocked)
-            await _write(vault, item, progress)
+            if item.snapshot.is_symlink:
+                await trio.to_thread.run_sync(_link, item)
+            else:
+                await _write(vault, item, progress)
             tally.copied(item.snapshot.size)
         except (OSError, OverflowError, StowError) as error:
             tally.failed(item.snapshot.path, error)
@@ -117,6 +121,20 @@ async def _write(vault: Vault, item: Item, progress: Progress) -> None:
                 progress.advance(len(data))
             os.fchmod(file.fileno(), snapshot.attributes.mode & PERMISSIONS)
             os.utime(file.fileno(), ns=(snapshot.attributes.mtime_ns, snapshot.attributes.mtime_ns))
+        os.replace(temporary, item.target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _link(item: Item) -> None:
+    directory = os.path.dirname(item.target)
+    _check_directory(directory)
+    temporary = os.path.join(directory, f".stowfs-{new_id()}")
+    os.symlink(item.snapshot.target, os.fsencode(temporary))
+    try:
+        mtime_ns = item.snapshot.attributes.mtime_ns
+        os.utime(temporary, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
         os.replace(temporary, item.target)
     except BaseException:
         os.unlink(temporary)

@@ -40,6 +40,7 @@ class Inventory:
 
     conversations: int = 0
     directories: int = 0
+    symlinks: int = 0
     raw_bytes: int = 0
     stored: dict[str, Usage] = field(default_factory=lambda: {kind: Usage() for kind in [*KINDS, "other"]})
 
@@ -60,6 +61,8 @@ class Inventory:
         """Counts a conversation or directory as its reader sees it."""
         if snapshot.is_directory:
             self.directories += 1
+        elif snapshot.is_symlink:
+            self.symlinks += 1
         else:
             self.conversations += 1
             self.raw_bytes += snapshot.size

@@ -13,6 +13,8 @@ from stowfs.vault.naming import split
 
 NANOSECONDS = 1_000_000_000
 
+_TYPE_BITS = {"conversation": stat.S_IFREG, "directory": stat.S_IFDIR, "symlink": stat.S_IFLNK}
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:
@@ -29,13 +31,13 @@ class Filter:
         return self == Filter()
 
     def shows(self, snapshot: Snapshot) -> bool:
-        """Whether a listing narrowed so shows this. A directory is no conversation: it matches no pattern and has no
-        time."""
+        """Whether a listing narrowed so shows this. A directory or a link is no conversation: it matches no pattern and
+        has no time."""
         if self.is_empty:
             return True
         facts = snapshot.manifest.facts
         time = conversation_time(snapshot)
-        return not snapshot.is_directory and (
+        return snapshot.is_conversation and (
             (self.model is None or fnmatchcase(facts.model or "", self.model))
             and (self.application is None or fnmatchcase(facts.application or "", self.application))
             and (self.since is None or time >= self.since)
@@ -69,14 +71,17 @@ def name_shown(snapshot: Snapshot, *, recursive: bool) -> str:
 
 
 def long_line(snapshot: Snapshot, *, recursive: bool) -> str:
-    """Mode, size, time, messages, model, name."""
-    kind = stat.S_IFDIR if snapshot.is_directory else stat.S_IFREG
+    """Mode, size, time, messages, model, name; of a symbolic link also its target."""
+    kind = _TYPE_BITS[snapshot.manifest.kind]
     facts = snapshot.manifest.facts
     messages = "-" if facts.messages is None else str(facts.messages)
     mode = stat.filemode(kind | snapshot.attributes.mode)
     when = moment(conversation_time(snapshot))
     model = facts.model or "-"
-    return f"{mode} {snapshot.size:>12} {when} {messages:>6} {model:<24} {name_shown(snapshot, recursive=recursive)}"
+    name = name_shown(snapshot, recursive=recursive)
+    if snapshot.is_symlink:
+        name += f" -> {os.fsdecode(snapshot.target)}"
+    return f"{mode} {snapshot.size:>12} {when} {messages:>6} {model:<24} {name}"
 
 
 def document(snapshot: Snapshot) -> dict[str, object]:
@@ -86,7 +91,7 @@ def document(snapshot: Snapshot) -> dict[str, object]:
     facts = snapshot.manifest.facts
     common: dict[str, object] = {
         "id": snapshot.path,
-        "type": "directory" if snapshot.is_directory else "conversation",
+        "type": snapshot.manifest.kind,
         "mode": f"{attributes.mode:04o}",
         "uid": attributes.uid,
         "gid": attributes.gid,
@@ -95,6 +100,8 @@ def document(snapshot: Snapshot) -> dict[str, object]:
     }
     if snapshot.is_directory:
         return common
+    if snapshot.is_symlink:
+        return common | {"target": os.fsdecode(snapshot.target)}
     return common | {
         "size": snapshot.size,
         "format": facts.format,

@@ -1,7 +1,7 @@
 """`put`: local files and directories into a store, by the same commits as a mount's, many at once.
 
-One file that cannot be read or stored does not keep the others. Symbolic links and special files inside directories
-are skipped: a conversation is a regular file.
+One file that cannot be read or stored does not keep the others. Symbolic links inside directories are stored as they
+are, wherever they lead; special files are skipped.
 """
 
 import os
@@ -35,7 +35,7 @@ NEW_MODE = 0o755
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Something to be put: a local file or directory, and its path in the store."""
+    """Something to be put: a local file, directory or symbolic link, and its path in the store."""
 
     source: str
     path: str
@@ -92,9 +92,21 @@ async def put(
             missing.add(item.path)
             tally.failed(item.source, error)
 
+    async def put_link(item: Item) -> None:
+        try:
+            target = os.readlink(os.fsencode(item.source))
+            await vault.make_symlink(item.path, target, _attributes(item.status, now), replace=True)
+            tally.copied(len(target))
+            progress.advance(item.status.st_size)
+        except (OSError, StowError) as error:
+            tally.failed(item.source, error)
+
     async def put_file(item: Item) -> None:
         if is_below(item.path, missing):
             tally.failed(item.source, NotDirectory("its directory could not be made"))
+            return
+        if stat.S_ISLNK(item.status.st_mode):
+            await put_link(item)
             return
         # Without a base: a conversation that is there already is replaced, whatever it is by then.
         draft = vault.draft(item.path, None, _attributes(item.status, now))
@@ -136,10 +148,10 @@ def _scan(directory: str, path: str, directories: list[Item], files: list[Item],
             if stat.S_ISDIR(status.st_mode):
                 directories.append(item)
                 pending.append((item.source, item.path))
-            elif stat.S_ISREG(status.st_mode):
+            elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
                 files.append(item)
             else:
-                tally.skipped(entry.path, "a symbolic link" if entry.is_symlink() else "not a regular file")
+                tally.skipped(entry.path, "not a regular file")
 
 
 def _listing(directory: str, tally: Tally) -> Iterator["os.DirEntry[str]"]:

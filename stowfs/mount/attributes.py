@@ -23,7 +23,7 @@ def entry(inode: Inode, attribute_timeout: float) -> pyfuse3.EntryAttributes:
     answer.st_ino = inode.number
     answer.entry_timeout = ENTRY_TIMEOUT
     answer.attr_timeout = attribute_timeout
-    answer.st_mode = (stat.S_IFDIR if inode.is_directory else stat.S_IFREG) | attributes.mode
+    answer.st_mode = pyfuse3.ModeT(inode.type_bits | attributes.mode)
     # A directory's count is 1, which says that it is not kept: a count of 2 would say that there are no subdirectories.
     answer.st_nlink = 1 if inode.linked else 0
     answer.st_uid = attributes.uid

@@ -6,6 +6,7 @@ writes or commits holds the lock of the inode; whoever sends a change to the sto
 (`Moves`), so that the order is always the same.
 """
 
+import dataclasses
 import logging
 import stat
 from collections.abc import Awaitable, Callable
@@ -187,7 +188,7 @@ class Contents:
             if not inode.linked or inode is self._inodes.conversations:
                 # Of neither is anything stored: it lasts as long as the inode.
                 attributes = msgspec.structs.replace(before.attributes, **changes, ctime_ns=now_ns())
-                inode.show(Version(before.commit, attributes, before.size, inode.is_directory))
+                inode.show(dataclasses.replace(before, attributes=attributes))
                 return
             changed = await self._vault.set_attributes(inode.path, **changes)
             if _follows(changed, before):

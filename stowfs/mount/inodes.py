@@ -19,6 +19,7 @@ times of directories, which are not stored) it is remembered for some thousands 
 
 import hashlib
 import os
+import stat
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -54,20 +55,30 @@ class Version:
     attributes: Attributes
     size: int
     is_directory: bool
+    is_symlink: bool = False
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> "Version":
         """The version that a snapshot is."""
-        return cls(snapshot.manifest.commit, snapshot.attributes, snapshot.size, snapshot.is_directory)
+        return cls(
+            snapshot.manifest.commit, snapshot.attributes, snapshot.size, snapshot.is_directory, snapshot.is_symlink
+        )
+
+    @property
+    def type_bits(self) -> int:
+        """What kind of file this is, as in `st_mode`."""
+        if self.is_directory:
+            return stat.S_IFDIR
+        return stat.S_IFLNK if self.is_symlink else stat.S_IFREG
 
 
 class Inode:
-    """One file or directory as the kernel knows it."""
+    """One file, directory or symbolic link as the kernel knows it: which of them, it stays."""
 
-    def __init__(self, number: int, path: str, version: Version | None, *, is_directory: bool) -> None:
+    def __init__(self, number: int, path: str, version: Version | None) -> None:
         self.number = number
         self.path = path
-        self.is_directory = is_directory
+        self.type_bits = version.type_bits if version else stat.S_IFREG
         # What it shows. None: a file of this host that was never committed.
         self.version = version
         # The same with its bytes, while somebody has the file open.
@@ -106,6 +117,16 @@ class Inode:
         return trio.Lock()
 
     @property
+    def is_directory(self) -> bool:
+        """Whether this is a directory."""
+        return self.type_bits == stat.S_IFDIR
+
+    @property
+    def is_symlink(self) -> bool:
+        """Whether this is a symbolic link."""
+        return self.type_bits == stat.S_IFLNK
+
+    @property
     def content(self) -> str:
         """Names the version below the uncommitted changes: the id of its commit, or '' before the first one."""
         return self.version.commit if self.version else ""
@@ -135,7 +156,7 @@ class Inodes:
     """All inodes of a mount below `/conversations`, which itself is the path ''."""
 
     def __init__(self, root: Version) -> None:
-        self.conversations = Inode(CONVERSATIONS, "", root, is_directory=True)
+        self.conversations = Inode(CONVERSATIONS, "", root)
         self._by_number: dict[int, Inode] = {CONVERSATIONS: self.conversations}
         self._current: dict[str, Inode] = {"": self.conversations}
         self._superseded: set[Inode] = set()
@@ -162,10 +183,10 @@ class Inodes:
         """The files in `directory` that were created here and never committed."""
         return [inode for inode in self._uncommitted if split(inode.path)[0] == directory]
 
-    def add(self, path: str, version: Version | None, *, is_directory: bool = False) -> Inode:
+    def add(self, path: str, version: Version | None) -> Inode:
         """A new inode, current at `path`; one that was there is superseded.
 
-        `version` None: created here, not committed yet.
+        `version` None: a file that was created here, not committed yet.
         """
         previous = self.at(path)
         if previous is not None:
@@ -173,8 +194,8 @@ class Inodes:
         number, changed_ns = self._remembered.pop(path, (_usual_number(path), 0))
         while number in self._by_number:
             number = _next_number(number)
-        inode = Inode(number, path, version, is_directory=is_directory)
-        inode.entries_changed_ns = changed_ns if is_directory else 0
+        inode = Inode(number, path, version)
+        inode.entries_changed_ns = changed_ns if inode.is_directory else 0
         self._by_number[inode.number] = self._current[path] = inode
         if version is None:
             self._uncommitted.add(inode)

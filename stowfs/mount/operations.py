@@ -42,6 +42,9 @@ CONVERSATIONS_NAME = b"conversations"
 CONVERSATIONS_MODE = 0o755
 """Permissions of that directory, which is not stored; a mount can change them for as long as it lasts."""
 
+SYMLINK_MODE = 0o777
+"""Permissions of a symbolic link: nothing ever asks for them, and this is what other file systems show."""
+
 PERMISSIONS = 0o7777
 """The part of a mode that can be set."""
 
@@ -185,9 +188,7 @@ class FileSystem(pyfuse3.Operations):
             raise FUSEError(errno.EPERM)
         attributes = _new_attributes(mode, ctx)
         directory = self._inode(parent)
-        inode = await self._tree.create(
-            directory, name, attributes, exclusive=True, appending=False, at_once=True
-        )
+        inode = await self._tree.create(directory, name, attributes, exclusive=True, appending=False, at_once=True)
         answer = self._looked_up(inode)
         await self._tree.close(inode, writing=True)
         return answer
@@ -227,10 +228,17 @@ class FileSystem(pyfuse3.Operations):
         raise FUSEError(errno.EPERM)
 
     @handler
-    async def symlink(
-        self, parent: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
-    ) -> EntryAttributes:
-        raise FUSEError(errno.EPERM)
+    async def symlink(self, parent: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        directory = self._inode(parent)
+        attributes = _new_attributes(SYMLINK_MODE, ctx)
+        return self._looked_up(await self._tree.make_symlink(directory, name, target, attributes))
+
+    @handler
+    async def readlink(self, number: InodeT, ctx: RequestContext) -> FileNameT:
+        inode = self._inode(number)
+        if not inode.is_symlink:
+            raise FUSEError(errno.EINVAL)
+        return FileNameT(await self._tree.target(inode))
 
     # Attributes
 

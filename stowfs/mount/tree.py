@@ -8,7 +8,7 @@ thrown away, and the store asked again.
 
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -97,8 +97,8 @@ class Tree:
 
     def _at_or_new(self, path: str, version: Version) -> Inode:
         inode = self._inodes.at(path)
-        if inode is None or inode.is_directory is not version.is_directory:
-            return self._inodes.add(path, version, is_directory=version.is_directory)
+        if inode is None or inode.type_bits != version.type_bits:
+            return self._inodes.add(path, version)
         if inode.draft is not None or (inode.version is not None and inode.version.commit == version.commit):
             return inode
         if inode.handles:
@@ -192,13 +192,33 @@ class Tree:
 
     async def make_directory(self, parent: Inode, name: bytes, attributes: Attributes) -> Inode:
         """A new directory. Raises `PathExists`, `NoSuchPath`."""
+        inherited = inherit(parent, attributes, directory=True)
+        return await self._make(parent, name, lambda path: self._vault.make_directory(path, inherited))
+
+    async def make_symlink(self, parent: Inode, name: bytes, target: bytes, attributes: Attributes) -> Inode:
+        """A new symbolic link. Raises `PathExists`, `NoSuchPath`, `NameTooLong`."""
+        inherited = inherit(parent, attributes)
+        return await self._make(parent, name, lambda path: self._vault.make_symlink(path, target, inherited))
+
+    async def _make(self, parent: Inode, name: bytes, make: Callable[[str], Awaitable[Snapshot]]) -> Inode:
+        """Something new that is committed at once."""
         async with self._moves.steady(lambda: (self.child(parent, name),)) as (path,):
             inode = self._inodes.at(path)
             if inode is not None and inode.version is None:
                 raise PathExists(f"{display(path)} exists")
-            snapshot = await self._vault.make_directory(path, inherit(parent, attributes, directory=True))
+            snapshot = await make(path)
             parent.entries_changed_ns = now_ns()
             return self._meet(path, snapshot, trio.current_time())
+
+    async def target(self, inode: Inode) -> bytes:
+        """Where a symbolic link leads. Raises ESTALE where its path shows something else."""
+        try:
+            found, snapshot = await self.find(inode.path)
+        except NoSuchPath:
+            raise stale() from None
+        if found is not inode or snapshot is None:
+            raise stale()
+        return snapshot.target
 
     async def remove(self, parent: Inode, name: bytes) -> None:
         """Removes a file. Raises `NoSuchPath`, `IsDirectory`."""

@@ -41,7 +41,7 @@ class Holder:
     path: str
     etag: str
     live: bool
-    directory: bool
+    conversation: bool
     sizes: dict[str, int | None] = field(default_factory=dict)
     problems: list[Finding] = field(default_factory=list)
     complete: bool = True
@@ -104,7 +104,7 @@ class Census:
         return holder
 
     async def _references(self, snapshot: Snapshot) -> Holder:
-        holder = Holder(snapshot.path, snapshot.etag, snapshot.manifest.live, snapshot.is_directory)
+        holder = Holder(snapshot.path, snapshot.etag, snapshot.manifest.live, snapshot.is_conversation)
         expanded = await self._expand(snapshot.manifest.pieces, holder, {})
         if expanded > pages.REFERENCES_LIMIT:
             reason = f"it claims {expanded:,} segments, more than anybody can read"

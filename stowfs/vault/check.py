@@ -181,7 +181,7 @@ class Checker:
 
     def _count(self, holder: Holder) -> None:
         if holder.live:
-            self._result.conversations += not holder.directory
+            self._result.conversations += holder.conversation
         elif holder.sizes:
             self._result.deleted += 1
         for digest, size in holder.sizes.items():

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 import msgspec
 import trio
 
-from stowfs.errors import IsDirectory, NameTooLong, NoSuchPath, NotDirectory, PathExists
+from stowfs.errors import IsDirectory, NameTooLong, NoSuchPath, NotDirectory, PathExists, UsageError
 from stowfs.hot.index import Sighting
 from stowfs.hot.tier import HotTier
 from stowfs.store.base import ObjectStore
@@ -28,7 +28,7 @@ from stowfs.vault.catalog import Catalog
 from stowfs.vault.counts import Counts
 from stowfs.vault.draft import Draft, Intent
 from stowfs.vault.layout import LayoutReader
-from stowfs.vault.manifest import Attributes, Manifest, Snapshot
+from stowfs.vault.manifest import TARGET_LIMIT, Attributes, Manifest, Snapshot
 from stowfs.vault.naming import display, join, manifest_key, split
 from stowfs.vault.publish import Moved, Outcome, Overtaken, Published, next_ring, publish
 from stowfs.vault.recovery import Recovery
@@ -132,6 +132,37 @@ class Committer:
 
         return await self.rewrite("commit", path, directory)
 
+    async def make_symlink(
+        self, path: str, target: bytes, attributes: Attributes, *, replace: bool = False
+    ) -> Snapshot:
+        """A new symbolic link; with `replace` also in the place of a conversation or link.
+
+        Raises `PathExists`, `IsDirectory`; `NameTooLong` and `UsageError` for a target that no kernel takes.
+        """
+        if len(target) > TARGET_LIMIT:
+            raise NameTooLong(f"{display(path)}: the target of a symbolic link has at most {TARGET_LIMIT} bytes")
+        if not target or b"\0" in target:
+            raise UsageError(f"{display(path)}: a symbolic link cannot lead to {target!r}")
+
+        def symlink(current: Snapshot | None) -> Manifest:
+            if current is not None and current.manifest.live:
+                if not replace:
+                    raise PathExists(f"{display(path)} exists")
+                if current.is_directory:
+                    raise IsDirectory(display(path))
+            return Manifest(
+                "",
+                next_ring(None, ""),
+                attributes,
+                kind="symlink",
+                size=len(target),
+                pieces=(len(target),),
+                inline=len(target),
+                inline_digest=hashlib.sha256(target).hexdigest(),
+            )
+
+        return await self.rewrite("commit", path, symlink, inline=target)
+
     async def delete(self, path: str, *, directory: bool) -> None:
         """Puts a tombstone in the place of a conversation (or an empty directory).
 
@@ -205,10 +236,11 @@ class Committer:
             if transaction.recorded and not transaction.finished:
                 self._recovery.settle_later(transaction.row, transaction.phase, transaction.counted)
 
-    async def rewrite(self, kind: Kind, path: str, change: Next) -> Snapshot:
+    async def rewrite(self, kind: Kind, path: str, change: Next, *, inline: bytes | None = None) -> Snapshot:
         """Replaces a manifest by what `change` makes of the current one, again until nobody was in between.
 
-        `change` leaves `commit` and `ring` to this function. What the old one alone referenced is released.
+        `change` leaves `commit` and `ring` to this function. What the old one alone referenced is released. `inline`:
+        the inline bytes, where they are not those of the current one.
         """
         async with self._transaction(kind, path) as transaction:
             previous = await self._catalog.current(path)
@@ -216,12 +248,12 @@ class Committer:
                 next_manifest = msgspec.structs.replace(
                     change(previous), commit=transaction.id, ring=next_ring(previous, transaction.id)
                 )
-                inline = previous.inline if previous and next_manifest.inline else b""
+                kept = previous.inline if previous and next_manifest.inline else b""
                 released: set[str] = set()
                 if previous is not None and next_manifest.pieces != previous.manifest.pieces:
                     released = await self._layouts.digests(previous)
                 await transaction.about_to_write(previous.etag if previous else None, released)
-                outcome = await self._publish(path, next_manifest, inline, previous)
+                outcome = await self._publish(path, next_manifest, kept if inline is None else inline, previous)
                 if isinstance(outcome, Moved):
                     previous = outcome.current
                     continue
@@ -304,7 +336,7 @@ def _live(path: str, snapshot: Snapshot | None) -> Snapshot:
 
 
 def _is_lost_edit(draft: Draft, current: Snapshot) -> bool:
-    if draft.base is None or draft.intent is not Intent.EDIT:
+    if draft.base is None or draft.intent is not Intent.EDIT or current.is_symlink:
         return False
     return not (current.has_content_of(draft.base) or draft.has_attempted(current.manifest.commit))
 
@@ -315,6 +347,8 @@ def _reconcile(draft: Draft, current: Snapshot, *, exclusive: bool) -> None:
         raise PathExists(f"{display(draft.path)} exists")
     if current.is_directory:
         raise IsDirectory(display(draft.path))
+    if current.is_symlink and draft.intent is not Intent.REPLACE:
+        raise PathExists(f"{display(draft.path)} has become a symbolic link")
     base = draft.base
     if base is not None:
         draft.attributes = _merged(draft.attributes, base.attributes, current.attributes)

@@ -1,12 +1,12 @@
-"""Manifests: the commit point of one conversation or directory, and the tombstone it leaves.
+"""Manifests: the commit point of one conversation, directory or symbolic link, and the tombstone it leaves.
 
 The stored object is two zstd frames: a JSON header, and the inline bytes. The header lists the *pieces* of the
 conversation in order: a reference to a segment, a reference to a page of references, or a number: that many of the
 inline bytes. The last piece may be the unsealed run (`tail` bytes), which the next append cuts anew.
 
-A directory has no pieces. A tombstone has `deleted`; it keeps the pieces (and so their references) as long as the
-conversation can be undeleted, and the ring always, since a writer may still have to find out there what became of its
-commit.
+A directory has no pieces; the inline bytes of a symbolic link are its target, as one piece. A tombstone has `deleted`;
+it keeps the pieces (and so their references) as long as the conversation can be undeleted, and the ring always, since a
+writer may still have to find out there what became of its commit.
 """
 
 import hashlib
@@ -30,6 +30,10 @@ exhaust memory."""
 
 INLINE_LIMIT = 16 * MIB
 """Bytes the decompressed inline part may claim; honest ones stay far below (see `placement`)."""
+
+
+TARGET_LIMIT = 4095
+"""Bytes of the target of a symbolic link: what Linux takes (PATH_MAX, less the NUL at its end)."""
 
 
 class Reference(msgspec.Struct, frozen=True, array_like=True):
@@ -81,7 +85,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     attributes: Attributes
     # A factory, since a plain default would be left out of what is stored.
     v: int = msgspec.field(default_factory=lambda: VERSION)
-    kind: Literal["conversation", "directory"] = "conversation"
+    kind: Literal["conversation", "directory", "symlink"] = "conversation"
     size: int = 0
     pieces: tuple[Reference | int, ...] = ()
     tail: int = 0
@@ -98,7 +102,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One version of one conversation or directory as it lies in the store; immutable."""
+    """One version of one conversation, directory or symbolic link as it lies in the store; immutable."""
 
     path: str
     etag: str
@@ -108,7 +112,7 @@ class Snapshot:
 
     @property
     def size(self) -> int:
-        """Bytes of the conversation."""
+        """Bytes of the conversation, or of the target of a symbolic link."""
         return self.manifest.size
 
     @property
@@ -120,6 +124,21 @@ class Snapshot:
     def is_directory(self) -> bool:
         """Whether this is a directory."""
         return self.manifest.kind == "directory"
+
+    @property
+    def is_symlink(self) -> bool:
+        """Whether this is a symbolic link."""
+        return self.manifest.kind == "symlink"
+
+    @property
+    def is_conversation(self) -> bool:
+        """Whether this is neither a directory nor a symbolic link."""
+        return self.manifest.kind == "conversation"
+
+    @property
+    def target(self) -> bytes:
+        """Where a symbolic link leads: any bytes but NUL, as they were given."""
+        return self.inline if self.is_symlink else b""
 
     @property
     def sealed_end(self) -> int:
@@ -167,6 +186,8 @@ def decode(path: str, etag: str, body: bytes) -> Snapshot:
     if manifest.inline and hashlib.sha256(inline).hexdigest() != manifest.inline_digest:
         raise CorruptObject("the inline bytes of the manifest do not match their SHA-256")
     _check_sizes(manifest)
+    if manifest.kind == "symlink" and manifest.pieces:
+        _check_target(manifest, inline)
     return Snapshot(path, etag, manifest, inline, len(body))
 
 
@@ -181,3 +202,9 @@ def _check_sizes(manifest: Manifest) -> None:
         or (manifest.tail != 0 and manifest.tail != (sizes or [0])[-1])
     ):
         raise CorruptObject("the sizes in the manifest contradict each other")
+
+
+def _check_target(manifest: Manifest, target: bytes) -> None:
+    """Refuses what no kernel takes for the target of a symbolic link."""
+    if manifest.pieces != (len(target),) or len(target) > TARGET_LIMIT or b"\0" in target:
+        raise CorruptObject("the target of the symbolic link makes no sense")

@@ -94,6 +94,11 @@ class Tree:
         await self.directory(split(path)[0])
         return await self._committer.make_directory(path, attributes)
 
+    async def make_symlink(self, path: str, target: bytes, attributes: Attributes, *, replace: bool) -> Snapshot:
+        """A new symbolic link (see `Committer.make_symlink`). Also raises `NoSuchPath`, `NotDirectory` (the parent)."""
+        await self.directory(split(path)[0])
+        return await self._committer.make_symlink(path, target, attributes, replace=replace)
+
     async def remove(self, path: str) -> None:
         """Removes an empty directory. Raises `DirectoryNotEmpty`, `NoSuchPath`, `NotDirectory`, `CorruptObject`."""
         removed = await self.directory(path)

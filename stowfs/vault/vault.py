@@ -159,6 +159,16 @@ class Vault:
         self._check_writable()
         return await self._tree.make(path, attributes)
 
+    async def make_symlink(
+        self, path: str, target: bytes, attributes: Attributes, *, replace: bool = False
+    ) -> Snapshot:
+        """A new symbolic link; with `replace` also in the place of a conversation or link.
+
+        Raises `PathExists`, `IsDirectory`, `NameTooLong`; `NoSuchPath` and `NotDirectory` for the parent.
+        """
+        self._check_writable()
+        return await self._tree.make_symlink(path, target, attributes, replace=replace)
+
     async def remove_directory(self, path: str) -> None:
         """Removes an empty directory. Raises `DirectoryNotEmpty`, `NotDirectory`, `NoSuchPath`."""
         self._check_writable()

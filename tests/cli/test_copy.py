@@ -1,6 +1,7 @@
 """`stowfs put` and `get`."""
 
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -113,24 +114,59 @@ def test_one_file_that_fails_does_not_keep_the_others(stow: Stow, store: str, tr
     assert stow.json("stat", store, "in/the/way/empty")["type"] == "conversation"
 
 
-def test_links_and_special_files_are_skipped_with_a_note(stow: Stow, store: str, tree: Path) -> None:
-    (tree / "link").symlink_to("empty")
-    (tree / "directory-link").symlink_to("a")
+def test_special_files_are_skipped_with_a_note(stow: Stow, store: str, tree: Path) -> None:
     os.mkfifo(tree / "fifo")
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(os.path.relpath(tree / "socket"))
         done = stow.run("put", store, "tree")
     assert "put: 4 files, 5.0 MiB in " in done.stdout
-    assert "4 skipped" in done.stdout
+    assert "2 skipped" in done.stdout
     assert sorted(line.rpartition("/")[2] for line in done.stderr.splitlines()) == [
-        "directory-link: skipped: a symbolic link",
         "fifo: skipped: not a regular file",
-        "link: skipped: a symbolic link",
         "socket: skipped: not a regular file",
     ]
-    # One that is named is meant.
+
+
+def test_symbolic_links_are_copied_as_they_are(stow: Stow, store: str, tree: Path) -> None:
+    os.symlink(b"nowhere/\xff", tree / "dangling")
+    (tree / "directory").symlink_to("a")
+    (tree / "a" / "up").symlink_to("/etc/passwd")
+    for link in ("dangling", "directory", "a/up"):
+        os.utime(tree / link, ns=(10**18, 10**18), follow_symlinks=False)
+    assert stow.json("put", store, "tree")["files"] == 7
+    (tree / "directory").unlink()
+    (tree / "directory").symlink_to("a/b")
+    assert stow.json("put", store, "tree")["files"] == 7
+    assert stow.json("get", store, "tree", "out")["files"] == 7
+    out = stow.directory / "out/tree"
+    assert os.readlink(os.fsencode(out / "dangling")) == b"nowhere/\xff"
+    assert (os.readlink(out / "directory"), os.readlink(out / "a" / "up")) == ("a/b", "/etc/passwd")
+    assert os.lstat(out / "a" / "up").st_mtime_ns == 10**18
+    # Again, over what is there.
+    assert stow.json("get", store, "tree", "out")["errors"] == []
+    assert sorted(os.listdir(out)) == ["a", "dangling", "directory", "empty", "void"]
+    # One that is named is meant for what it leads to.
+    (tree / "link").symlink_to("empty")
     stow.run("put", store, "tree/link")
-    assert stow.json("stat", store, "link")["size"] == 0
+    assert stow.json("stat", store, "link")["type"] == "conversation"
+
+
+def test_a_link_in_a_store_does_not_lead_what_is_copied_outside(stow: Stow, store: str, tree: Path) -> None:
+    """A store may hold a link and a directory of the same name, if somebody hostile wrote it."""
+    outside = stow.directory / "outside"
+    outside.mkdir()
+    stow.run("put", store, "tree")
+    for name in ("link", "evil"):
+        (tree / name).symlink_to(outside)
+        stow.run("put", store, f"{tree}/.", "--to", "tree")
+    manifests = stow.directory / "store/manifests/tree"
+    (manifests / "evil").mkdir()
+    shutil.copy(manifests / "empty.json", manifests / "evil/inside.json")
+    for _ in range(2):
+        done = stow.json("get", store, "tree", "out", status=1)
+        assert "evil" in done["errors"][0]["name"]
+        assert list(outside.iterdir()) == []
+    assert os.readlink(stow.directory / "out/tree/link") == str(outside)
 
 
 def test_get_writes_nothing_outside_its_directory(stow: Stow, store: str, tree: Path) -> None:

@@ -197,3 +197,34 @@ def test_an_id_may_begin_with_conversations(stow: Stow, filled: str, tmp_path: P
     assert stow.run("cat", filled, "conversations/own").stdout == "mine"
     assert stow.run("cat", filled, "/conversations/conversations/own").stdout == "mine"
     assert stow.run("cat", filled, "conversations/note.txt").stdout == "no conversation"
+
+
+def test_a_symbolic_link(stow: Stow, store: str) -> None:
+    tree = stow.directory / "tree"
+    tree.mkdir()
+    (tree / "file").write_bytes(b"text")
+    os.symlink(b"file", tree / "link")
+    os.symlink(b"not \xff text", tree / "odd")
+    for link in ("link", "odd"):
+        os.utime(tree / link, ns=(10**18, 10**18), follow_symlinks=False)
+    stow.run("put", store, "tree")
+    assert lines(stow, store, "tree") == ["file", "link", "odd"]
+    link = lines(stow, store, "tree", "-l")[1].split()
+    assert link == ["lrwxrwxrwx", "4", "2001-09-09T01:46:40Z", "-", "-", "link", "->", "file"]
+    assert lines(stow, store, "tree", "--model", "*") == ["file"]
+    known = stow.json("stat", store, "tree/link")
+    assert (known["type"], known["target"], known["mode"]) == ("symlink", "file", "0777")
+    assert os.fsencode(stow.json("stat", store, "tree/odd")["target"]) == b"not \xff text"
+    assert "target: file" in stow.run("stat", store, "tree/link").stdout
+    assert "tree/link is a symbolic link to file" in stow.error("cat", store, "tree/link", status=2)
+    usage = stow.json("du", store)
+    assert (usage["conversations"], usage["directories"], usage["symlinks"], usage["raw_bytes"]) == (1, 1, 2, 4)
+    stow.run("mv", store, "tree/link", "tree/moved")
+    stow.run("rm", store, "tree/moved")
+    assert [entry["id"] for entry in stow.json("undelete", store, "--list")] == ["tree/moved"]
+    stow.run("undelete", store, "tree/moved")
+    assert stow.json("stat", store, "tree/moved")["target"] == "file"
+    assert stow.json("fsck", store)["clean"]
+    stow.run("rm", store, "-r", "tree")
+    stow.run("gc", store, "--empty-trash")
+    assert stow.json("undelete", store, "--list") == []

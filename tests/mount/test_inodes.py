@@ -12,7 +12,7 @@ DIRECTORY = Version("commit", Attributes(0o755, 0, 0, 1, 1), 0, is_directory=Tru
 
 def known(inodes: Inodes, path: str, version: Version = FILE) -> Inode:
     """An inode that the kernel has looked up once."""
-    inode = inodes.add(path, version, is_directory=version.is_directory)
+    inode = inodes.add(path, version)
     inode.lookups = 1
     return inode
 

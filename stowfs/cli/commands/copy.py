@@ -34,8 +34,8 @@ def put(
     """Copy local files and directories into STORE.
 
     A directory is copied with all in it and keeps its name; 'DIR/.' stands for what is in DIR. What is there already
-    is replaced. Symbolic links inside directories are skipped. A file that fails does not keep the others; then the
-    exit status is 1.
+    is replaced. Symbolic links inside directories are copied as links, wherever they lead; one that is named as PATH
+    stands for what it leads to. A file that fails does not keep the others; then the exit status is 1.
 
     \b
     Example:
@@ -71,8 +71,8 @@ def get(
     """Copy conversations and directories from STORE into the local directory DIR.
 
     DIR is made where it is missing. Each conversation gets its last name there, a directory its name with all in it;
-    '/' stands for all that is in STORE. Files appear whole or not at all. One that fails does not keep the others;
-    then the exit status is 1.
+    '/' stands for all that is in STORE. Symbolic links are copied as links, wherever they lead. Files appear whole or
+    not at all. One that fails does not keep the others; then the exit status is 1.
 
     \b
     Example:

@@ -40,6 +40,7 @@ def du(location: StoreLocation, options: StoreOptions, path: str, as_json: bool)
             {
                 "conversations": found.conversations,
                 "directories": found.directories,
+                "symlinks": found.symlinks,
                 "raw_bytes": found.raw_bytes,
                 "stored_bytes": found.stored_bytes,
                 "objects": found.objects,

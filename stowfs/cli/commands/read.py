@@ -10,11 +10,11 @@ import trio
 
 from stowfs.cli.arguments import MOMENT, json_option, store_argument
 from stowfs.cli.inventory import footprint
-from stowfs.cli.listing import NANOSECONDS, Filter, document, entries, long_line, name_shown
+from stowfs.cli.listing import NANOSECONDS, Filter, document, entries, long_line, name_shown, readable
 from stowfs.cli.output import echo, emit, moment, size
 from stowfs.cli.session import open_session
 from stowfs.config import MIB, StoreOptions
-from stowfs.errors import IsDirectory
+from stowfs.errors import IsDirectory, UsageError
 from stowfs.store.open import StoreLocation
 
 STEP = 4 * MIB
@@ -51,7 +51,7 @@ def ls(
 
     PATH is a directory or a conversation in STORE; without it, the top directory is listed. The time of a conversation
     is when it began, where it says so, else when it was last written to. With --model, --application, --since or
-    --until, directories are not shown.
+    --until, directories and symbolic links are not shown.
 
     \b
     Example:
@@ -91,6 +91,9 @@ def cat(location: StoreLocation, options: StoreOptions, names: tuple[str, ...]) 
                 snapshot = await session.find(name)
                 if snapshot.is_directory:
                     raise IsDirectory(f"{name} is a directory: name conversations in it (stowfs ls), or use stowfs get")
+                if snapshot.is_symlink:
+                    target = readable(os.fsdecode(snapshot.target))
+                    raise UsageError(f"{name} is a symbolic link to {target}: name what it leads to")
                 for start in range(0, snapshot.size, STEP):
                     await trio.to_thread.run_sync(write, await session.vault.read(snapshot, start, start + STEP))
 
@@ -115,7 +118,7 @@ def stat(location: StoreLocation, options: StoreOptions, name: str, as_json: boo
         async with open_session(location, options, writing=False) as session:
             snapshot = await session.find(name)
             known = document(snapshot)
-            if not snapshot.is_directory:
+            if snapshot.is_conversation:
                 used = await footprint(session.store, session.vault, snapshot)
                 known |= {
                     "segments": used.segments,
