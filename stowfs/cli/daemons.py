@@ -16,6 +16,7 @@ import trio
 
 from stowfs.hot.directories import private_directory
 from stowfs.hot.journal import Journal
+from stowfs.mount.options import MountOptions
 
 RECORD = "mount.json"
 LOCK = "lock"
@@ -32,6 +33,7 @@ class MountRecord(msgspec.Struct, frozen=True):
     mountpoint: str
     store: str
     started: float
+    options: MountOptions = MountOptions()
 
 
 def slot_of(mountpoint: str) -> str:
@@ -46,13 +48,13 @@ def log_file(state_root: Path, mountpoint: str) -> Path:
     return directory / f"{slot_of(mountpoint)}.log"
 
 
-def write_record(state_directory: Path, store_url: str, mountpoint: str) -> Path:
+def write_record(state_directory: Path, store_url: str, mountpoint: str, options: MountOptions) -> Path:
     """Records this process as the daemon of a mount; the file, to be removed at its end. Raises `OSError`."""
     path = state_directory / RECORD
     temporary = path.with_suffix(".new")
     # A name that is not UTF-8 is no JSON: escaped, and compared in that form.
     shown = os.fsencode(mountpoint).decode(errors="backslashreplace")
-    temporary.write_bytes(msgspec.json.encode(MountRecord(os.getpid(), shown, store_url, time.time())))
+    temporary.write_bytes(msgspec.json.encode(MountRecord(os.getpid(), shown, store_url, time.time(), options)))
     temporary.rename(path)
     return path
 

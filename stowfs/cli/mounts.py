@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,9 @@ def is_dead(mountpoint: str) -> bool:
         return asking.wait(ANSWER_TIMEOUT) == _DEAD
     except subprocess.TimeoutExpired:
         asking.kill()
+        with suppress(subprocess.TimeoutExpired):
+            # Until it is gone, the mount is in use. It may not go at all, while a request of it is being answered.
+            asking.wait(ANSWER_TIMEOUT)
         return False
 
 

@@ -51,7 +51,7 @@ async def serve_mount(request: MountRequest, *, ready: Callable[[], None]) -> No
     async with contact(request.location, request.store_options, writing=writing) as reached:
         hot = await _take(request.options.for_hot_tier(), reached.descriptor.store_id, slot_of(request.mountpoint))
         try:
-            record = write_record(hot.state_directory, reached.store.url, request.mountpoint)
+            record = write_record(hot.state_directory, reached.store.url, request.mountpoint, request.options)
             try:
                 await serve(request.mountpoint, reached.store, hot, reached.descriptor, request.options, ready=ready)
             finally:

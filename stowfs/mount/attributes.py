@@ -1,6 +1,7 @@
 """From inodes to what the kernel is told about them."""
 
 import stat
+from dataclasses import dataclass
 
 import pyfuse3
 
@@ -11,11 +12,36 @@ from stowfs.mount.options import ENTRY_TIMEOUT
 BLOCK_SIZE = 128 * KIB
 """What programs are advised to read and write at once (`st_blksize`): the size of the kernel's own requests."""
 
+PERMISSIONS = 0o777
+"""The bits that `umask=` decides about, as in other file systems: all of them are shown but those in the mask."""
+
 SECTOR = 512
 """Bytes of the unit in which `st_blocks` counts, by definition."""
 
 
-def entry(inode: Inode, attribute_timeout: float) -> pyfuse3.EntryAttributes:
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a mount shows instead of the owner, the group and the permissions that are stored; None: those.
+
+    Nothing of it is stored: chown and chmod change what is stored all the same, and other mounts show it.
+    """
+
+    uid: int | None = None
+    gid: int | None = None
+    umask: int | None = None
+
+    def disguise(self, answer: pyfuse3.EntryAttributes) -> None:
+        """Puts it into an answer to the kernel."""
+        if self.uid is not None:
+            answer.st_uid = self.uid
+        if self.gid is not None:
+            answer.st_gid = self.gid
+        # A symbolic link has no permissions of its own.
+        if self.umask is not None and not stat.S_ISLNK(answer.st_mode):
+            answer.st_mode = pyfuse3.ModeT(stat.S_IFMT(answer.st_mode) | PERMISSIONS & ~self.umask)
+
+
+def entry(inode: Inode, shown: Shown, attribute_timeout: float) -> pyfuse3.EntryAttributes:
     """The attributes of an inode for the kernel, which then believes them: `answered` has to be called with the
     reply."""
     attributes = inode.attributes
@@ -36,6 +62,7 @@ def entry(inode: Inode, attribute_timeout: float) -> pyfuse3.EntryAttributes:
     answer.st_mtime_ns = max(attributes.mtime_ns, changed) if changed else attributes.mtime_ns
     answer.st_atime_ns = answer.st_mtime_ns if attributes.atime_ns is None else attributes.atime_ns
     answer.st_ctime_ns = max(attributes.ctime_ns, changed)
+    shown.disguise(answer)
     return answer
 
 
@@ -45,7 +72,7 @@ def answered(inode: Inode) -> None:
     inode.told = inode.content
 
 
-def root_entry(uid: int, gid: int, mounted_ns: int) -> pyfuse3.EntryAttributes:
+def root_entry(uid: int, gid: int, shown: Shown, mounted_ns: int) -> pyfuse3.EntryAttributes:
     """The attributes of the root of the mount, which only shows the fixed names."""
     answer = pyfuse3.EntryAttributes()
     answer.st_ino = pyfuse3.ROOT_INODE
@@ -55,4 +82,5 @@ def root_entry(uid: int, gid: int, mounted_ns: int) -> pyfuse3.EntryAttributes:
     answer.st_gid = gid
     answer.st_blksize = BLOCK_SIZE
     answer.st_atime_ns = answer.st_mtime_ns = answer.st_ctime_ns = mounted_ns
+    shown.disguise(answer)
     return answer

@@ -24,7 +24,7 @@ from pyfuse3 import (
 )
 
 from stowfs.errors import PathExists
-from stowfs.mount.attributes import answered, entry, root_entry
+from stowfs.mount.attributes import Shown, answered, entry, root_entry
 from stowfs.mount.contents import Contents, without_privileges
 from stowfs.mount.errnos import handler, stale
 from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
@@ -70,6 +70,7 @@ class FileSystem(pyfuse3.Operations):
         super().__init__()
         self._attribute_timeout = options.attribute_timeout
         self._exclusive_at_once = options.exclusive == "open"
+        self._shown = Shown(options.uid, options.gid, options.umask)
         self._capacity = capacity
         self._mounted_ns = now_ns()
         self._owner = (os.getuid(), os.getgid())
@@ -127,7 +128,7 @@ class FileSystem(pyfuse3.Operations):
         if self._tree.is_shared(inode):
             # Counted from when the store was asked, so that what a stat says is never older than promised.
             timeout = max(0.0, timeout - (trio.current_time() - inode.validated))
-        return entry(inode, timeout)
+        return entry(inode, self._shown, timeout)
 
     def _looked_up(self, inode: Inode) -> EntryAttributes:
         inode.lookups += 1
@@ -245,7 +246,7 @@ class FileSystem(pyfuse3.Operations):
     @handler
     async def getattr(self, number: InodeT, ctx: RequestContext) -> EntryAttributes:
         if number == pyfuse3.ROOT_INODE:
-            return root_entry(*self._owner, self._mounted_ns)
+            return root_entry(*self._owner, self._shown, self._mounted_ns)
         inode = self._inode(number)
         await self._tree.revalidate(inode, self._attribute_timeout)
         return self._answer(inode)

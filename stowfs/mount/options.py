@@ -1,11 +1,11 @@
 """The options of a mount, and how `-o a,b=c` says them."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from stowfs.config import GIB, KIB, MIB, TIB, HotTierOptions, VaultOptions
+from stowfs.config import GIB, KIB, MIB, TIB, HotTierOptions, StoreOptions, VaultOptions
 from stowfs.errors import UsageError
 
 ENTRY_TIMEOUT = 60.0
@@ -20,7 +20,7 @@ costs one request to the store for each directory and second; an open asks in an
 
 NOISE = frozenset(
     (
-        *("defaults", "rw", "async", "nodev", "nosuid", "exec", "default_permissions"),
+        *("defaults", "async", "nodev", "nosuid", "default_permissions"),
         *("auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev"),
         *("atime", "noatime", "relatime", "norelatime", "strictatime", "nostrictatime"),
         *("diratime", "nodiratime", "lazytime", "nolazytime"),
@@ -29,8 +29,11 @@ NOISE = frozenset(
 """Options of mount(8) that say what is done anyway (no devices, no set-user-ID programs, permissions checked by the
 kernel) or that mean nothing here (reading does not change the time of access)."""
 
-NOISE_PREFIXES = ("x-", "comment=")
-"""What fstab may hold for other programs."""
+NOISE_PREFIXES = ("x-", "comment=", "user=", "fsname=", "subtype=", "user_id=", "group_id=", "max_read=", "rootmode=")
+"""What fstab may hold for other programs, and what mount(8) takes from the kernel's own list for a remount."""
+
+LAST_ID = (1 << 32) - 2
+"""The last number of a user or group: the one after it means "nobody in particular" to the kernel."""
 
 UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB}
 
@@ -50,6 +53,16 @@ class MountOptions:
     exclusive: Literal["open", "close"] = "close"
     cache_size: int | None = None
     memory_cache: int | None = None
+    # What is shown instead of the owner, the group and the permissions that are stored (a mask takes bits away).
+    uid: int | None = None
+    gid: int | None = None
+    umask: int | None = None
+    # How the store is reached, as the options of the command line of the same names.
+    endpoint: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    # Changes a mount that is there.
+    remount: bool = False
 
     def for_vault(self) -> VaultOptions:
         """The part that concerns the vault."""
@@ -67,16 +80,31 @@ class MountOptions:
         options = HotTierOptions()
         return options if self.cache_size is None else replace(options, segment_cache_size=self.cache_size)
 
+    def for_store(self, options: StoreOptions) -> StoreOptions:
+        """`options`, with the part of these that concerns the store."""
+        return replace(
+            options,
+            endpoint=self.endpoint or options.endpoint,
+            region=self.region or options.region,
+            profile=self.profile or options.profile,
+            deadline=options.deadline if self.timeout is None else self.timeout,
+        )
+
 
 def parse_options(arguments: Iterable[str]) -> MountOptions:
     """The options in the arguments of `-o`, each a list with commas; what comes later counts. Raises `UsageError`."""
+    return MountOptions(**given_options(arguments))
+
+
+def given_options(arguments: Iterable[str]) -> dict[str, Any]:
+    """As `parse_options`, but only the fields that were given."""
     given: dict[str, Any] = {}
-    for item in (item.strip() for argument in arguments for item in argument.split(",")):
+    for item in _items(arguments):
         name, equals, value = item.partition("=")
-        if item == "rw":
-            given["read_only"] = False
-        elif not item or item in NOISE or item.startswith(NOISE_PREFIXES):
+        if item in NOISE or item.startswith(NOISE_PREFIXES):
             continue
+        if item in _OPPOSITES:
+            given[_OPPOSITES[item]] = False
         elif not equals and name in _FLAGS:
             given[_FLAGS[name]] = True
         elif equals and name in _VALUES:
@@ -91,7 +119,22 @@ def parse_options(arguments: Iterable[str]) -> MountOptions:
         else:
             known = ", ".join(sorted([*_FLAGS, *(f"{name}=…" for name in _VALUES)]))
             raise UsageError(f"unknown mount option {item!r}; there are {known}")
-    return MountOptions(**given)
+    return given
+
+
+def without_unknown(arguments: Iterable[str]) -> list[str]:
+    """The options in the arguments of `-o` but those that stowfs does not have."""
+    return [item for item in _items(arguments) if _is_known(item)]
+
+
+def _is_known(item: str) -> bool:
+    known = {*NOISE, *_OPPOSITES, *_FLAGS, *_VALUES, "commit"}
+    return item.partition("=")[0] in known or item.startswith(NOISE_PREFIXES)
+
+
+def _items(arguments: Iterable[str]) -> Iterator[str]:
+    for argument in arguments:
+        yield from filter(None, (item.strip() for item in argument.split(",")))
 
 
 def _seconds(name: str, value: str) -> float:
@@ -113,7 +156,28 @@ def _exclusive(name: str, value: str) -> str:
     return value
 
 
-_FLAGS = {"ro": "read_only", "allow_other": "allow_other", "noexec": "no_exec"}
+def _number(name: str, value: str) -> int:
+    if not re.fullmatch(r"\d{1,10}", value, re.ASCII) or int(value) > LAST_ID:
+        raise UsageError(f"mount option {name}={value}: not the number of a user or group")
+    return int(value)
+
+
+def _mask(name: str, value: str) -> int:
+    if not re.fullmatch(r"[0-7]{1,4}", value, re.ASCII) or int(value, 8) > 0o777:
+        raise UsageError(f"mount option {name}={value}: not a mask of permissions, in octal, for example 022")
+    return int(value, 8)
+
+
+def _text(name: str, value: str) -> str:
+    if not value:
+        raise UsageError(f"mount option {name}= takes a value")
+    return value
+
+
+_FLAGS = {"ro": "read_only", "allow_other": "allow_other", "noexec": "no_exec", "remount": "remount"}
+
+_OPPOSITES = {"rw": "read_only", "exec": "no_exec"}
+"""What takes such an option back."""
 
 _VALUES: dict[str, tuple[str, Callable[[str, str], object]]] = {
     "revalidate": ("revalidate", _seconds),
@@ -122,4 +186,10 @@ _VALUES: dict[str, tuple[str, Callable[[str, str], object]]] = {
     "excl": ("exclusive", _exclusive),
     "cache_size": ("cache_size", _size),
     "memory_cache": ("memory_cache", _size),
+    "uid": ("uid", _number),
+    "gid": ("gid", _number),
+    "umask": ("umask", _mask),
+    "endpoint": ("endpoint", _text),
+    "region": ("region", _text),
+    "profile": ("profile", _text),
 }

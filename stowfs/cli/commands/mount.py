@@ -4,7 +4,6 @@ What serves a mount is imported only by the process that does.
 """
 
 import os
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +12,11 @@ import trio
 
 from stowfs.cli.arguments import store_argument
 from stowfs.cli.failures import cause, explain
-from stowfs.cli.launch import MountRequest, Status, launch, report
-from stowfs.cli.mounts import canonical, check_fuse, prepare_mountpoint
+from stowfs.cli.launch import MountRequest, Status, report
+from stowfs.cli.mounting import mount_or_remount, prepare, requested
 from stowfs.cli.output import fail, note
 from stowfs.config import StoreOptions
-from stowfs.errors import UsageError
-from stowfs.mount.options import parse_options
-from stowfs.store.open import FileLocation, StoreLocation
+from stowfs.store.open import StoreLocation
 
 
 @click.command()
@@ -50,48 +47,39 @@ def mount(
       ro                 read only
       allow_other        other users, too (needs user_allow_other in /etc/fuse.conf unless root)
       noexec             nothing can be executed
+      uid=ID gid=ID      owner and group that are shown for everything, whatever is stored
+      umask=MASK         permissions that are shown: all but these, in octal, whatever is stored
+      remount            change ro, rw, exec or noexec of a mount that is there (root)
       excl=open|close    when O_EXCL finds out that another host was first (close)
       revalidate=SECONDS how long what was seen is believed without asking the store (0)
       attr_timeout=SECONDS  how old the attributes in a stat may be (1)
       timeout=SECONDS    how long an operation tries to reach STORE before it fails (60)
       cache_size=SIZE    local disk for cached segments (1G)
       memory_cache=SIZE  memory for decompressed segments (64M)
+      endpoint=URL region=NAME profile=NAME  as --endpoint, --region and --profile
+
+    What else mount(8) and fstab know (defaults, _netdev, noatime, nofail, x-…) is passed over. Device files and
+    set-user-ID programs never have an effect (nodev, nosuid).
 
     \b
     Example:
       stowfs mount s3://my-bucket/conversations /mnt/stow -o cache_size=4G
     """
-    mount_options = parse_options(option_lists)
-    if mount_options.timeout is not None:
-        options = replace(options, deadline=mount_options.timeout)
-    request = MountRequest(location, options, canonical(mountpoint), mount_options)
+    request = requested(location, options, mountpoint, option_lists)
     if status_fd is not None:
         ctx.exit(_serve_as_daemon(request, status_fd, log))
-    check_fuse()
-    _check_apart(request)
-    if prepare_mountpoint(request.mountpoint):
-        note(f"{request.mountpoint}: the daemon of the mount there was dead; mounting again")
-    if foreground:
+    if foreground and not request.options.remount:
         from stowfs.cli.serving import log_to, serve_mount
 
+        prepare(request)
         log_to(None)
         trio.run(
             partial(serve_mount, request, ready=lambda: note(f"{location.url} is mounted at {request.mountpoint}"))
         )
         return
-    status = launch(request, option_lists)
+    status = mount_or_remount(request, option_lists)
     if status.error:
         ctx.exit(fail(status.error, status=status.status))
-
-
-def _check_apart(request: MountRequest) -> None:
-    """Refuses a store below its own mount point, where the daemon would wait for itself, and the opposite."""
-    if isinstance(request.location, FileLocation):
-        store, mountpoint = Path(canonical(str(request.location.directory))), Path(request.mountpoint)
-        if store.is_relative_to(mountpoint) or mountpoint.is_relative_to(store):
-            raise UsageError(
-                f"{mountpoint} and the store {store} lie in each other: mount on a directory apart from it"
-            )
 
 
 def _serve_as_daemon(request: MountRequest, status_fd: int, log: Path | None) -> int:
