@@ -311,10 +311,11 @@ class FileSystem(pyfuse3.Operations):
     async def _open(self, inode: Inode, flags: int) -> FileInfo:
         if inode.is_directory:
             raise FUSEError(errno.EISDIR)
-        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        # With O_TRUNC, Linux lets whoever may write cut a file with O_RDONLY, too; then its flush is what stores that.
+        writing = bool(flags & (os.O_ACCMODE | os.O_TRUNC))
         await self._tree.open(inode, writing=writing)
         try:
-            if flags & os.O_TRUNC and writing:
+            if flags & os.O_TRUNC:
                 await self._contents.truncate(inode, 0)
                 inode.kernel_size = 0
             elif inode.told != inode.content or inode.kernel_size != inode.size:

@@ -129,6 +129,7 @@ class Tree:
         else:
             if await self._has_live(children_prefix(target.path), ask=True):
                 raise DirectoryNotEmpty(f"{display(new)} is not empty")
+            await self._committer.set_attributes(new, lambda _: moved.attributes)
         children = await self.list(old)
         names = [split(child.path)[1] for child in children if not child.is_directory]
         await each(lambda name: self._committer.rename(join(old, name), join(new, name)), names, limit=RENAMES)

@@ -139,6 +139,14 @@ def test_truncation(mounts: Mounts) -> None:
     assert failure("os.truncate(args[0], 2 << 40)", file) == "EFBIG"
 
 
+def test_o_trunc_cuts_a_file_that_is_opened_for_reading(mounts: Mounts) -> None:
+    file = mounts.start().root / "f"
+    run("tee", file, data=b"0123456789")
+    code = "fd = os.open(args[0], os.O_RDONLY | os.O_TRUNC)\nprint(os.fstat(fd).st_size, os.read(fd, 9))\nos.close(fd)"
+    assert python(code, file) == "0 b''"
+    assert run("cat", mounts.start("b").root / "f").stdout == b""
+
+
 def test_a_sparse_file_costs_what_it_holds(mounts: Mounts) -> None:
     mount = mounts.start()
     file = mount.root / "sparse"
