@@ -10,7 +10,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -36,6 +36,7 @@ Operation = list[str | int | bool]
 
 # Few names, so that operations meet.
 PATHS = st.sampled_from(["a", "b", "c", "d", "d/a", "d/b", "d/e", "d/e/a", "e", "e/a", "d/../a"])
+TARGETS = st.sampled_from(["a", "b", "d", "d/e", "../a", "nowhere", ".", "x" * 200])
 SLOTS = st.integers(0, 3)
 LENGTHS = st.sampled_from([0, 1, 7, 100, 4095, 4096, 5000, 70_000, 200_000])
 OFFSETS = st.sampled_from([0, 1, 50, 4096, 4100, 65_536, 131_072, 150_000, 1 << 20])
@@ -80,7 +81,10 @@ OPERATIONS = st.one_of(
     operation("rmdir", PATHS),
     operation("chmod", PATHS, DIRECTORY_MODES),
     operation("utimens", PATHS, TIMES),
+    operation("symlink", TARGETS, PATHS),
+    operation("readlink", PATHS),
     operation("stat", PATHS),
+    operation("lstat", PATHS),
     operation("listdir", st.sampled_from([".", "d", "d/e", "e"])),
     operation("save", PATHS, LENGTHS, SEEDS),
 )
@@ -95,11 +99,15 @@ START: list[Operation] = [
 
 
 class Client:
-    """One of the processes that are compared."""
+    """One of the processes that are compared; it is started again where an operation has ended it."""
 
     def __init__(self, directory: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.posix_client", str(directory)],
+        self.directory = directory
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.support.posix_client", str(self.directory)],
             cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -107,6 +115,9 @@ class Client:
 
     def ask(self, request: list[object]) -> list[object]:
         """Raises `AssertionError` where no answer comes."""
+        if self.process.poll() is not None:
+            self.leave()
+            self.process = self.start()
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -114,9 +125,19 @@ class Client:
         stdin.flush()
         readable, _, _ = select.select([stdout], [], [], CLIENT_TIMEOUT)
         assert readable, f"no answer to {request}"
-        result = json.loads(stdout.readline())
+        line = stdout.readline()
+        assert line, f"ended with status {self.process.wait(CLIENT_TIMEOUT)}"
+        result = json.loads(line)
         assert isinstance(result, list)
         return result
+
+    def leave(self) -> None:
+        """Lets go of the process."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.stdout.close()
 
 
 @contextmanager
@@ -126,9 +147,7 @@ def client(directory: Path, mount: Mount | None = None) -> Iterator[Client]:
     try:
         yield started
     finally:
-        assert started.process.stdin is not None
-        assert started.process.stdout is not None
-        started.process.stdin.close()
+        started.leave()
         try:
             started.process.wait(CLIENT_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -136,7 +155,6 @@ def client(directory: Path, mount: Mount | None = None) -> Iterator[Client]:
                 mount.kill()
             started.process.kill()
             started.process.wait(CLIENT_TIMEOUT)
-        started.process.stdout.close()
 
 
 def without_times(tree: list[object]) -> list[object]:

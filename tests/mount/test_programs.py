@@ -1,5 +1,7 @@
 """Programs people use, on a real mount: each does what it does on a local disk, and says nothing."""
 
+import os
+import select
 import shutil
 import subprocess
 import sys
@@ -8,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.corpus import SAMPLES
-from tests.support.mounting import CLIENT_TIMEOUT, Mounts, python, run
+from tests.support.mounting import CLIENT_TIMEOUT, Mounts, failure, python, run
 
 pytestmark = pytest.mark.fuse
+
+LARGE_MIB = int(os.environ.get("STOWFS_LARGE_MIB", "20"))
+"""Mebibytes of what is split and put together again: enough for several pieces, and what takes no second."""
 
 
 def listing(root: Path) -> bytes:
@@ -36,12 +41,38 @@ def test_cp_a(mounts: Mounts, tree: Path) -> None:
     assert listing(mount.root / "tree") == listing(tree)
 
 
+def test_mv(mounts: Mounts, tree: Path, tmp_path: Path) -> None:
+    mount = mounts.start()
+    (tmp_path / "back").mkdir()
+    before = listing(tree)
+    run("cp", "-a", tree, tmp_path / "kept")
+    assert run("mv", tree, mount.root / "in").stderr == b""
+    assert not tree.exists()
+    assert listing(mount.root / "in") == before
+    run("mkdir", mount.root / "there")
+    run("mv", "-T", mount.root / "in", mount.root / "there")
+    assert listing(mount.root / "there") == before
+    assert run("ls", mount.root).stdout == b"there\n"
+    run("tee", mount.root / "new", data=b"new")
+    run("tee", mount.root / "old", data=b"old")
+    run("mv", "-n", mount.root / "new", mount.root / "old")
+    assert run("cat", mount.root / "new", mount.root / "old").stdout == b"newold"
+    run("mv", mount.root / "new", mount.root / "old")
+    assert run("cat", mount.root / "old").stdout == b"new"
+    assert failure("os.stat(args[0])", mount.root / "new") == "ENOENT"
+    run("mv", mount.root / "there", tmp_path / "back")
+    assert listing(tmp_path / "back" / "there") == before
+    run("diff", "-r", tmp_path / "kept", tmp_path / "back" / "there")
+    assert run("ls", mount.root).stdout == b"old\n"
+
+
 def test_rsync(mounts: Mounts, tree: Path) -> None:
     mount = mounts.start()
     assert run("rsync", "-a", f"{tree}/", f"{mount.root}/").stderr == b""
     assert listing(mount.root) == listing(tree)
     mount.requests()
     assert run("rsync", "-a", "--itemize-changes", f"{tree}/", f"{mount.root}/").stdout == b""
+    assert run("rsync", "-a", "--checksum", "--itemize-changes", f"{tree}/", f"{mount.root}/").stdout == b""
     assert not [request for request in mount.requests() if request.startswith("put")]
     victim = next(path for path in sorted(tree.rglob("*")) if path.is_file())
     victim.write_bytes(victim.read_bytes() + b"\n")
@@ -75,6 +106,28 @@ def test_sed_in_place_and_grep(mounts: Mounts, tree: Path) -> None:
     run("sh", "-c", 'find "$1" -type f -exec sed -i "s/e/E/g" {} +', "sh", tree)
     run("diff", "-r", tree, mount.root)
     assert run("grep", "-rc", "E", mount.root).stdout.count(b"\n") == run("grep", "-rc", "E", tree).stdout.count(b"\n")
+
+
+def test_rg(mounts: Mounts, tree: Path) -> None:
+    mount = mounts.start()
+    run("cp", "-r", tree, mount.root)
+    for options in (["-c"], ["-c", "--mmap"], ["-on", "--no-mmap"]):
+        search = ["rg", "--no-config", "--sort", "path", *options, '"(user|assistant|human)"']
+        found = run(*search, mount.root / "tree").stdout.replace(bytes(mount.root / "tree"), bytes(tree))
+        assert found == run(*search, tree).stdout
+        assert found
+
+
+def test_jq(mounts: Mounts, tree: Path) -> None:
+    mount = mounts.start()
+    run("cp", "-r", tree, mount.root)
+    contents = '.. | objects | select(has("content")) | .content'
+    each = f'jq -c \'{contents}\' "$f" >> all.jsonl && jq . "$f" > "$f.new" && mv "$f.new" "$f"'
+    script = f'cd "$1" && for f in *.json; do {each} || exit; done && jq -s length all.jsonl'
+    counts = [run("sh", "-c", script, "sh", root / "smile").stdout for root in (mount.root / "tree", tree)]
+    assert counts[0] == counts[1]
+    assert int(counts[0]) > 0
+    run("diff", "-r", tree, mount.root / "tree")
 
 
 def test_git(mounts: Mounts, tree: Path) -> None:
@@ -126,6 +179,64 @@ def test_sqlite(mounts: Mounts, mode: str) -> None:
     assert python(check, mounts.start().root / "db") == "ok 2000"
 
 
+def test_sqlite3(mounts: Mounts) -> None:
+    mount = mounts.start()
+    sql = (
+        b"create table t (a integer primary key, b text unique);\n"
+        b"with recursive n(i) as (select 1 union all select i + 1 from n where i < 5000)"
+        b" insert into t select i, hex(randomblob(50)) from n;\n"
+        b"begin; delete from t; rollback;\n"
+        b"update t set b = 'x' || a where a % 2;\n"
+    )
+    run("sqlite3", "-bail", mount.root / "db", data=sql)
+    mount.unmount()
+    check = b"pragma integrity_check; select count(*), sum(b = 'x' || a) from t;\n"
+    assert run("sqlite3", "-bail", mounts.start().root / "db", data=check).stdout == b"ok\n5000|2500\n"
+
+
+def test_inotifywait(mounts: Mounts, tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    seen = events(mounts.start().root)
+    assert seen == events(tmp_path / "local")
+    assert seen[0] == b"CREATE a\n"
+
+
+def events(root: Path) -> list[bytes]:
+    """What is seen of some work in a directory."""
+    run("mkdir", root / "d")
+    watched = "create,close_write,moved_to,moved_from,delete,attrib"
+    command = ["inotifywait", "-m", "-r", "-e", watched, "--format", "%e %f", str(root)]
+    watcher = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+    assert watcher.stdout is not None
+    assert watcher.stderr is not None
+    try:
+        while next_line(watcher.stderr.fileno()) != b"Watches established.\n":
+            pass
+        work = "echo 1 > a && echo 2 >> a && mv a d/b && chmod 600 d/b && touch d/b && rm d/b"
+        run("sh", "-c", f'cd "$1" && {work}', "sh", root)
+        seen = [next_line(watcher.stdout.fileno())]
+        while seen[-1] != b"DELETE b\n":
+            seen.append(next_line(watcher.stdout.fileno()))
+        return seen
+    finally:
+        watcher.kill()
+        watcher.wait(CLIENT_TIMEOUT)
+        watcher.stdout.close()
+        watcher.stderr.close()
+
+
+def next_line(fd: int) -> bytes:
+    """The next line that a process says; fails where none comes in time."""
+    line = b""
+    while not line.endswith(b"\n"):
+        readable, _, _ = select.select([fd], [], [], CLIENT_TIMEOUT)
+        assert readable, line
+        byte = os.read(fd, 1)
+        assert byte, line
+        line += byte
+    return line
+
+
 def test_zip(mounts: Mounts, tree: Path) -> None:
     mount = mounts.start()
     run("cp", "-a", tree, mount.root)
@@ -175,16 +286,21 @@ def test_tail_f(mounts: Mounts, how: str, watch: list[str]) -> None:
         tail.stdout.close()
 
 
+@pytest.mark.timeout(120 + 2 * LARGE_MIB)
 def test_split_cat_and_checksums(mounts: Mounts, tmp_path: Path) -> None:
     mount = mounts.start()
     source = tmp_path / "source"
-    python("import random\nopen(args[0], 'wb').write(random.Random(1).randbytes(20 << 20))", source)
-    run("split", "-b", "3000001", source, mount.root / "part.")
-    run("sh", "-c", 'cd "$1" && cat part.* > whole && sha256sum part.* whole > sums', "sh", mount.root)
-    run("cmp", source, mount.root / "whole")
+    code = "import random\nr = random.Random(1)\nwith open(args[0], 'wb') as f:\n"
+    python(f"{code}    for _ in range({LARGE_MIB}): f.write(r.randbytes(1 << 20))", source)
+    timeout = CLIENT_TIMEOUT + LARGE_MIB
+    run("split", "-b", str((LARGE_MIB << 20) // 7 + 1), source, mount.root / "part.", timeout=timeout)
+    together = 'cd "$1" && cat part.* > whole && sha256sum part.* whole > sums'
+    run("sh", "-c", together, "sh", mount.root, timeout=timeout)
+    run("cmp", source, mount.root / "whole", timeout=timeout)
     mount.unmount()
     root = mounts.start().root
-    assert run("sh", "-c", 'cd "$1" && sha256sum -c sums', "sh", root).stdout.count(b": OK\n") == 8
+    checked = run("sh", "-c", 'cd "$1" && sha256sum -c sums', "sh", root, timeout=timeout).stdout
+    assert checked.count(b": OK\n") == 8
 
 
 def test_du_and_df(mounts: Mounts) -> None:
