@@ -3,6 +3,7 @@
 import ctypes
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from stowfs.cli.daemons import find_daemon
@@ -26,13 +27,16 @@ def requested(
 ) -> MountRequest:
     """What is to be mounted, by a command line. Raises `UsageError`."""
     mount_options = parse_options(option_lists)
-    return MountRequest(location, mount_options.for_store(options), canonical(mountpoint), mount_options)
+    options = mount_options.for_store(options)
+    mount_options = replace(mount_options, endpoint=options.endpoint, region=options.region, profile=options.profile)
+    return MountRequest(location, options, canonical(mountpoint), mount_options)
 
 
 def prepare(request: MountRequest) -> None:
     """Checks that it can be mounted; frees the mount point from a dead daemon. Raises `MountFailed`, `UsageError`."""
     check_fuse()
     _check_apart(request)
+    _check_access_log(request)
     if prepare_mountpoint(request.mountpoint):
         note(f"{request.mountpoint}: the daemon of the mount there was dead; mounting again")
 
@@ -90,3 +94,10 @@ def _check_apart(request: MountRequest) -> None:
             raise UsageError(
                 f"{mountpoint} and the store {store} lie in each other: mount on a directory apart from it"
             )
+
+
+def _check_access_log(request: MountRequest) -> None:
+    """Refuses an access log in the mount itself: to write a line of it would be an operation, and so without end."""
+    path = request.options.access_log
+    if path is not None and Path(canonical(path)).is_relative_to(request.mountpoint):
+        raise UsageError(f"the access log {path} would lie in the mount itself: name a file elsewhere")

@@ -53,7 +53,15 @@ async def serve_mount(request: MountRequest, *, ready: Callable[[], None]) -> No
         try:
             record = write_record(hot.state_directory, reached.store.url, request.mountpoint, request.options)
             try:
-                await serve(request.mountpoint, reached.store, hot, reached.descriptor, request.options, ready=ready)
+                await serve(
+                    request.mountpoint,
+                    reached.store,
+                    hot,
+                    reached.descriptor,
+                    request.options,
+                    requests=reached.requests,
+                    ready=ready,
+                )
             finally:
                 record.unlink()
         finally:

@@ -16,6 +16,7 @@ from stowfs.config import HotTierOptions, StoreOptions, VaultOptions
 from stowfs.errors import NoSuchPath, StoreMissing, StoreUnavailable, UsageError
 from stowfs.hot.tier import HotTier
 from stowfs.store.base import ObjectStore
+from stowfs.store.counting import CountingStore, RequestCounts
 from stowfs.store.open import FileLocation, StoreLocation, open_store
 from stowfs.store.probe import ProbeReport, WrapsStore, probe
 from stowfs.store.retry import RetryingStore
@@ -34,9 +35,11 @@ TREE_ROOT = "conversations"
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """A store that answers as it must. `report` is `None` where it was not probed."""
+    """A store that answers as it must. `requests`: those sent through `store`. `report` is `None` where it was not
+    probed."""
 
     store: ObjectStore
+    requests: RequestCounts
     descriptor: Descriptor
     report: ProbeReport | None
 
@@ -117,7 +120,8 @@ async def contact(location: StoreLocation, options: StoreOptions, *, writing: bo
             advice = f"make one with 'stowfs mkfs {location.url}'"
             raise StoreMissing(f"{location.url}: there is no store: {advice}") from error
         assert isinstance(store, WrapsStore)
-        yield Contact(RetryingStore(store.inner, options.deadline), descriptor, report)
+        counting = CountingStore(store.inner)
+        yield Contact(RetryingStore(counting, options.deadline), counting.counts, descriptor, report)
 
 
 @asynccontextmanager

@@ -14,11 +14,14 @@ import trio
 
 from stowfs.errors import MountFailed
 from stowfs.hot.tier import HotTier
+from stowfs.mount.about import About
 from stowfs.mount.allocator import limit_heaps
 from stowfs.mount.kernel import capacity_of, mount_flags, set_read_ahead
+from stowfs.mount.monitor import Monitor, access_log
 from stowfs.mount.operations import FileSystem
 from stowfs.mount.options import MountOptions
 from stowfs.store.base import ObjectStore
+from stowfs.store.counting import RequestCounts
 from stowfs.vault.descriptor import Descriptor
 from stowfs.vault.vault import open_vault
 
@@ -39,33 +42,41 @@ async def serve(
     descriptor: Descriptor,
     options: MountOptions,
     *,
+    requests: RequestCounts,
     ready: Callable[[], None],
 ) -> None:
     """Mounts, calls `ready` as soon as the mount answers, and returns when it is unmounted or a signal has ended it.
 
-    Neither the store nor the hot tier is closed. Raises `MountFailed` (also after a second signal), and errors of
-    opening the vault.
+    `requests`: those to the store, for the figures in `/.stowfs`. Neither the store nor the hot tier is closed. Raises
+    `MountFailed` (also after a second signal), `OSError` for an access log that cannot be opened, and errors of opening
+    the vault.
     """
     limit_heaps()
-    async with open_vault(store, hot, descriptor, options.for_vault()) as vault:
-        file_system = FileSystem(vault, options, capacity_of(store.url))
-        try:
-            pyfuse3.init(file_system, mountpoint, mount_flags(options, store.url))
-        except RuntimeError as error:
-            raise MountFailed(f"cannot mount at {mountpoint}: {error} (libfuse has said why)") from error
-        finished = False
-        try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(_watch_signals, nursery.cancel_scope)
-                nursery.start_soon(_announce, mountpoint, ready)
-                await pyfuse3.main(min_tasks=IDLE, max_tasks=REQUESTS)
-                await file_system.finish()
-                finished = True
-                nursery.cancel_scope.cancel()
-        finally:
-            pyfuse3.close(unmount=True)
-        if not finished:
-            raise MountFailed(f"{mountpoint} was unmounted before everything that was written to it was stored")
+    about = About(store.url, descriptor.store_id, mountpoint, options, str(hot.state_directory))
+    with access_log(options.access_log) as lines:
+        async with open_vault(store, hot, descriptor, options.for_vault()) as vault:
+            file_system = FileSystem(vault, options, capacity_of(store.url), Monitor(lines), requests, about)
+            await _serve(mountpoint, file_system, mount_flags(options, store.url), ready)
+
+
+async def _serve(mountpoint: str, file_system: FileSystem, flags: set[str], ready: Callable[[], None]) -> None:
+    try:
+        pyfuse3.init(file_system, mountpoint, flags)
+    except RuntimeError as error:
+        raise MountFailed(f"cannot mount at {mountpoint}: {error} (libfuse has said why)") from error
+    finished = False
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_watch_signals, nursery.cancel_scope)
+            nursery.start_soon(_announce, mountpoint, ready)
+            await pyfuse3.main(min_tasks=IDLE, max_tasks=REQUESTS)
+            await file_system.finish()
+            finished = True
+            nursery.cancel_scope.cancel()
+    finally:
+        pyfuse3.close(unmount=True)
+    if not finished:
+        raise MountFailed(f"{mountpoint} was unmounted before everything that was written to it was stored")
 
 
 async def _announce(mountpoint: str, ready: Callable[[], None]) -> None:

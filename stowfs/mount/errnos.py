@@ -1,4 +1,5 @@
-"""From errors to errno values, in one table, and the wrapper that keeps every error of a handler from ending the mount.
+"""From errors to errno values, in one table, and the wrapper of every handler: it counts the operation, and keeps its
+error from ending the mount.
 
 pyfuse3 ends the whole mount on any exception of a handler but `FUSEError`: so every handler is wrapped by `handler`.
 """
@@ -6,12 +7,14 @@ pyfuse3 ends the whole mount on any exception of a handler but `FUSEError`: so e
 import errno
 import functools
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyfuse3
 
 from stowfs import errors
+from stowfs.mount.monitor import Monitor
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,9 @@ R = TypeVar("R")
 
 
 class Describes(Protocol):
-    """Something whose handlers can say what a request is about."""
+    """Something whose handlers are counted, and can say what a request is about."""
+
+    monitor: Monitor
 
     def describe(self, handler: str, *arguments: object) -> str:
         """The path a request is about, for the log."""
@@ -69,6 +74,21 @@ def handler(
 
     @functools.wraps(function)
     async def wrapper(self: D, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        # Before it is done: afterwards a handle may be closed, a name another one's.
+        subject = self.describe(name, *args) if self.monitor.logging else ""
+        started = time.perf_counter()
+        code, result = errno.EINTR, None
+        try:
+            result = await answer(self, *args, **kwargs)
+            code = 0
+            return result
+        except pyfuse3.FUSEError as error:
+            code = error.errno
+            raise
+        finally:
+            self.monitor.note(name, subject, code, time.perf_counter() - started, result)
+
+    async def answer(self: D, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return await function(self, *args, **kwargs)
         except pyfuse3.FUSEError:

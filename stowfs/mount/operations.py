@@ -24,14 +24,19 @@ from pyfuse3 import (
 )
 
 from stowfs.errors import PathExists
+from stowfs.mount import generated
+from stowfs.mount.about import About, generated_files
 from stowfs.mount.attributes import Shown, answered, entry, root_entry
 from stowfs.mount.contents import Contents, without_privileges
 from stowfs.mount.errnos import handler, stale
-from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
+from stowfs.mount.figures import Inventory
+from stowfs.mount.inodes import CONVERSATIONS, Inode, Inodes, Version, now_ns
 from stowfs.mount.kernel import invalidate_attributes
+from stowfs.mount.monitor import Monitor
 from stowfs.mount.moves import Moves
 from stowfs.mount.options import MountOptions
 from stowfs.mount.tree import Listing, Tree
+from stowfs.store.counting import RequestCounts
 from stowfs.vault.manifest import Attributes
 from stowfs.vault.naming import display, join
 from stowfs.vault.vault import Vault
@@ -66,8 +71,18 @@ class FileSystem(pyfuse3.Operations):
     # Inodes are known as long as the kernel refers to them; they could not be looked up by number afterwards.
     supports_dot_lookup = False
 
-    def __init__(self, vault: Vault, options: MountOptions, capacity: Callable[[], StatvfsData]) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        options: MountOptions,
+        capacity: Callable[[], StatvfsData],
+        monitor: Monitor,
+        requests: RequestCounts,
+        about: About,
+    ) -> None:
         super().__init__()
+        self.monitor = monitor
+        self._generated = generated_files(about, vault, monitor, requests, self._inventory)
         self._attribute_timeout = options.attribute_timeout
         self._exclusive_at_once = options.exclusive == "open"
         self._shown = Shown(options.uid, options.gid, options.umask)
@@ -80,8 +95,15 @@ class FileSystem(pyfuse3.Operations):
         self._contents = Contents(vault, self._inodes, moves, invalidate_attributes)
         self._tree = Tree(vault, self._inodes, self._contents, moves)
         self._handles: dict[int, Handle] = {}
-        self._listings: dict[int, Listing | None] = {}
+        # Of the root and of what is generated, the entries.
+        self._listings: dict[int, Listing | list[tuple[bytes, int]]] = {}
         self._last_handle = 0
+
+    def _inventory(self) -> Inventory:
+        """What is held in memory now."""
+        inodes = list(self._inodes)
+        uncommitted = sum(inode.draft is not None for inode in inodes)
+        return Inventory(len(inodes), len(self._handles), uncommitted, len(self._listings))
 
     async def finish(self) -> None:
         """Commits what is left when the mount ends while files are open for writing; what fails is logged."""
@@ -95,6 +117,11 @@ class FileSystem(pyfuse3.Operations):
                 return f"{self._path(number).rstrip('/')}/{display(os.fsdecode(name))}"
             case [int(number), *_] if handler in _BY_HANDLE:
                 handle = self._handles.get(number)
+                listing = self._listings.get(number)
+                if isinstance(listing, Listing):
+                    return self._path(listing.directory.number)
+                if (document := self._generated.number_of(number)) is not None:
+                    return self._path(document)
                 return self._path(handle.inode.number) if handle else f"handle {number}"
             case [int(number), *_]:
                 return self._path(number)
@@ -103,6 +130,8 @@ class FileSystem(pyfuse3.Operations):
     def _path(self, number: int) -> str:
         if number == pyfuse3.ROOT_INODE:
             return "/"
+        if number in self._generated:
+            return self._generated.path(number)
         try:
             return "/" + display(join(os.fsdecode(CONVERSATIONS_NAME), self._inodes[number].path)).rstrip("/")
         except KeyError:
@@ -111,8 +140,8 @@ class FileSystem(pyfuse3.Operations):
     # Helpers
 
     def _inode(self, number: int) -> Inode:
-        """An inode below `/conversations`."""
-        if number == pyfuse3.ROOT_INODE:
+        """An inode below `/conversations`. Raises EROFS for what is not stored."""
+        if number == pyfuse3.ROOT_INODE or number in self._generated:
             raise FUSEError(errno.EROFS)
         try:
             return self._inodes[number]
@@ -137,8 +166,12 @@ class FileSystem(pyfuse3.Operations):
     def _new_handle(self, inode: Inode, flags: int, *, writing: bool) -> FileHandleT:
         mapping = flags & os.O_ACCMODE == os.O_RDWR
         inode.mappers += mapping
+        handle = self._next_handle()
+        self._handles[handle] = Handle(inode, writing, bool(flags & os.O_APPEND), mapping)
+        return handle
+
+    def _next_handle(self) -> FileHandleT:
         self._last_handle += 1
-        self._handles[self._last_handle] = Handle(inode, writing, bool(flags & os.O_APPEND), mapping)
         return FileHandleT(self._last_handle)
 
     # Names
@@ -146,9 +179,13 @@ class FileSystem(pyfuse3.Operations):
     @handler
     async def lookup(self, parent: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         if parent == pyfuse3.ROOT_INODE:
+            if name == generated.NAME:
+                return await self._generated.entry(generated.DIRECTORY)
             if name != CONVERSATIONS_NAME:
                 raise FUSEError(errno.ENOENT)
             return self._looked_up(self._inodes.conversations)
+        if parent in self._generated:
+            return await self._generated.entry(self._generated.lookup(name))
         inode, _ = await self._tree.find(self._tree.child(self._inode(parent), name))
         return self._looked_up(inode)
 
@@ -247,6 +284,8 @@ class FileSystem(pyfuse3.Operations):
     async def getattr(self, number: InodeT, ctx: RequestContext) -> EntryAttributes:
         if number == pyfuse3.ROOT_INODE:
             return root_entry(*self._owner, self._shown, self._mounted_ns)
+        if number in self._generated:
+            return await self._generated.entry(number)
         inode = self._inode(number)
         await self._tree.revalidate(inode, self._attribute_timeout)
         return self._answer(inode)
@@ -306,6 +345,8 @@ class FileSystem(pyfuse3.Operations):
 
     @handler
     async def open(self, number: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        if number in self._generated:
+            return await self._generated.open(number, flags, self._next_handle())
         return await self._open(self._inode(number), flags)
 
     async def _open(self, inode: Inode, flags: int) -> FileInfo:
@@ -329,6 +370,8 @@ class FileSystem(pyfuse3.Operations):
 
     @handler
     async def read(self, fh: FileHandleT, offset: int, size: int) -> bytes:
+        if self._generated.number_of(fh) is not None:
+            return self._generated.read(fh, offset, offset + size)
         return await self._contents.read(self._handles[fh].inode, offset, offset + size)
 
     @handler
@@ -339,16 +382,20 @@ class FileSystem(pyfuse3.Operations):
 
     @handler
     async def flush(self, fh: FileHandleT) -> None:
-        handle = self._handles[fh]
-        if handle.writing:
+        handle = self._handles.get(fh)
+        if handle is not None and handle.writing:
             await self._contents.commit(handle.inode)
 
     @handler
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._contents.commit(self._handles[fh].inode)
+        if fh in self._handles:
+            await self._contents.commit(self._handles[fh].inode)
 
     @handler
     async def release(self, fh: FileHandleT) -> None:
+        if self._generated.number_of(fh) is not None:
+            self._generated.close(fh)
+            return
         handle = self._handles.pop(fh)
         handle.inode.mappers -= handle.mapping
         await self._tree.close(handle.inode, writing=handle.writing)
@@ -357,19 +404,22 @@ class FileSystem(pyfuse3.Operations):
 
     @handler
     async def opendir(self, number: InodeT, ctx: RequestContext) -> FileHandleT:
-        listing = None if number == pyfuse3.ROOT_INODE else self._tree.open_listing(self._inode(number))
-        self._last_handle += 1
-        self._listings[self._last_handle] = listing
-        return FileHandleT(self._last_handle)
+        listing: Listing | list[tuple[bytes, int]]
+        if number == pyfuse3.ROOT_INODE:
+            listing = [(generated.NAME, generated.DIRECTORY), (CONVERSATIONS_NAME, CONVERSATIONS)]
+        elif number in self._generated:
+            listing = self._generated.entries()
+        else:
+            listing = self._tree.open_listing(self._inode(number))
+        handle = self._next_handle()
+        self._listings[handle] = listing
+        return handle
 
     @handler
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         listing = self._listings[fh]
-        if listing is None:
-            if start_id == 0:
-                conversations = self._inodes.conversations
-                if pyfuse3.readdir_reply(token, CONVERSATIONS_NAME, self._answer(conversations), 1):
-                    conversations.lookups += 1
+        if isinstance(listing, list):
+            await self._read_fixed(listing, start_id, token)
             return
         if start_id == 0:
             # Also after rewinddir(3), which asks for the entries as they are then.
@@ -386,10 +436,20 @@ class FileSystem(pyfuse3.Operations):
             inode.lookups += 1
             answered(inode)
 
+    async def _read_fixed(self, entries: list[tuple[bytes, int]], start: int, token: ReaddirToken) -> None:
+        """Lists what is not stored; the kernel's references to `conversations` alone are counted."""
+        conversations = self._inodes.conversations
+        for position, (name, number) in enumerate(entries[start:], start + 1):
+            stored = number == CONVERSATIONS
+            answer = self._answer(conversations) if stored else await self._generated.entry(number)
+            if not pyfuse3.readdir_reply(token, name, answer, position):
+                return
+            conversations.lookups += stored
+
     @handler
     async def releasedir(self, fh: FileHandleT) -> None:
         listing = self._listings.pop(fh)
-        if listing is not None:
+        if isinstance(listing, Listing):
             self._tree.close_listing(listing)
 
 

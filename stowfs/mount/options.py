@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from stowfs.config import GIB, KIB, MIB, TIB, HotTierOptions, StoreOptions, VaultOptions
 from stowfs.errors import UsageError
@@ -63,6 +64,8 @@ class MountOptions:
     profile: str | None = None
     # Changes a mount that is there.
     remount: bool = False
+    # A file to which one line is appended for each operation.
+    access_log: str | None = None
 
     def for_vault(self) -> VaultOptions:
         """The part that concerns the vault."""
@@ -89,6 +92,22 @@ class MountOptions:
             profile=self.profile or options.profile,
             deadline=options.deadline if self.timeout is None else self.timeout,
         )
+
+    def effective(self) -> dict[str, object]:
+        """All options by name, with the defaults of every layer, and without what is nobody's business."""
+        vault, hot = self.for_vault(), self.for_hot_tier()
+        resolved = replace(
+            self,
+            revalidate=vault.revalidate,
+            timeout=vault.deadline,
+            memory_cache=vault.memory_cache_size,
+            cache_size=hot.segment_cache_size,
+            endpoint=None if self.endpoint is None else _without_credentials(self.endpoint),
+        )
+        fields = {**_FLAGS, **{name: field for name, (field, _) in _VALUES.items()}}
+        shown = {name: getattr(resolved, field) for name, field in fields.items() if name != "remount"}
+        shown["umask"] = None if self.umask is None else f"{self.umask:03o}"
+        return shown
 
 
 def parse_options(arguments: Iterable[str]) -> MountOptions:
@@ -168,6 +187,18 @@ def _mask(name: str, value: str) -> int:
     return int(value, 8)
 
 
+def _absolute(name: str, value: str) -> str:
+    if not value.startswith("/"):
+        raise UsageError(f"mount option {name}={value}: not an absolute path")
+    return value
+
+
+def _without_credentials(url: str) -> str:
+    """`url` without the name and password that some write before the host."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
 def _text(name: str, value: str) -> str:
     if not value:
         raise UsageError(f"mount option {name}= takes a value")
@@ -192,4 +223,5 @@ _VALUES: dict[str, tuple[str, Callable[[str, str], object]]] = {
     "endpoint": ("endpoint", _text),
     "region": ("region", _text),
     "profile": ("profile", _text),
+    "access_log": ("access_log", _absolute),
 }

@@ -8,6 +8,7 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import trio
 
@@ -24,6 +25,15 @@ INLINE_DECODE = 16 * 1024
 than the work."""
 
 
+@dataclass(slots=True)
+class SegmentCounts:
+    """Segments that were asked for: found in memory, found on the local disk, fetched from the store."""
+
+    memory_hits: int = 0
+    disk_hits: int = 0
+    misses: int = 0
+
+
 class ByteCache:
     """Decompressed segments in memory, least recently used first to go, bounded by their bytes."""
 
@@ -31,6 +41,11 @@ class ByteCache:
         self._limit = limit
         self._entries: OrderedDict[str, bytes] = OrderedDict()
         self._size = 0
+
+    @property
+    def used(self) -> int:
+        """Bytes kept."""
+        return self._size
 
     def get(self, digest: str) -> bytes | None:
         """The raw bytes of a segment, if they are here."""
@@ -68,11 +83,18 @@ class SegmentReader:
         self._memory = ByteCache(memory)
         self._threads = threads
         self._flights: dict[str, _Flight] = {}
+        self.counts = SegmentCounts()
+
+    @property
+    def memory_used(self) -> int:
+        """Bytes of decompressed segments in memory."""
+        return self._memory.used
 
     async def fetch(self, digest: str) -> bytes:
         """The raw bytes of a segment, verified. Raises `CorruptObject` and store errors."""
         data = self._memory.get(digest)
         if data is not None:
+            self.counts.memory_hits += 1
             return data
         flight = self._flights.get(digest) or self._start(digest)
         await flight.landed.wait()
@@ -113,10 +135,13 @@ class SegmentReader:
         cached = await self._files.get(bytes.fromhex(digest))
         if cached is not None:
             try:
-                return await self._open(digest, cached)
+                data = await self._open(digest, cached)
+                self.counts.disk_hits += 1
+                return data
             except CorruptObject as error:
                 log.warning("cached segment %s is damaged and is fetched again: %s", digest, error)
                 await self._files.discard(bytes.fromhex(digest))
+        self.counts.misses += 1
         segment = await self._get(digest)
         data = await self._open(digest, segment)
         await self._files.put(bytes.fromhex(digest), segment)

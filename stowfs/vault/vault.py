@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import msgspec
 import trio
@@ -26,7 +27,8 @@ from stowfs.vault.draft import Draft
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.recovery import Recovery
-from stowfs.vault.segments import SegmentReader
+from stowfs.vault.segments import SegmentCounts, SegmentReader
+from stowfs.vault.transaction import Row, decode
 from stowfs.vault.trash import Trash
 from stowfs.vault.tree import Tree
 
@@ -38,6 +40,17 @@ is away."""
 
 THREADS = max(2, os.cpu_count() or 1)
 """Threads that cut, hash and compress: these hold the processor, so more than there are gain nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a vault has of the local host. Sizes in bytes: of decompressed segments in memory, compressed ones on the
+    disk, and what was written and is not committed."""
+
+    segments: SegmentCounts
+    memory_bytes: int
+    disk_bytes: int
+    spool_bytes: int
 
 
 @asynccontextmanager
@@ -199,6 +212,15 @@ class Vault:
         """Gives up the content of what was deleted before a time (see `Trash.empty`)."""
         self._check_writable()
         return await self._trash.empty(path, before=before)
+
+    def usage(self) -> Usage:
+        """What this vault has of the local host now."""
+        hot = self._hot
+        return Usage(self.segments.counts, self.segments.memory_used, hot.segments.used, hot.spool.used)
+
+    async def under_way(self) -> list[tuple[str, Row]]:
+        """The commits that are in the journal, the oldest first: how far each is, and what it is about."""
+        return [(row.phase, decode(row)) for row in await self._hot.journal.rows()]
 
     async def drain(self, timeout: float = DRAIN_TIMEOUT) -> int:
         """Waits at most `timeout` seconds for releases and recovery; returns how many commits are not settled."""

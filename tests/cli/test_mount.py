@@ -1,5 +1,6 @@
 """`stowfs mount` and `umount` on a `file://` store, with real daemons."""
 
+import json
 import os
 import signal
 import subprocess
@@ -45,6 +46,17 @@ def test_a_mount_shows_what_it_is(stow: Stow, store: str, mountpoint: Path) -> N
     stow.run("mount", store, mountpoint)
     source, kind = run("findmnt", "-no", "SOURCE,FSTYPE", mountpoint).stdout.decode().split()
     assert (source, kind) == (store, "fuse.stowfs")
+
+
+def test_a_mount_shows_what_it_does(stow: Stow, store: str, mountpoint: Path) -> None:
+    stow.run("mount", store, mountpoint, "-o", f"access_log={stow.directory}/access,cache_size=32M")
+    config = json.loads((mountpoint / ".stowfs" / "config.json").read_bytes())
+    assert (config["pid"], config["store"]) == (stow.daemon(), store)
+    assert config["options"]["cache_size"] == 32 << 20
+    (mountpoint / "conversations" / "file").write_text("text")
+    stats = json.loads((mountpoint / ".stowfs" / "stats.json").read_bytes())
+    assert stats["requests"]["put"]["count"] == 1
+    assert "create\t/conversations/file\tOK" in (stow.directory / "access").read_text()
 
 
 def test_put_and_a_mount_see_each_other(stow: Stow, store: str, mountpoint: Path) -> None:

@@ -180,3 +180,12 @@ def test_a_process_that_may_not_mount(stow: Stow, store: str, mountpoint: Path) 
     assert done.returncode == 1
     assert "Operation not permitted; a container needs" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_an_access_log_in_the_mount_itself(stow: Stow, store: str, mountpoint: Path) -> None:
+    where = f"access_log={mountpoint}/conversations/log"
+    assert "would lie in the mount itself" in stow.error("mount", store, mountpoint, "-o", where, status=2)
+
+
+def test_an_access_log_that_cannot_be_opened(stow: Stow, store: str, mountpoint: Path) -> None:
+    assert "/dev/null/log: Not a directory" in stow.error("mount", store, mountpoint, "-o", "access_log=/dev/null/log")

@@ -8,6 +8,7 @@ import pytest
 
 from stowfs import errors
 from stowfs.mount.errnos import errno_of, handler
+from stowfs.mount.monitor import Monitor
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,9 @@ def test_each_error_has_the_errno_of_the_design(error: type[errors.StowError], e
 
 class Handlers:
     """Handlers that fail as they are told."""
+
+    def __init__(self) -> None:
+        self.monitor = Monitor()
 
     def describe(self, handler: str, *arguments: object) -> str:
         return "some/path"

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.fuse
 
 def test_the_root_shows_the_conversations_and_takes_nothing(mounts: Mounts) -> None:
     mount = mounts.start()
-    assert run("ls", "-A", mount.mountpoint).stdout == b"conversations\n"
+    assert run("ls", "-A", mount.mountpoint).stdout == b".stowfs\nconversations\n"
     new = mount.mountpoint / "new"
     assert failure("open(args[0], 'w')", new) == "EROFS"
     assert failure("os.mkdir(args[0])", new) == "EROFS"

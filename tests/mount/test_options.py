@@ -22,6 +22,7 @@ def test_every_option_reaches_its_layer() -> None:
             "ro,allow_other,noexec",
             "revalidate=2.5,attr_timeout=3,timeout=7,excl=open,cache_size=4G,memory_cache=128MiB",
             "uid=1000,gid=0,umask=027,endpoint=http://localhost:9000,region=x,profile=y,remount",
+            "access_log=/var/log/stow",
         ]
     )
     assert options == MountOptions(
@@ -41,6 +42,7 @@ def test_every_option_reaches_its_layer() -> None:
         region="x",
         profile="y",
         remount=True,
+        access_log="/var/log/stow",
     )
     vault = options.for_vault()
     assert vault.read_only
@@ -82,6 +84,7 @@ def test_the_last_one_counts() -> None:
         ("umask=8", "not a mask"),
         ("umask=1777", "not a mask"),
         ("endpoint=", "takes a value"),
+        ("access_log=log", "not an absolute path"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_the_reason(text: str, reason: str) -> None:

@@ -11,29 +11,24 @@ Rules are tried in the order they were added; the first that matches decides.
 
 import fnmatch
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import trio
 
 from stowfs.errors import StoreUnavailable
 from stowfs.store.base import (
     ALWAYS,
-    ByteRange,
     Condition,
     Found,
     IfAbsent,
     IfMatch,
-    MultipartUpload,
-    NotModified,
     ObjectStore,
-    Page,
-    PendingUpload,
 )
+from stowfs.store.observed import ObservedStore, Operation
 
 T = TypeVar("T")
-Operation = Literal["get", "put", "delete", "list", "multipart", "part", "complete", "abort", "pending", "abort_upload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +113,11 @@ class Request:
         return self.key.split("/", 1)[0]
 
 
-class FaultyStore:
+class FaultyStore(ObservedStore):
     """`ObjectStore` that passes requests on to `inner` unless a rule says otherwise, and logs each one."""
 
     def __init__(self, inner: ObjectStore) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.rules: list[Rule] = []
         self.log: list[Request] = []
         self.down = False
@@ -168,16 +163,15 @@ class FaultyStore:
                 outcomes.append(error)
         return outcomes
 
-    async def _do(
-        self, operation: Operation, key: str, send: Callable[[], Awaitable[T]], sent: int = 0, end: bool = False
+    async def _pass(
+        self, operation: Operation, key: str, send: Callable[[], Awaitable[T]], *, sent: int = 0, more: bool = False
     ) -> T:
-        """`end`: None means that there was nothing more to ask the store for, so that it is no request."""
         try:
             result = await self._decide(operation, key, send)
         except BaseException:
             self.log.append(Request(operation, key, sent=sent, failed=True))
             raise
-        if result is None and end:
+        if result is None and more:
             return result
         received = len(result.body) if isinstance(result, Found) else 0
         self.log.append(Request(operation, key, sent=sent, received=received))
@@ -214,72 +208,6 @@ class FaultyStore:
                 reached.set()
                 await go.wait()
                 return result
-
-    # The protocol
-
-    @property
-    def url(self) -> str:
-        return self.inner.url
-
-    @property
-    def minimum_part(self) -> int:
-        return self.inner.minimum_part
-
-    async def get(
-        self, key: str, *, byte_range: ByteRange | None = None, if_none_match: str | None = None
-    ) -> Found | NotModified:
-        return await self._do(
-            "get", key, lambda: self.inner.get(key, byte_range=byte_range, if_none_match=if_none_match)
-        )
-
-    async def put(self, key: str, body: bytes, condition: Condition = ALWAYS) -> str:
-        return await self._do("put", key, lambda: self.inner.put(key, body, condition), sent=len(body))
-
-    async def delete(self, key: str, condition: Condition = ALWAYS) -> None:
-        await self._do("delete", key, lambda: self.inner.delete(key, condition))
-
-    async def list(self, prefix: str, *, delimiter: str | None = None, start_after: str = "") -> AsyncIterator[Page]:
-        pages = self.inner.list(prefix, delimiter=delimiter, start_after=start_after)
-        first = True
-        while (page := await self._do("list", prefix, lambda: anext(pages, None), end=not first)) is not None:
-            yield page
-            first = False
-
-    async def multipart(self, key: str) -> "FaultyUpload":
-        return FaultyUpload(self, key, await self._do("multipart", key, lambda: self.inner.multipart(key)))
-
-    async def pending_uploads(self, prefix: str) -> AsyncIterator[PendingUpload]:
-        uploads = self.inner.pending_uploads(prefix)
-        while (upload := await self._do("pending", prefix, lambda: anext(uploads, None))) is not None:
-            yield upload
-
-    async def abort_upload(self, upload: PendingUpload) -> None:
-        await self._do("abort_upload", upload.key, lambda: self.inner.abort_upload(upload))
-
-    async def close(self) -> None:
-        await self.inner.close()
-
-
-class FaultyUpload:
-    """`MultipartUpload` of a `FaultyStore`."""
-
-    def __init__(self, store: FaultyStore, key: str, inner: MultipartUpload) -> None:
-        self._store = store
-        self._key = key
-        self._inner = inner
-
-    @property
-    def upload_id(self) -> str:
-        return self._inner.upload_id
-
-    async def part(self, number: int, body: bytes) -> None:
-        await self._store._do("part", self._key, lambda: self._inner.part(number, body), sent=len(body))
-
-    async def complete(self, condition: Condition = ALWAYS) -> str:
-        return await self._store._do("complete", self._key, lambda: self._inner.complete(condition))
-
-    async def abort(self) -> None:
-        await self._store._do("abort", self._key, self._inner.abort)
 
 
 class IgnoringStore(FaultyStore):

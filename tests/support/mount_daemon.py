@@ -22,6 +22,8 @@ from stowfs.errors import NotAStore
 from stowfs.hot.tier import HotTier
 from stowfs.mount.daemon import serve
 from stowfs.mount.options import parse_options
+from stowfs.store.base import ObjectStore
+from stowfs.store.counting import CountingStore
 from stowfs.store.file import FileStore
 from stowfs.vault.descriptor import Descriptor, create_descriptor, read_descriptor
 from tests.support.faults import FaultyStore, Operation
@@ -66,16 +68,24 @@ class ControlledStore(FaultyStore):
 async def main(arguments: list[str]) -> None:
     store_directory, mountpoint, slot, options_text, control = arguments
     options = parse_options([options_text])
-    store = ControlledStore(Path(store_directory), Path(control))
+    store = CountingStore(ControlledStore(Path(store_directory), Path(control)))
     descriptor = await _descriptor(store)
     hot = await HotTier.open(options.for_hot_tier(), descriptor.store_id, slot)
     try:
-        await serve(mountpoint, store, hot, descriptor, options, ready=lambda: print("ready", flush=True))
+        await serve(
+            mountpoint,
+            store,
+            hot,
+            descriptor,
+            options,
+            requests=store.counts,
+            ready=lambda: print("ready", flush=True),
+        )
     finally:
         await hot.close()
 
 
-async def _descriptor(store: FaultyStore) -> Descriptor:
+async def _descriptor(store: ObjectStore) -> Descriptor:
     try:
         return await read_descriptor(store)
     except NotAStore:

@@ -40,7 +40,7 @@ def mount(
     """Mount STORE at DIR, an empty directory.
 
     Returns when the mount answers; a daemon serves it until 'stowfs umount DIR'. A missing file:// store is created.
-    The conversations are in DIR/conversations.
+    The conversations are in DIR/conversations; what the mount does is shown in DIR/.stowfs.
 
     \b
     Mount options:
@@ -56,6 +56,7 @@ def mount(
       timeout=SECONDS    how long an operation tries to reach STORE before it fails (60)
       cache_size=SIZE    local disk for cached segments (1G)
       memory_cache=SIZE  memory for decompressed segments (64M)
+      access_log=PATH    a file that gets one line for each operation
       endpoint=URL region=NAME profile=NAME  as --endpoint, --region and --profile
 
     What else mount(8) and fstab know (defaults, _netdev, noatime, nofail, x-…) is passed over. Device files and
