@@ -2,6 +2,7 @@
 to it."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from stowfs.errors import PreconditionFailed, RetriesExhausted, StoreUnavailable, WriteConflict
 from stowfs.store.base import IF_ABSENT, IfMatch, ObjectStore
@@ -65,23 +66,37 @@ async def publish(
     condition = IF_ABSENT if base is None else IfMatch(base.etag)
     own = Snapshot(path, manifest.commit, manifest, inline, len(body))
     backoff = Backoff(deadline)
+    in_doubt = False
     while True:
         try:
-            try:
-                etag = await store.put(key, body, condition)
-            except (PreconditionFailed, WriteConflict, StoreUnavailable):
-                outcome = await _find_out(store, own, base)
-                if outcome is not None:
-                    return outcome
-                raise
-            return Published(replace(own, etag=etag), body)
+            return Published(replace(own, etag=await store.put(key, body, condition)), body)
         except (PreconditionFailed, WriteConflict, StoreUnavailable) as error:
-            # The base is still there: the write may be tried again, under the same id.
+            refused = error
+            in_doubt = in_doubt or isinstance(error, StoreUnavailable)
+        try:
+            outcome = await _find_out(store, own, base, in_doubt=in_doubt)
+        except StoreUnavailable as error:
             await backoff.wait(error)
+            continue
+        match outcome:
+            case None:
+                # The base is still there: the write may be tried again, under the same id.
+                await backoff.wait(refused)
+            case Verdict.UNKNOWN:
+                name = display(path)
+                raise RetriesExhausted(f"{name}: so many others wrote that the fate of this commit cannot be told")
+            case _:
+                return outcome
 
 
-async def _find_out(store: ObjectStore, own: Snapshot, base: Snapshot | None) -> Outcome | None:
-    """What became of the write of `own` that was refused or not answered; `None` where the base is untouched so far."""
+async def _find_out(
+    store: ObjectStore, own: Snapshot, base: Snapshot | None, *, in_doubt: bool
+) -> Outcome | Literal[Verdict.UNKNOWN] | None:
+    """What became of the write of `own`; `None` where the base is untouched so far.
+
+    `in_doubt`: it was sent and not answered. Otherwise it was refused each time, and did not happen: then it does not
+    matter how many others have written since.
+    """
     found = await read_or_none(store, manifest_key(own.path))
     current = manifests.decode(own.path, found.etag, found.body) if found else None
     if found is not None and current is not None:
@@ -91,10 +106,9 @@ async def _find_out(store: ObjectStore, own: Snapshot, base: Snapshot | None) ->
         match current.manifest.ring.verdict(own.manifest.commit, since=generation):
             case Verdict.HAPPENED:
                 return Overtaken(own)
-            case Verdict.UNKNOWN:
-                name = display(own.path)
-                raise RetriesExhausted(f"{name}: so many others wrote that the fate of this commit cannot be told")
-            case Verdict.DID_NOT_HAPPEN:
+            case Verdict.UNKNOWN if in_doubt:
+                return Verdict.UNKNOWN
+            case _:
                 pass
     same = (current.etag if current else None) == (base.etag if base else None)
     return None if same else Moved(current)

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from stowfs.errors import NameTooLong, NoSuchPath, PathExists, StoreUnavailable
+from stowfs.errors import NameTooLong, NoSuchPath, PathExists, RetriesExhausted, StoreUnavailable
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import NAME_LIMIT
+from stowfs.vault.ring import CAPACITY
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
 from tests.support.faults import FailAfter, FailBefore, FaultyStore, Late, Rule, Stall
@@ -74,6 +75,49 @@ async def test_concurrent_appends_lose_none(start: bytes, tmp_path: Path) -> Non
         assert len(turns) == 40
         assert await names(a) == ["log"]
         await exact(hosts, a, b)
+
+
+async def overtaken(hosts: Hosts, store: FaultyStore, stall: Rule, slow: Callable[[Vault], Awaitable[None]]) -> bytes:
+    """Lets a host append slowly, and another one many times at the stall on its way; what the other one has written."""
+    assert isinstance(stall.action, Stall)
+    a, b = await hosts.start("a", store), await hosts.start("b")
+    await write(b, "log", b"start\n")
+    store.add(stall)
+    others = [f"{number}\n".encode() for number in range(2 * CAPACITY)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slow, a)
+        await stall.action.reached.wait()
+        for line in others:
+            await append(b, "log", line)
+        store.reset_log()
+        stall.action.go.set()
+    assert await read(a, "log") == await read(b, "log")
+    await exact(hosts, a, b)
+    return b"".join([b"start\n", *others])
+
+
+async def test_an_append_refused_behind_more_others_than_a_ring_keeps_goes_to_the_end(tmp_path: Path) -> None:
+    async def slow(vault: Vault) -> None:
+        await append(vault, "log", b"slow\n")
+
+    inner = MemoryStore()
+    async with Hosts(inner, tmp_path) as hosts:
+        others = await overtaken(hosts, FaultyStore(inner), Rule(Stall(), "put", "manifests/log.json", nth=1), slow)
+        assert await read(await hosts.start("c"), "log") == others + b"slow\n"
+
+
+async def test_an_append_whose_fate_nobody_can_tell_is_an_error_and_not_repeated(tmp_path: Path) -> None:
+    async def slow(vault: Vault) -> None:
+        with pytest.raises(RetriesExhausted, match="fate"):
+            await append(vault, "log", b"slow\n")
+
+    inner = MemoryStore()
+    store = FaultyStore(inner)
+    store.add(Rule(FailBefore(), "put", "manifests/log.json", nth=1))
+    async with Hosts(inner, tmp_path) as hosts:
+        others = await overtaken(hosts, store, Rule(Stall(), "get", "manifests/log.json", nth=2), slow)
+        assert await read(await hosts.start("c"), "log") == others
+        assert store.count("put") == 0
 
 
 async def test_appends_that_race_with_the_creation_lose_none(tmp_path: Path) -> None:
