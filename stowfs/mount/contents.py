@@ -68,8 +68,8 @@ class Contents:
             _touch(draft)
             self._attach(inode, draft)
             inode.kernel_size = max(inode.kernel_size, offset + len(data))
-            if position != offset:
-                # The page cache has it in the wrong place.
+            if appending or position != offset:
+                # The page cache does not have it, or in the wrong place.
                 inode.cached = None
         if draft.attributes.mode != mode:
             # The kernel expects that of a size and of times, but not of a mode.

@@ -216,7 +216,10 @@ class FileSystem(pyfuse3.Operations):
             info = await self._open(inode, flags)
             return info, self._looked_up(inode)
         # A writer even with O_RDONLY: its flush is what stores the new file.
-        return FileInfo(fh=self._new_handle(inode, flags, writing=True), keep_cache=True), self._looked_up(inode)
+        info = FileInfo(
+            fh=self._new_handle(inode, flags, writing=True), direct_io=_is_for_appends(flags), keep_cache=True
+        )
+        return info, self._looked_up(inode)
 
     @handler
     async def mknod(
@@ -366,7 +369,11 @@ class FileSystem(pyfuse3.Operations):
             raise
         unchanged = inode.cached == inode.content
         inode.cached = inode.content
-        return FileInfo(fh=self._new_handle(inode, flags, writing=writing), keep_cache=unchanged)
+        return FileInfo(
+            fh=self._new_handle(inode, flags, writing=writing),
+            direct_io=_is_for_appends(flags),
+            keep_cache=unchanged,
+        )
 
     @handler
     async def read(self, fh: FileHandleT, offset: int, size: int) -> bytes:
@@ -455,6 +462,13 @@ class FileSystem(pyfuse3.Operations):
 
 _BY_HANDLE = frozenset({"read", "write", "flush", "fsync", "release", "readdir", "releasedir"})
 """Handlers whose first argument is a handle, not an inode."""
+
+
+def _is_for_appends(flags: int) -> bool:
+    """Whether a handle can only append. It goes past the page cache, through which the kernel may cut a write in two
+    where a page ends; what another host appends could come between the halves. One that can be read, too, may have to
+    be mapped, which needs the cache."""
+    return bool(flags & os.O_APPEND) and flags & os.O_ACCMODE == os.O_WRONLY
 
 
 def _new_attributes(mode: int, ctx: RequestContext) -> Attributes:
