@@ -151,10 +151,13 @@ class Tree:
         inode.writers += writing
 
     async def close(self, inode: Inode, *, writing: bool) -> None:
-        """One handle less; the last writer takes the uncommitted changes with it (see `Contents.finish`)."""
+        """One handle less; the last writer ends the draft (see `Contents.finish`), the last handle one of a file that
+        is unlinked."""
         inode.writers -= writing
+        # What was written to a file without a name is nowhere but in the draft: its readers need that to the end.
+        ends = writing and not inode.writers if inode.linked else inode.handles == 1
         try:
-            if writing and not inode.writers:
+            if ends:
                 await self._contents.finish(inode)
         finally:
             inode.handles -= 1

@@ -240,6 +240,27 @@ def test_an_unlinked_file_lives_until_it_is_closed(mounts: Mounts) -> None:
     assert run("ls", mounts.start().root).stdout == b""
 
 
+@pytest.mark.parametrize("stored", [b"", b"stored"], ids=["new", "stored"])
+def test_readers_of_an_unlinked_file_see_what_was_written_before_the_writer_closed_it(
+    mounts: Mounts, stored: bytes
+) -> None:
+    mount = mounts.start()
+    if stored:
+        run("tee", mount.root / "f", data=stored)
+    seen = python(
+        "writer = os.open(args[0], os.O_CREAT | os.O_RDWR)\n"
+        "reader = os.open(args[0], os.O_RDONLY)\n"
+        "os.unlink(args[0])\n"
+        "os.pwrite(writer, b'written', 3)\n"
+        "os.close(writer)\n"
+        "print(os.fstat(reader).st_size, os.pread(reader, 100, 3))",
+        mount.root / "f",
+    )
+    assert seen == "10 b'written'"
+    mount.unmount()
+    assert not list((mounts.directory / "a" / "state").rglob("spool/*"))
+
+
 def test_a_file_that_was_never_closed_before_it_was_unlinked_is_nowhere(mounts: Mounts) -> None:
     mount = mounts.start()
     mount.requests()

@@ -1,5 +1,9 @@
-"""The memory of a daemon is bounded, whatever is copied through it."""
+"""The memory of a daemon is bounded, whatever is copied through it, and however much is listed.
 
+STOWFS_MEMORY_MIB and STOWFS_MEMORY_FILES set how large the file is and how many there are in a directory.
+"""
+
+import os
 from pathlib import Path
 
 import pytest
@@ -12,8 +16,14 @@ pytestmark = pytest.mark.fuse
 LIMIT = 240 * MIB
 """Bytes a daemon may take at its peak: what it needs by itself, and its caches."""
 
-COPY_TIMEOUT = 55.0
-"""Seconds a copy may take, most of them compression."""
+LARGE_MIB = int(os.environ.get("STOWFS_MEMORY_MIB", "256"))
+"""Mebibytes of a file: more than the limit, so that bytes that are kept until the end do not fit."""
+
+FILES = int(os.environ.get("STOWFS_MEMORY_FILES", "2000"))
+"""Files in one directory."""
+
+COPY_TIMEOUT = 55.0 * max(1, LARGE_MIB / 256, FILES / 10_000)
+"""Seconds a copy may take, most of them compression, and so may making or listing the files."""
 
 WRITE = """
 import random
@@ -35,12 +45,12 @@ def peak(mount: Mount) -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
+@pytest.mark.timeout(10 + 2 * COPY_TIMEOUT)
 @pytest.mark.parametrize("kind", ["varied", "monotonous"])
 def test_a_large_file_does_not_take_memory_of_its_size(mounts: Mounts, tmp_path: Path, kind: str) -> None:
     mount = mounts.start()
     source = tmp_path / "source"
-    # More than the limit: bytes that are kept until the end do not fit.
-    python(WRITE, source, "256", kind)
+    python(WRITE, source, str(LARGE_MIB), kind, timeout=COPY_TIMEOUT)
     run("cp", source, mount.root / "f", timeout=COPY_TIMEOUT)
     run("cmp", source, mount.root / "f", timeout=COPY_TIMEOUT)
     assert peak(mount) < LIMIT
@@ -66,3 +76,24 @@ def test_many_files_that_lie_in_their_manifests_do_not_stay_in_memory(mounts: Mo
     )
     python(code, mount.root)
     assert peak(mount) < LIMIT
+
+
+@pytest.mark.timeout(60 + 3 * COPY_TIMEOUT)
+def test_a_large_directory_is_made_and_listed_in_little_memory(mounts: Mounts) -> None:
+    mount = mounts.start()
+    run("mkdir", mount.root / "d")
+    code = (
+        "for n in range(int(args[1])):\n"
+        "    with open(f'{args[0]}/{n:06d}.json', 'w') as f:\n"
+        '        f.write(\'{"messages": [{"role": "user", "content": "%d"}]}\' % n)'
+    )
+    python(code, mount.root / "d", str(FILES), timeout=COPY_TIMEOUT)
+    assert peak(mount) < LIMIT
+    mount.unmount()
+    # What is listed by a daemon that did not make it has to be fetched.
+    mounts.forget_caches("a")
+    listing = mounts.start()
+    listed = run("find", listing.root, "-name", "*.json", "-printf", "%s\n", timeout=COPY_TIMEOUT).stdout.split()
+    assert len(listed) == FILES
+    assert run("ls", "-l", listing.root / "d", timeout=COPY_TIMEOUT).stdout.count(b".json\n") == FILES
+    assert peak(listing) < LIMIT

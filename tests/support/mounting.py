@@ -45,10 +45,11 @@ def run(
     return result
 
 
-def python(code: str, *arguments: str | Path, check: bool = True) -> str:
+def python(code: str, *arguments: str | Path, check: bool = True, timeout: float = CLIENT_TIMEOUT) -> str:
     """Runs `code` as a client, with `os`, `sys`, `errno` and the arguments as `args`; what it prints, stripped."""
     prelude = "import errno, os, sys\nargs = sys.argv[1:]\n"
-    return run(sys.executable, "-c", prelude + code, *arguments, check=check).stdout.decode().strip()
+    done = run(sys.executable, "-c", prelude + code, *arguments, check=check, timeout=timeout)
+    return done.stdout.decode().strip()
 
 
 def failure(code: str, *arguments: str | Path) -> str:

@@ -95,7 +95,11 @@ class Client:
         return os.pwrite(self.fd(slot), payload(length, seed), offset)
 
     def lseek(self, slot: int, offset: int, whence: int) -> Answer:
-        return os.lseek(self.fd(slot), offset, whence)
+        fd = self.fd(slot)
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            # What the positions in a directory are, is up to its file system.
+            return "a directory"
+        return os.lseek(fd, offset, whence)
 
     def ftruncate(self, slot: int, length: int) -> Answer:
         os.ftruncate(self.fd(slot), length)
