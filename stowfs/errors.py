@@ -51,6 +51,11 @@ class StoreUnavailable(StoreError):
     """
 
 
+class StoreUnreachable(StoreUnavailable):
+    """The store has not answered anybody for a while, and until it does no request is sent: trying again is
+    useless."""
+
+
 class ConditionsIgnored(StoreError):
     """The store ignores a condition on PUT, so that commits would overwrite each other: it cannot be written to."""
 

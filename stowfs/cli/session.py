@@ -2,7 +2,8 @@
 order.
 
 The first contact has a short deadline of its own, so that a wrong endpoint is an error within seconds; what follows
-has the store's. A session that writes probes the store first: one that ignores conditions would lose updates.
+has the store's, and a breaker for when it goes away. A session that writes probes the store first: one that ignores
+conditions would lose updates.
 """
 
 import os
@@ -19,10 +20,10 @@ from stowfs.store.base import ObjectStore
 from stowfs.store.counting import CountingStore, RequestCounts
 from stowfs.store.open import FileLocation, StoreLocation, open_store
 from stowfs.store.probe import ProbeReport, WrapsStore, probe
-from stowfs.store.retry import RetryingStore
+from stowfs.store.retry import RetryingStore, guarded
 from stowfs.vault.descriptor import Descriptor, read_descriptor
 from stowfs.vault.manifest import Snapshot
-from stowfs.vault.naming import is_path
+from stowfs.vault.naming import DESCRIPTOR, is_path
 from stowfs.vault.vault import Vault, open_vault
 
 FIRST_CONTACT = 10.0
@@ -38,7 +39,7 @@ class Contact:
     """A store that answers as it must. `requests`: those sent through `store`. `report` is `None` where it was not
     probed."""
 
-    store: ObjectStore
+    store: RetryingStore
     requests: RequestCounts
     descriptor: Descriptor
     report: ProbeReport | None
@@ -121,7 +122,8 @@ async def contact(location: StoreLocation, options: StoreOptions, *, writing: bo
             raise StoreMissing(f"{location.url}: there is no store: {advice}") from error
         assert isinstance(store, WrapsStore)
         counting = CountingStore(store.inner)
-        yield Contact(RetryingStore(counting, options.deadline), counting.counts, descriptor, report)
+        async with guarded(counting, options.deadline, trial=DESCRIPTOR) as working:
+            yield Contact(working, counting.counts, descriptor, report)
 
 
 @asynccontextmanager

@@ -3,17 +3,19 @@
 `RetryingStore` repeats requests that have the same effect however often they are carried out: get, list, unconditional
 put and delete, parts of uploads. It never repeats a conditional write: whoever sent it must look for its own commit id,
 because the answer to a repetition does not tell whether the first attempt succeeded. `Backoff` is the waiting on its
-own, for the loops that do that.
+own, for the loops that do that. `guarded` adds a breaker, for whoever lives long enough to see a store go and return.
 """
 
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
 import trio
 
-from stowfs.errors import RetriesExhausted, StoreUnavailable, WriteConflict
+from stowfs.errors import RetriesExhausted, StoreUnavailable, StoreUnreachable, WriteConflict
 from stowfs.store.base import (
     ALWAYS,
     Always,
@@ -26,6 +28,8 @@ from stowfs.store.base import (
     Page,
     PendingUpload,
 )
+from stowfs.store.breaker import Breaker
+from stowfs.tasks import background
 
 T = TypeVar("T")
 
@@ -34,6 +38,10 @@ FIRST_DELAY = 0.05
 
 LONGEST_DELAY = 5.0
 """Seconds: short enough that work resumes soon after a store returns, long enough not to keep it down."""
+
+PATIENCE = 0.25
+"""The part of the deadline after which a store that answers nobody is taken to be unreachable: by default 15 s, which
+a server that is restarted or replaced rarely takes."""
 
 
 class Backoff:
@@ -65,7 +73,12 @@ class Backoff:
         return max(0.0, self._end - trio.current_time())
 
     async def wait(self, cause: Exception) -> None:
-        """Sleeps before the next attempt. Raises `RetriesExhausted` from `cause` where the deadline leaves no time."""
+        """Sleeps before the next attempt. Raises `RetriesExhausted` from `cause` where the deadline leaves no time.
+
+        A `StoreUnreachable` is raised again at once, unless there is no deadline.
+        """
+        if isinstance(cause, StoreUnreachable) and self._end != math.inf:
+            raise cause
         delay = random.uniform(0, self._ceiling)
         if delay >= self.remaining:
             elapsed = trio.current_time() - self._started
@@ -78,11 +91,13 @@ class Backoff:
 class RetryingStore:
     """`ObjectStore` that repeats failed requests to `inner` for up to `deadline` seconds each, where that is safe.
 
-    Every request, repeated or not, is answered within `deadline`; one that is not raises `StoreUnavailable`.
+    Every request, repeated or not, is answered within `deadline`; one that is not raises `StoreUnavailable`. With a
+    `breaker`, which then needs somebody to `watch` it, all of them end when the store is unreachable.
     """
 
-    def __init__(self, inner: ObjectStore, deadline: float) -> None:
+    def __init__(self, inner: ObjectStore, deadline: float, breaker: Breaker | None = None) -> None:
         self.inner = inner
+        self.breaker = breaker
         self._deadline = deadline
 
     @property
@@ -95,7 +110,11 @@ class RetryingStore:
 
     async def once(self, send: Callable[[], Awaitable[T]], seconds: float | None = None) -> T:
         """Sends a request that must not be repeated, bounded by `seconds` (default: the deadline)."""
-        seconds = self._deadline if seconds is None else seconds
+        bounded = partial(self.bounded, send, self._deadline if seconds is None else seconds)
+        return await (self.breaker.attempt(bounded) if self.breaker else bounded())
+
+    async def bounded(self, send: Callable[[], Awaitable[T]], seconds: float) -> T:
+        """What `send` gives within `seconds`. Raises `StoreUnavailable` after them."""
         with trio.move_on_after(seconds):
             return await send()
         raise StoreUnavailable(f"{self.url}: no answer within {seconds:.0f} s")
@@ -176,3 +195,16 @@ class RetryingUpload:
 
     async def abort(self) -> None:
         await self._store.repeatedly(self._inner.abort)
+
+
+@asynccontextmanager
+async def guarded(inner: ObjectStore, deadline: float, *, trial: str) -> AsyncIterator[RetryingStore]:
+    """`inner` with retries of up to `deadline` seconds and a breaker, for as long as the block lasts.
+
+    The trials of the breaker ask for the object `trial`. `inner` is not closed.
+    """
+    breaker = Breaker(inner.url, PATIENCE * deadline)
+    store = RetryingStore(inner, deadline, breaker)
+    async with background() as nursery:
+        nursery.start_soon(breaker.watch, partial(store.bounded, partial(inner.get, trial), deadline))
+        yield store

@@ -118,12 +118,16 @@ class Recovery:
     async def _until_done(self, row: Row, attempt: Callable[[bool], Awaitable[None]]) -> None:
         backoff = Backoff(math.inf, longest=RETRY_PAUSE)
         retried = False
+        told: type[StowError] | None = None
         while True:
             try:
                 await attempt(retried)
                 break
             except StowError as error:
-                log.warning("commit %s of %s is not settled yet: %s", row.commit, display(row.path), error)
+                # An outage may last for days: once for each kind of cause.
+                if type(error) is not told:
+                    log.warning("commit %s of %s is not settled yet: %s", row.commit, display(row.path), error)
+                told = type(error)
                 retried = True
                 await backoff.wait(error)
         self._pending -= 1

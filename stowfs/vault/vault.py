@@ -18,6 +18,7 @@ from stowfs.config import VaultOptions
 from stowfs.errors import ReadOnly
 from stowfs.hot.tier import HotTier
 from stowfs.store.base import ObjectInfo, ObjectStore
+from stowfs.tasks import background
 from stowfs.vault.assembly import Assembler
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
@@ -58,23 +59,19 @@ async def open_vault(
     store: ObjectStore, hot: HotTier, descriptor: Descriptor, options: VaultOptions
 ) -> AsyncIterator["Vault"]:
     """The vault of a store; neither the store nor the hot tier is closed with it."""
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
+    async with background() as nursery:
         vault = Vault(store, hot, descriptor, options, nursery)
+        patience = 0.0
         try:
             if not options.read_only:
                 await vault.recover()
             yield vault
-        except Exception as error:  # noqa: BLE001 - raised below, without the nursery's group around it
-            failure = error
+            patience = DRAIN_TIMEOUT
         finally:
             with trio.CancelScope(shield=True):
-                remaining = await vault.drain(DRAIN_TIMEOUT if failure is None else 0)
+                remaining = await vault.drain(patience)
             if remaining:
                 log.warning("%d commits are not settled yet; the next mount on this host goes on with them", remaining)
-            nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
 
 
 class Vault:

@@ -1,6 +1,7 @@
 """What a mount does when something fails: an error for the caller, a line in the log, and everything works again
 afterwards."""
 
+import os
 import signal
 
 import pytest
@@ -38,7 +39,13 @@ def test_a_failed_commit_can_be_tried_again(mounts: Mounts) -> None:
         "try: os.fsync(fd)\n"
         "except OSError as e: print(errno.errorcode[e.errno])\n"
         "os.unlink(down)\n"
-        "os.fsync(fd)\n"
+        "import time\n"
+        "end = time.monotonic() + 20\n"
+        "while True:\n"
+        "    try: os.fsync(fd)\n"
+        "    except OSError: assert time.monotonic() < end\n"
+        "    else: break\n"
+        "    time.sleep(0.05)\n"
         "print('stored')\n",
         mount.root / "f",
         mount.control,
@@ -51,25 +58,26 @@ def test_a_failed_commit_can_be_tried_again(mounts: Mounts) -> None:
 def test_what_the_last_close_could_not_store_is_gone_and_said_so(mounts: Mounts) -> None:
     mount = mounts.start()
     run("dd", f"of={mount.root / 'old'}", "status=none", data=b"stored")
-    python(
-        "for name, flags in (('old', os.O_TRUNC), ('new', os.O_CREAT)):\n"
-        "    fd = os.open(f'{args[0]}/{name}', flags | os.O_WRONLY)\n"
-        "    os.write(fd, b'lost')\n"
-        "    open(args[1] + '/down', 'w').close()\n"
-        "    try: os.close(fd)\n"
-        "    except OSError as e: assert e.errno == errno.EIO\n"
-        "    else: raise AssertionError('closed')\n"
-        # The release comes after the close: it has to fail as well.
-        "    import time\n"
-        "    end = time.monotonic() + 20\n"
-        "    while f'{name}: what was written last is lost' not in open(args[2]).read():\n"
-        "        assert time.monotonic() < end\n"
-        "        time.sleep(0.05)\n"
-        "    os.unlink(args[1] + '/down')",
-        mount.root,
-        mount.control,
-        mount.log,
-    )
+    for name, flags in (("old", os.O_TRUNC), ("new", os.O_CREAT)):
+        python(
+            "fd = os.open(args[0], int(args[1]) | os.O_WRONLY)\n"
+            "os.write(fd, b'lost')\n"
+            "open(args[2] + '/down', 'w').close()\n"
+            "try: os.close(fd)\n"
+            "except OSError as e: assert e.errno == errno.EIO\n"
+            "else: raise AssertionError('closed')\n"
+            # The release comes after the close: it has to fail as well.
+            "import time\n"
+            "end = time.monotonic() + 20\n"
+            "while f'{os.path.basename(args[0])}: what was written last is lost' not in open(args[3]).read():\n"
+            "    assert time.monotonic() < end\n"
+            "    time.sleep(0.05)",
+            mount.root / name,
+            str(flags),
+            mount.control,
+            mount.log,
+        )
+        mount.mend_store()
     assert run("ls", mount.root).stdout == b"old\n"
     assert run("cat", mount.root / "old").stdout == b"stored"
 

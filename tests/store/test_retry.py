@@ -1,5 +1,7 @@
 """What is sent again, what is not, and for how long."""
 
+import math
+
 import pytest
 import trio
 import trio.testing
@@ -10,6 +12,7 @@ from stowfs.errors import (
     PreconditionFailed,
     RetriesExhausted,
     StoreUnavailable,
+    StoreUnreachable,
     WriteConflict,
 )
 from stowfs.store.base import IF_ABSENT, Found, IfMatch
@@ -143,3 +146,17 @@ async def test_the_waits_grow_to_a_limit_with_jitter(autojump_clock: trio.testin
         # Uniform below the ceiling: of 50, the greatest is under half of it once in 10^15 runs.
         assert ceiling / 2 < max(column) <= ceiling * 1.001
         assert min(column) < ceiling / 2
+
+
+async def test_waiting_for_an_unreachable_store_ends_unless_there_is_no_deadline(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    error = StoreUnreachable("no answer")
+    with pytest.raises(StoreUnreachable) as caught:
+        await Backoff(DEADLINE).wait(error)
+    assert caught.value is error
+    assert trio.current_time() == 0
+    backoff = Backoff(math.inf)
+    for _ in range(10):
+        await backoff.wait(error)
+    assert backoff.attempts == 11

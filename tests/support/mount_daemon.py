@@ -25,7 +25,9 @@ from stowfs.mount.options import parse_options
 from stowfs.store.base import ObjectStore
 from stowfs.store.counting import CountingStore
 from stowfs.store.file import FileStore
+from stowfs.store.retry import guarded
 from stowfs.vault.descriptor import Descriptor, create_descriptor, read_descriptor
+from stowfs.vault.naming import DESCRIPTOR
 from tests.support.faults import FaultyStore, Operation
 
 T = TypeVar("T")
@@ -72,15 +74,16 @@ async def main(arguments: list[str]) -> None:
     descriptor = await _descriptor(store)
     hot = await HotTier.open(options.for_hot_tier(), descriptor.store_id, slot)
     try:
-        await serve(
-            mountpoint,
-            store,
-            hot,
-            descriptor,
-            options,
-            requests=store.counts,
-            ready=lambda: print("ready", flush=True),
-        )
+        async with guarded(store, options.for_vault().deadline, trial=DESCRIPTOR) as working:
+            await serve(
+                mountpoint,
+                working,
+                hot,
+                descriptor,
+                options,
+                requests=store.counts,
+                ready=lambda: print("ready", flush=True),
+            )
     finally:
         await hot.close()
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,9 +92,18 @@ class Mount:
         written.rename(self.control / "kill")
 
     def mend_store(self) -> None:
-        """The store works again."""
+        """The store works again, and the daemon has noticed."""
         for how in ("down", "defect", "kill"):
             (self.control / how).unlink(missing_ok=True)
+        end = time.monotonic() + CLIENT_TIMEOUT
+        while self.alive() and self.in_outage():
+            assert time.monotonic() < end, self.log_text()
+            time.sleep(0.05)
+
+    def in_outage(self) -> bool:
+        """Whether the daemon takes the store to be unreachable."""
+        log = self.log_text()
+        return log.rfind("store unreachable: ") > log.rfind("store answers again ")
 
     def log_text(self) -> str:
         """What the daemon has logged so far."""
