@@ -5,7 +5,7 @@ request each.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from stowfs.hot.index import SIGHTINGS_LIMIT, CachedManifest, Index, Sighting
@@ -22,30 +22,29 @@ class BufferedIndex(Index):
 
     def __init__(self, path: Path, limit: int, sightings_limit: int = SIGHTINGS_LIMIT) -> None:
         super().__init__(path, limit, sightings_limit)
-        self._new_manifests: dict[str, CachedManifest] = {}
+        # None: to be removed.
+        self._new_manifests: dict[str, CachedManifest | None] = {}
         self._new_sightings: dict[bytes, Sighting] = {}
         self._new_bytes = 0
 
     async def manifests(self, ids: Sequence[str]) -> dict[str, CachedManifest]:
         """Those of the manifests that are cached."""
-        new = {id: self._new_manifests[id] for id in ids if id in self._new_manifests}
-        rest = [id for id in ids if id not in new]
+        new = {id: entry for id in ids if (entry := self._new_manifests.get(id)) is not None}
+        rest = [id for id in ids if id not in self._new_manifests]
         return {**await super().manifests(rest), **new} if rest else new
 
-    async def put_manifests(self, entries: Mapping[str, CachedManifest]) -> None:
-        """Caches manifests in place of what was cached under their ids; those used longest ago go."""
+    async def put_manifests(self, entries: Mapping[str, CachedManifest | None]) -> None:
+        """Caches manifests in place of what was cached under their ids (None: nothing); those used longest ago go."""
         if self._connection is None:
             return  # without a database there is no cache
         self._new_manifests.update(entries)
-        self._new_bytes += sum(len(entry.body) for entry in entries.values())
+        self._new_bytes += sum(len(entry.body) for entry in entries.values() if entry is not None)
         await self._write_many()
 
-    async def forget_manifests(self, ids: Iterable[str]) -> None:
-        """Removes manifests from the cache."""
-        forgotten = list(ids)
-        for id in forgotten:
-            self._new_manifests.pop(id, None)
-        await super().forget_manifests(forgotten)
+    def forget_manifest(self, id: str) -> None:
+        """Removes a manifest from the cache; from the disk with the next batch."""
+        if self._connection is not None:
+            self._new_manifests[id] = None
 
     async def sightings(self, hashes: Sequence[bytes]) -> dict[bytes, Sighting]:
         """What is known of those segments (SHA-256 keys)."""

@@ -105,13 +105,9 @@ class Index:
         """Those of the manifests that are cached."""
         return await self._run(lambda connection: self._read_manifests(connection, ids), {})
 
-    async def put_manifests(self, entries: Mapping[str, CachedManifest]) -> None:
-        """Caches manifests in place of what was cached under their ids; those used longest ago go."""
+    async def put_manifests(self, entries: Mapping[str, CachedManifest | None]) -> None:
+        """Caches manifests in place of what was cached under their ids (None: nothing); those used longest ago go."""
         await self._run(lambda connection: self._write_manifests(connection, entries), None)
-
-    async def forget_manifests(self, ids: Iterable[str]) -> None:
-        """Removes manifests from the cache."""
-        await self._run(lambda connection: self._drop_manifests(connection, ids), None)
 
     async def sightings(self, hashes: Sequence[bytes]) -> dict[bytes, Sighting]:
         """What is known of those segments (SHA-256 keys)."""
@@ -219,10 +215,12 @@ class Index:
         connection.executemany("UPDATE uses SET generation = ? WHERE number = ?", used)
         return found
 
-    def _write_manifests(self, connection: sqlite3.Connection, entries: Mapping[str, CachedManifest]) -> None:
+    def _write_manifests(self, connection: sqlite3.Connection, entries: Mapping[str, CachedManifest | None]) -> None:
         self._drop_manifests(connection, entries)
         size = self._current_size(connection)
         for id, entry in entries.items():
+            if entry is None:
+                continue
             key = _key(id)
             cost = ROW_COST + len(key) + len(entry.etag) + len(entry.body)
             if cost > self._limit:

@@ -20,7 +20,6 @@ from stowfs.errors import CorruptObject, HotTierBusy
 from stowfs.hot.buffer import BufferedIndex
 from stowfs.hot.directories import private_directory
 from stowfs.hot.failures import state_errors
-from stowfs.hot.index import Index
 from stowfs.hot.journal import Journal
 from stowfs.hot.segments import SegmentFiles
 from stowfs.hot.spool import Spool
@@ -39,7 +38,7 @@ class HotTier:
         state_directory: Path,
         journal: Journal,
         spool: Spool,
-        index: Index,
+        index: BufferedIndex,
         segments: SegmentFiles,
         cleanup: ExitStack,
     ) -> None:

@@ -186,7 +186,7 @@ class FileSystem(pyfuse3.Operations):
             return self._looked_up(self._inodes.conversations)
         if parent in self._generated:
             return await self._generated.entry(self._generated.lookup(name))
-        inode, _ = await self._tree.find(self._tree.child(self._inode(parent), name))
+        inode, _ = await self._tree.find(self._tree.child(self._inode(parent), name), stale_ok=True)
         return self._looked_up(inode)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -212,7 +212,7 @@ class FileSystem(pyfuse3.Operations):
             if exclusive:
                 raise
             # Somebody was quicker, after the kernel had looked: then it is opened.
-            inode, _ = await self._tree.find(self._tree.child(directory, name))
+            inode, _ = await self._tree.find(self._tree.child(directory, name), stale_ok=True)
             info = await self._open(inode, flags)
             return info, self._looked_up(inode)
         # A writer even with O_RDONLY: its flush is what stores the new file.
@@ -290,7 +290,7 @@ class FileSystem(pyfuse3.Operations):
         if number in self._generated:
             return await self._generated.entry(number)
         inode = self._inode(number)
-        await self._tree.revalidate(inode, self._attribute_timeout)
+        await self._tree.revalidate(inode, self._attribute_timeout, stale_ok=True)
         return self._answer(inode)
 
     @handler

@@ -56,10 +56,10 @@ class Tree:
             raise NoSuchPath(f"{display(parent.path)} was removed")
         return join(parent.path, os.fsdecode(name))
 
-    async def find(self, path: str) -> tuple[Inode, Snapshot | None]:
+    async def find(self, path: str, *, stale_ok: bool = False) -> tuple[Inode, Snapshot | None]:
         """The inode that shows what is under `path` now, and that version; None where this host has changes of its own.
 
-        Raises `NoSuchPath` and store errors.
+        `stale_ok` as in `Vault.head`. Raises `NoSuchPath` and store errors.
         """
         while True:
             inode = self._inodes.at(path)
@@ -68,7 +68,7 @@ class Tree:
             version = inode.version if inode else None
             asked = trio.current_time()
             try:
-                snapshot = await self._vault.head(path)
+                snapshot = await self._vault.head(path, stale_ok=stale_ok)
             except NoSuchPath:
                 if self._unchanged(path, inode, version):
                     if inode is not None:
@@ -106,17 +106,17 @@ class Tree:
         inode.show(version)
         return inode
 
-    async def revalidate(self, inode: Inode, within: float = 0) -> None:
+    async def revalidate(self, inode: Inode, within: float = 0, *, stale_ok: bool = False) -> None:
         """Brings an inode up to date whose state the store decides, unless it was asked in the last `within` seconds.
 
-        Raises ESTALE where its path shows something else.
+        `stale_ok` as in `Vault.head`. Raises ESTALE where its path shows something else.
         """
         if not inode.linked and not inode.handles and not inode.is_directory:
             raise stale()
         if not self.is_shared(inode) or trio.current_time() - inode.validated < within:
             return
         try:
-            found, _ = await self.find(inode.path)
+            found, _ = await self.find(inode.path, stale_ok=stale_ok)
         except NoSuchPath:
             raise stale() from None
         if found is not inode:
@@ -136,7 +136,7 @@ class Tree:
                 raise stale()
         elif inode.draft is None or not self._inodes.is_current(inode):
             try:
-                found, snapshot = await self.find(inode.path)
+                found, snapshot = await self.find(inode.path, stale_ok=True)
             except NoSuchPath:
                 raise stale() from None
             if found is not inode:

@@ -3,9 +3,13 @@
 What is cached is never believed for longer than the revalidation time (default 0): an open asks the store whether the
 ETag still holds. A tombstone is cached like any manifest, so that the name can be taken again with one conditional
 write.
+
+While the store cannot be reached, callers that say `stale_ok` get what this host saw last. That is never older than
+what this host has done itself: what it knows to have changed is forgotten in memory and index alike.
 """
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +17,9 @@ from dataclasses import dataclass
 import trio
 
 from stowfs.config import MIB
-from stowfs.errors import CorruptObject, ObjectNotFound, UnsupportedVersion
-from stowfs.hot.index import CachedManifest, Index
+from stowfs.errors import CorruptObject, ObjectNotFound, StoreUnavailable, UnsupportedVersion
+from stowfs.hot.buffer import BufferedIndex
+from stowfs.hot.index import CachedManifest
 from stowfs.store.base import Found, NotModified, ObjectInfo, ObjectStore
 from stowfs.vault import manifest as manifests
 from stowfs.vault.manifest import Snapshot
@@ -43,30 +48,44 @@ class _Entry:
 class Catalog:
     """Current versions by path."""
 
-    def __init__(self, store: ObjectStore, index: Index, *, revalidate: float) -> None:
+    def __init__(self, store: ObjectStore, index: BufferedIndex, *, revalidate: float) -> None:
         self._store = store
         self._index = index
         self._revalidate = revalidate
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._size = 0
+        # Something was shown without asking the store, and it has not answered since.
+        self._stale = False
 
-    async def current(self, path: str, *, trust: bool = True) -> Snapshot | None:
+    async def current(self, path: str, *, trust: bool = True, stale_ok: bool = False) -> Snapshot | None:
         """What is under `path` now: live, a tombstone, or `None` where nothing ever was. Raises store errors,
         `CorruptObject`.
 
         `trust`: what was validated within the revalidation time may be answered without asking the store.
+        `stale_ok`: while it cannot be reached, the live version that this host saw last will do. That is for reading,
+        and for the base of a draft, since a commit compares; nothing may be decided by it. That nothing is under a path
+        is never answered without the store.
         """
         asked = trio.current_time()
         entry = self._entries.get(path)
         if entry is not None and trust and asked - entry.checked < self._revalidate:
             self._entries.move_to_end(path)
             return entry.snapshot
-        known = entry.snapshot if entry else await self._indexed(path)
+        known = await self._known(path)
         try:
             answer = await self._store.get(manifest_key(path), if_none_match=known.etag if known else None)
         except ObjectNotFound:
-            self._drop(path)
+            self._stale = False
+            self.forget(path)
             return None
+        except StoreUnavailable as error:
+            # Meanwhile another task may have learnt or forgotten something.
+            known = await self._known(path) if stale_ok else None
+            if known is None or not known.manifest.live:
+                raise
+            self._warn_once(error)
+            return known
+        self._stale = False
         match answer:
             case NotModified():
                 assert known is not None
@@ -79,9 +98,16 @@ class Catalog:
         entry = self._entries.get(path)
         return entry.snapshot if entry is not None and not entry.snapshot.manifest.live else None
 
+    def doubt(self, path: str) -> None:
+        """It may have changed, through a commit of this host whose outcome is unknown: the next `current` asks."""
+        entry = self._entries.get(path)
+        if entry is not None:
+            entry.checked = -math.inf
+
     def forget(self, path: str) -> None:
-        """Drops what is remembered: the next `current` asks the store."""
+        """It has changed: the next `current` asks the store, and needs its answer."""
         self._drop(path)
+        self._index.forget_manifest(path)
 
     async def learn(self, snapshot: Snapshot, body: bytes, when: float | None = None) -> Snapshot:
         """Remembers a version that was just read or written (asked for at the trio time `when`).
@@ -151,9 +177,18 @@ class Catalog:
         snapshot = self._decode_or_none(path, answer.etag, answer.body)
         return None if snapshot is None else (snapshot, answer.body)
 
-    async def _indexed(self, path: str) -> Snapshot | None:
+    async def _known(self, path: str) -> Snapshot | None:
+        """What was seen last, a tombstone too."""
+        entry = self._entries.get(path)
+        if entry is not None:
+            return entry.snapshot
         cached = await self._index.manifest(path)
         return self._decode_or_none(path, cached.etag, cached.body) if cached else None
+
+    def _warn_once(self, error: StoreUnavailable) -> None:
+        if not self._stale:
+            log.warning("files are shown as this host saw them last, since the store cannot be reached: %s", error)
+        self._stale = True
 
     def _decode(self, path: str, etag: str, body: bytes) -> Snapshot:
         try:

@@ -230,7 +230,7 @@ class Committer:
         try:
             yield transaction
         except BaseException:
-            self._catalog.forget(path)
+            self._catalog.doubt(path)
             raise
         finally:
             if transaction.recorded and not transaction.finished:

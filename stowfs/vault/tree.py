@@ -42,11 +42,11 @@ class Tree:
         self._read_only = read_only
         self._known_empty: dict[str, float] = {}
 
-    async def head(self, path: str) -> Snapshot:
-        """What is live under `path`. Raises `NoSuchPath`."""
+    async def head(self, path: str, *, stale_ok: bool = False) -> Snapshot:
+        """What is live under `path`; `stale_ok` as in `Catalog.current`. Raises `NoSuchPath`."""
         if not path:
             return _unwritten_directory("")
-        snapshot = await self._catalog.current(path)
+        snapshot = await self._catalog.current(path, stale_ok=stale_ok)
         if snapshot is None or not snapshot.manifest.live:
             raise NoSuchPath(f"{display(path)}: no such conversation or directory")
         return snapshot

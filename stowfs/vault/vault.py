@@ -112,9 +112,13 @@ class Vault:
             self._hot.spool.open(name).remove()
         return await self._recovery.recover()
 
-    async def head(self, path: str) -> Snapshot:
-        """The live conversation or directory under `path`, as the store has it now. Raises `NoSuchPath`."""
-        return await self._tree.head(path)
+    async def head(self, path: str, *, stale_ok: bool = False) -> Snapshot:
+        """The live conversation or directory under `path`, as the store has it now. Raises `NoSuchPath`.
+
+        `stale_ok`: or, while the store cannot be reached, as this host saw it last. Only to show it or to write to it,
+        not to decide anything by it.
+        """
+        return await self._tree.head(path, stale_ok=stale_ok)
 
     async def read(self, snapshot: Snapshot, start: int, end: int) -> bytes:
         """The bytes `start` to `end` of a version, clipped at its size. Raises `CorruptObject` and store errors."""

@@ -33,7 +33,7 @@ async def test_what_is_not_written_yet_is_found(tmp_path: Path) -> None:
     await index.note_sightings({_hash(1): Sighting("stored", 9.0)})
     assert await index.manifest("a") == CachedManifest("2", b"two")
     assert (await index.sightings([_hash(1)]))[_hash(1)].state == "inline"  # the newer one
-    await index.forget_manifests(["a"])
+    index.forget_manifest("a")
     assert await index.manifest("a") is None
     index.close()
 
@@ -42,7 +42,7 @@ async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
     index = BufferedIndex.open(tmp_path / "index.db", LIMIT)
     await index.put_manifests({"a": CachedManifest("1", b"one"), "b": CachedManifest("1", b"one")})
     await index.note_sightings({_hash(1): Sighting("stored", 10.0)})
-    await index.forget_manifests(["b"])
+    index.forget_manifest("b")
     index.close()
     again = _on_disk(tmp_path / "index.db")
     assert await again.manifests(["a", "b"]) == {"a": CachedManifest("1", b"one")}

@@ -2,10 +2,10 @@
 
     python -m tests.support.mount_daemon STORE MOUNTPOINT SLOT OPTIONS CONTROL
 
-While CONTROL/down exists the store does not answer, and while CONTROL/defect does, every request of it ends in an
-error that nobody foresaw. CONTROL/kill, "before N" or "after N", ends the process by SIGKILL at the Nth request from
-then on, before it is sent or when it has taken effect. CONTROL/requests gets a line for each request: operation and
-key. "ready" is printed when the mount answers.
+While CONTROL/down exists the store cannot be reached, while CONTROL/silent does it takes requests and gives no answer,
+and while CONTROL/defect does, every request of it ends in an error that nobody foresaw. CONTROL/kill, "before N" or
+"after N", ends the process by SIGKILL at the Nth request from then on, before it is sent or when it has taken effect.
+CONTROL/requests gets a line for each request: operation and key. "ready" is printed when the mount answers.
 """
 
 import logging
@@ -53,6 +53,8 @@ class ControlledStore(FaultyStore):
         mine = self._seen
         if when == "before" and mine == number:
             os.kill(os.getpid(), signal.SIGKILL)
+        while (self._control / "silent").exists():  # noqa: ASYNC110 - another process removes it
+            await trio.sleep(0.05)
         try:
             return await super()._decide(operation, key, send)
         finally:

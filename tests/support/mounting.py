@@ -82,7 +82,7 @@ class Mount:
         return taken.read_text().splitlines()
 
     def break_store(self, how: str = "down") -> None:
-        """From now on the store fails: "down" or with a "defect"."""
+        """From now on the store fails: it is "down" or "silent", or has a "defect"."""
         (self.control / how).touch()
 
     def kill_at(self, when: str, request: int) -> None:
@@ -93,7 +93,7 @@ class Mount:
 
     def mend_store(self) -> None:
         """The store works again, and the daemon has noticed."""
-        for how in ("down", "defect", "kill"):
+        for how in ("down", "silent", "defect", "kill"):
             (self.control / how).unlink(missing_ok=True)
         end = time.monotonic() + CLIENT_TIMEOUT
         while self.alive() and self.in_outage():
