@@ -15,7 +15,7 @@ def test_a_store_that_is_down_is_an_error_and_recovers(mounts: Mounts) -> None:
     mount = mounts.start()
     run("dd", f"of={mount.root / 'f'}", "status=none", data=b"stored")
     mount.break_store()
-    assert failure("open(args[0])", mount.root / "f") == "EIO"
+    assert failure("open(args[0])", mount.root / "never seen") == "EIO"
     assert failure("os.listdir(args[0])", mount.root) == "EIO"
     assert failure("os.mkdir(args[0])", mount.root / "d") == "EIO"
     writing = "fd = os.open(args[0], os.O_CREAT | os.O_WRONLY)\nos.write(fd, b'lost')\nos.close(fd)"
