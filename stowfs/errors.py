@@ -99,6 +99,14 @@ class DirectoryNotEmpty(StowError):
     """The directory still holds something."""
 
 
+class NoSuchAttribute(StowError):
+    """The file has no extended attribute of that name."""
+
+
+class AttributesFull(StowError):
+    """There is no room for more extended attributes of the file."""
+
+
 class NameTooLong(StowError):
     """The name or the path is longer than stores can hold."""
 

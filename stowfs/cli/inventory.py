@@ -1,25 +1,15 @@
-"""What things cost in the store: bytes and objects by kind, and what one conversation uses."""
+"""What things cost in the store: bytes and objects by kind."""
 
 from dataclasses import dataclass, field
 
-import msgspec
-
-from stowfs.store.base import ByteRange, Found, ObjectStore
+from stowfs.store.base import ObjectStore
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Snapshot
-from stowfs.vault.naming import BLOBS, DESCRIPTOR, MANIFESTS, SEGMENTS, children_prefix, segment_key
-from stowfs.vault.parallel import each
-from stowfs.vault.record import Header
+from stowfs.vault.naming import BLOBS, DESCRIPTOR, MANIFESTS, SEGMENTS, children_prefix
 from stowfs.vault.vault import Vault
 
 KINDS = {"manifests": MANIFESTS, "segments": SEGMENTS, "blobs": BLOBS, "descriptor": DESCRIPTOR}
 """Kinds of objects by the beginning of their keys; what has another one is 'other'."""
-
-HEADER_LIMIT = 16 * 1024
-"""Bytes in which the header of a segment record surely ends: its ring of ids takes one or two thousand."""
-
-REQUESTS = 32
-"""Headers asked for at once; the store has a limit of its own."""
 
 
 @dataclass(slots=True)
@@ -68,19 +58,6 @@ class Inventory:
             self.raw_bytes += snapshot.size
 
 
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """What one conversation uses. Its segments (pages of references among them) may be used by others, too.
-
-    `manifest_bytes` includes `inline_bytes`, which are counted raw.
-    """
-
-    segments: int
-    segment_bytes: int
-    inline_bytes: int
-    manifest_bytes: int
-
-
 async def whole_store(store: ObjectStore, vault: Vault) -> Inventory:
     """Everything in the store, by what a listing says."""
     inventory = Inventory()
@@ -116,19 +93,6 @@ async def part_of_store(store: ObjectStore, vault: Vault, top: Snapshot) -> Inve
                 if entry.key.split("/")[2] in digests:
                     inventory.stored[kind].add(entry.size)
     return inventory
-
-
-async def footprint(store: ObjectStore, vault: Vault, snapshot: Snapshot) -> Footprint:
-    """What a conversation uses: asks for the header of every segment. Raises store errors, `CorruptObject`."""
-    digests = await LayoutReader(vault.segments, prefetch=0).digests(snapshot)
-
-    async def stored_size(digest: str) -> int:
-        found = await store.get(segment_key(digest), byte_range=ByteRange(0, HEADER_LIMIT))
-        assert isinstance(found, Found)
-        return msgspec.json.decode(found.body.partition(b"\n")[0], type=Header).stored_size
-
-    sizes = await each(stored_size, digests, limit=REQUESTS)
-    return Footprint(len(digests), sum(sizes), snapshot.manifest.inline, snapshot.stored_size)
 
 
 def _kind(key: str) -> str:

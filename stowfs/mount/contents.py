@@ -18,7 +18,7 @@ from stowfs.errors import CorruptObject, PathExists, StowError
 from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
 from stowfs.mount.moves import Moves
 from stowfs.vault.draft import Draft, Intent
-from stowfs.vault.manifest import Snapshot
+from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display
 from stowfs.vault.vault import Vault
 
@@ -170,27 +170,24 @@ class Contents:
             if self._inodes.is_current(inode):
                 self._inodes.unlink(inode.path)
 
-    async def change_attributes(self, inode: Inode, changes: dict[str, int]) -> None:
-        """Sets fields of `Attributes`: in the draft, where there is one; else at once in the store.
+    async def change_attributes(self, inode: Inode, change: Callable[[Attributes], Attributes]) -> None:
+        """Changes attributes: in the draft, where there is one; else at once in the store.
 
-        Raises `NoSuchPath`.
+        Raises `NoSuchPath`, and what `change` raises.
         """
-        if "mtime_ns" in changes:
-            # It is what a directory shows until its entries change again.
-            inode.entries_changed_ns = 0
         async with self._moves.steady(lambda: (inode.path,)), inode.lock:
             if inode.draft is not None:
-                inode.draft.attributes = msgspec.structs.replace(inode.draft.attributes, **changes, ctime_ns=now_ns())
+                inode.draft.attributes = msgspec.structs.replace(change(inode.draft.attributes), ctime_ns=now_ns())
                 inode.failure = None
                 return
             before = inode.version
             assert before is not None
             if not inode.linked or inode is self._inodes.conversations:
                 # Of neither is anything stored: it lasts as long as the inode.
-                attributes = msgspec.structs.replace(before.attributes, **changes, ctime_ns=now_ns())
+                attributes = msgspec.structs.replace(change(before.attributes), ctime_ns=now_ns())
                 inode.show(dataclasses.replace(before, attributes=attributes))
                 return
-            changed = await self._vault.set_attributes(inode.path, **changes)
+            changed = await self._vault.change_attributes(inode.path, change)
             if _follows(changed, before):
                 self.adopt_same_bytes(inode, changed)
             elif not inode.handles:

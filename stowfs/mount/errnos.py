@@ -28,6 +28,8 @@ ERRNOS: dict[type[errors.StowError], int] = {
     errors.IsDirectory: errno.EISDIR,
     errors.NotDirectory: errno.ENOTDIR,
     errors.DirectoryNotEmpty: errno.ENOTEMPTY,
+    errors.NoSuchAttribute: errno.ENODATA,
+    errors.AttributesFull: errno.ENOSPC,
     errors.NameTooLong: errno.ENAMETOOLONG,
     errors.FileTooLarge: errno.EFBIG,
     errors.ReadOnly: errno.EROFS,

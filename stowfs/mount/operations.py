@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import pyfuse3
 import trio
 from pyfuse3 import (
@@ -21,6 +22,7 @@ from pyfuse3 import (
     RequestContext,
     SetattrFields,
     StatvfsData,
+    XAttrNameT,
 )
 
 from stowfs.errors import PathExists
@@ -29,6 +31,7 @@ from stowfs.mount.about import About, generated_files
 from stowfs.mount.attributes import Shown, answered, entry, root_entry
 from stowfs.mount.contents import Contents, without_privileges
 from stowfs.mount.errnos import handler, stale
+from stowfs.mount.extended import ExtendedAttributes
 from stowfs.mount.figures import Inventory
 from stowfs.mount.inodes import CONVERSATIONS, Inode, Inodes, Version, now_ns
 from stowfs.mount.kernel import invalidate_attributes
@@ -94,6 +97,9 @@ class FileSystem(pyfuse3.Operations):
         self._inodes = Inodes(Version("", root, 0, is_directory=True))
         self._contents = Contents(vault, self._inodes, moves, invalidate_attributes)
         self._tree = Tree(vault, self._inodes, self._contents, moves)
+        self._extended_attributes = (
+            ExtendedAttributes(vault, self._tree, self._contents, options.attribute_timeout) if options.xattr else None
+        )
         self._handles: dict[int, Handle] = {}
         # Of the root and of what is generated, the entries.
         self._listings: dict[int, Listing | list[tuple[bytes, int]]] = {}
@@ -141,12 +147,15 @@ class FileSystem(pyfuse3.Operations):
 
     def _inode(self, number: int) -> Inode:
         """An inode below `/conversations`. Raises EROFS for what is not stored."""
-        if number == pyfuse3.ROOT_INODE or number in self._generated:
+        if not self._is_stored(number):
             raise FUSEError(errno.EROFS)
         try:
             return self._inodes[number]
         except KeyError:
             raise stale() from None
+
+    def _is_stored(self, number: int) -> bool:
+        return number != pyfuse3.ROOT_INODE and number not in self._generated
 
     def _answer(self, inode: Inode) -> EntryAttributes:
         answered(inode)
@@ -323,7 +332,10 @@ class FileSystem(pyfuse3.Operations):
                 changes["atime_ns"] = self._entry(inode).st_atime_ns
             if "mode" not in changes and ("uid" in changes or "gid" in changes) and not inode.is_directory:
                 changes["mode"] = without_privileges(inode.attributes.mode)
-            await self._contents.change_attributes(inode, changes)
+            if "mtime_ns" in changes:
+                # It is what a directory shows until its entries change again.
+                inode.entries_changed_ns = 0
+            await self._contents.change_attributes(inode, lambda old: msgspec.structs.replace(old, **changes))
         return self._answer(inode)
 
     async def _truncate(self, inode: Inode, size: int, fh: FileHandleT | None) -> None:
@@ -339,6 +351,33 @@ class FileSystem(pyfuse3.Operations):
             await self._contents.commit_once(inode)
         finally:
             await self._tree.close(inode, writing=True)
+
+    @handler
+    async def getxattr(self, number: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        extended = self._extended()
+        if not self._is_stored(number):
+            raise FUSEError(errno.ENOTSUP)
+        return await extended.get(self._inode(number), name)
+
+    @handler
+    async def setxattr(self, number: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
+        await self._extended().set(self._inode(number), name, value)
+
+    @handler
+    async def listxattr(self, number: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        extended = self._extended()
+        names = await extended.names(self._inode(number)) if self._is_stored(number) else []
+        return [XAttrNameT(name) for name in names]
+
+    @handler
+    async def removexattr(self, number: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        await self._extended().remove(self._inode(number), name)
+
+    def _extended(self) -> ExtendedAttributes:
+        """Raises ENOSYS where they are not wanted: then the kernel asks no more, and each write is cheaper for it."""
+        if self._extended_attributes is None:
+            raise FUSEError(errno.ENOSYS)
+        return self._extended_attributes
 
     @handler
     async def statfs(self, ctx: RequestContext) -> StatvfsData:

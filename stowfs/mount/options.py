@@ -46,6 +46,8 @@ class MountOptions:
     read_only: bool = False
     allow_other: bool = False
     no_exec: bool = False
+    # Extended attributes: each write then costs one more question of the kernel.
+    xattr: bool = False
     revalidate: float | None = None
     attribute_timeout: float = ATTRIBUTE_TIMEOUT
     # How long an operation may try to reach the store before it is an error.
@@ -205,7 +207,7 @@ def _text(name: str, value: str) -> str:
     return value
 
 
-_FLAGS = {"ro": "read_only", "allow_other": "allow_other", "noexec": "no_exec", "remount": "remount"}
+_FLAGS = {"ro": "read_only", "allow_other": "allow_other", "noexec": "no_exec", "xattr": "xattr", "remount": "remount"}
 
 _OPPOSITES = {"rw": "read_only", "exec": "no_exec"}
 """What takes such an option back."""

@@ -359,12 +359,13 @@ def _reconcile(draft: Draft, current: Snapshot, *, exclusive: bool) -> None:
 
 
 def _merged(draft: Attributes, base: Attributes, current: Attributes) -> Attributes:
-    """The draft's attributes, with a mode or owner that was changed elsewhere and not here."""
+    """The draft's attributes, with a mode, an owner or extended attributes that were changed elsewhere and not here."""
     return msgspec.structs.replace(
         draft,
         mode=current.mode if draft.mode == base.mode else draft.mode,
         uid=current.uid if draft.uid == base.uid else draft.uid,
         gid=current.gid if draft.gid == base.gid else draft.gid,
+        extended=current.extended if draft.extended == base.extended else draft.extended,
     )
 
 

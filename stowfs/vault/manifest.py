@@ -51,7 +51,7 @@ Piece = Reference | int
 class Attributes(msgspec.Struct, frozen=True, array_like=True):
     """POSIX attributes: permission bits, owner, and times in nanoseconds since the epoch.
 
-    `atime_ns` is a time of access that somebody set; reading does not change it.
+    `atime_ns` is a time of access that somebody set; reading does not change it. `extended`: see `extended`.
     """
 
     mode: int
@@ -60,6 +60,7 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True):
     mtime_ns: int
     ctime_ns: int
     atime_ns: int | None = None
+    extended: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Facts(msgspec.Struct, frozen=True, omit_defaults=True):

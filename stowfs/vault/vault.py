@@ -7,7 +7,7 @@ what is to be released is released. What is not done by then stays in the journa
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -25,6 +25,7 @@ from stowfs.vault.commit import Committer
 from stowfs.vault.counts import Counts
 from stowfs.vault.descriptor import Descriptor
 from stowfs.vault.draft import Draft
+from stowfs.vault.footprint import Footprint, measure
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.recovery import Recovery
@@ -84,6 +85,7 @@ class Vault:
         self.options = options
         threads = trio.CapacityLimiter(THREADS)
         self._hot = hot
+        self._store = store
         self._catalog = Catalog(store, hot.index, revalidate=options.revalidate)
         self.counts = Counts(store, nursery, deadline=options.deadline, many=descriptor.many)
         self.segments = SegmentReader(store, hot.segments, nursery, memory=options.memory_cache_size, threads=threads)
@@ -124,6 +126,14 @@ class Vault:
         """The bytes `start` to `end` of a version, clipped at its size. Raises `CorruptObject` and store errors."""
         return await self._layouts.read(snapshot, start, end)
 
+    async def digests(self, snapshot: Snapshot) -> set[str]:
+        """The segments that a version references, pages of references among them."""
+        return await self._layouts.digests(snapshot)
+
+    async def footprint(self, snapshot: Snapshot) -> Footprint:
+        """What a version uses (see `footprint.measure`): one request for each of its segments."""
+        return await measure(self._store, snapshot, await self.digests(snapshot))
+
     def draft(self, path: str, base: Snapshot | None, attributes: Attributes, *, appending: bool = False) -> Draft:
         """Begins to write to a conversation (a new one, where there is no `base`); costs nothing until something is
         written."""
@@ -146,11 +156,16 @@ class Vault:
         atime_ns: int | None = None,
     ) -> Snapshot:
         """Changes what is given; the time of change becomes now. Raises `NoSuchPath`."""
-        self._check_writable()
         given = {"mode": mode, "uid": uid, "gid": gid, "mtime_ns": mtime_ns, "atime_ns": atime_ns}
         wanted = {name: value for name, value in given.items() if value is not None}
+        return await self.change_attributes(path, lambda current: msgspec.structs.replace(current, **wanted))
+
+    async def change_attributes(self, path: str, change: Callable[[Attributes], Attributes]) -> Snapshot:
+        """Makes of the attributes what `change` says, also if others change them at the same time; the time of change
+        becomes now. Raises `NoSuchPath`, and what `change` raises."""
+        self._check_writable()
         return await self._committer.set_attributes(
-            path, lambda current: msgspec.structs.replace(current, **wanted, ctime_ns=time.time_ns())
+            path, lambda current: msgspec.structs.replace(change(current), ctime_ns=time.time_ns())
         )
 
     async def remove(self, path: str) -> None:

@@ -22,7 +22,7 @@ def test_every_option_reaches_its_layer() -> None:
             "ro,allow_other,noexec",
             "revalidate=2.5,attr_timeout=3,timeout=7,excl=open,cache_size=4G,memory_cache=128MiB",
             "uid=1000,gid=0,umask=027,endpoint=http://localhost:9000,region=x,profile=y,remount",
-            "access_log=/var/log/stow",
+            "access_log=/var/log/stow,xattr",
         ]
     )
     assert options == MountOptions(
@@ -43,6 +43,7 @@ def test_every_option_reaches_its_layer() -> None:
         profile="y",
         remount=True,
         access_log="/var/log/stow",
+        xattr=True,
     )
     vault = options.for_vault()
     assert vault.read_only

@@ -47,6 +47,7 @@ def mount(
       ro                 read only
       allow_other        other users, too (needs user_allow_other in /etc/fuse.conf unless root)
       noexec             nothing can be executed
+      xattr              extended attributes (each write costs a little more)
       uid=ID gid=ID      owner and group that are shown for everything, whatever is stored
       umask=MASK         permissions that are shown: all but these, in octal, whatever is stored
       remount            change ro, rw, exec or noexec of a mount that is there (root)

@@ -9,7 +9,6 @@ import click
 import trio
 
 from stowfs.cli.arguments import MOMENT, json_option, store_argument
-from stowfs.cli.inventory import footprint
 from stowfs.cli.listing import NANOSECONDS, Filter, document, entries, long_line, name_shown, readable
 from stowfs.cli.output import echo, emit, moment, size
 from stowfs.cli.session import open_session
@@ -119,7 +118,7 @@ def stat(location: StoreLocation, options: StoreOptions, name: str, as_json: boo
             snapshot = await session.find(name)
             known = document(snapshot)
             if snapshot.is_conversation:
-                used = await footprint(session.store, session.vault, snapshot)
+                used = await session.vault.footprint(snapshot)
                 known |= {
                     "segments": used.segments,
                     "segment_bytes": used.segment_bytes,
