@@ -83,13 +83,13 @@ kill -STOP "$pid" && touch file
 
 def test_a_daemon_that_is_stuck_is_ended(tmp_path: Path) -> None:
     fsx = program(tmp_path / "fsx", STUCK)
-    arguments = ("--fsx", fsx, "--fsx-runs", "1", "9", "--timeout", "3", "--json")
+    arguments = ("--fsx", fsx, "--fsx-runs", "1", "9", "--timeout", "5", "--json")
     document = json.loads(suite(*arguments, status=1).stdout)
     assert document["fsx"]["passed"] == 0
     stuck, not_run = document["fsx"]["failures"]
     assert "touch: " in stuck
     assert not_run.endswith("not run: the daemon had to be ended")
-    assert document["hung"] == ["fsx-1-0 was not done within 3 s"]
+    assert document["hung"] == ["fsx-1-0 was not done within 5 s"]
 
 
 def test_wrong_usage(tmp_path: Path) -> None:
