@@ -39,6 +39,13 @@ def test_a_life(tmp_path: Path) -> None:
         assert names == ["AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"]
         assert rgw(directory, "start").returncode == 0
         assert (rgw(directory, "env").stdout, daemons(directory)) == (environment, running)
+        assert rgw(directory, "down").returncode == 0
+        assert rgw(directory, "status").returncode == 1
+        assert rgw(directory, "up").returncode == 0
+        back = daemons(directory)
+        assert rgw(directory, "env").stdout == environment
+        assert {**back, "radosgw": 0} == {**running, "radosgw": 0}
+        running = back
     finally:
         stopped = rgw(directory, "stop")
     assert (stopped.returncode, stopped.stderr) == (0, "")
@@ -47,6 +54,7 @@ def test_a_life(tmp_path: Path) -> None:
         assert not Path(f"/proc/{pid}").exists() or str(directory) not in Path(f"/proc/{pid}/cmdline").read_text()
     assert rgw(directory, "stop").returncode == 0
     assert rgw(directory, "env").returncode == 1
+    assert rgw(directory, "up").returncode == 1
 
 
 def test_what_is_not_its_own_is_left_alone(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""A short run of scripts/torture on either kind of store: faults of all kinds, and nothing is lost."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.fuse, pytest.mark.timeout(900)]
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "torture"
+
+SECONDS = os.environ.get("STOWFS_TORTURE", "15")
+"""How long faults happen. A run of minutes finds more; its time comes on top of the limits below."""
+
+LIMIT = 400 + float(SECONDS)
+"""Seconds for all of it: starting and stopping a server, and checking, on a busy machine."""
+
+END_LIMIT = 120
+"""Seconds for a run that is interrupted to unmount and to end what it has started."""
+
+
+@pytest.mark.parametrize("kind", ["file", pytest.param("rgw", marks=pytest.mark.rgw)])
+def test_nothing_is_lost(kind: str, tmp_path: Path) -> None:
+    arguments = ["--seconds", SECONDS, "--seed", "1", "--store", kind, "--directory", tmp_path / "run", "--json"]
+    with subprocess.Popen(
+        [SCRIPT, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            said, told = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            said, told = process.communicate(timeout=END_LIMIT)
+    assert said, told.decode()
+    report = json.loads(said)
+    assert report["problems"] == []
+    assert process.returncode == 0
+    faults = {"kill", "stop"} | ({"down"} if kind == "rgw" else set())
+    assert faults <= report["faults"].keys()
+    assert report["collections"]["done"] > 0
+    for operation in ("append", "read", "rename", "replace"):
+        assert report["operations"][operation]["done"] > 0
+    assert list((tmp_path / "run").iterdir()) == []
