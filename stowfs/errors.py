@@ -83,6 +83,10 @@ class NoSuchPath(StowError):
     """There is no conversation or directory of that name."""
 
 
+class Expired(NoSuchPath):
+    """The deadline of the conversation has passed: what was written to it has gone with it."""
+
+
 class PathExists(StowError):
     """The name is taken, and the caller asked for a new one."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stowfs.config import StoreOptions
+from stowfs.durations import parse_duration
 from stowfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,11 +40,24 @@ class _Moment(click.ParamType[float]):
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+class _Duration(click.ParamType[float]):
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return value if isinstance(value, float) else parse_duration(str(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
 STORE = _Store()
 """A store: an argument of this type is a `StoreLocation`."""
 
 MOMENT = _Moment()
 """A date, or a date and time, of ISO 8601, in UTC unless it says otherwise: as seconds since the epoch."""
+
+DURATION = _Duration()
+"""For example 15m or 7d: in seconds, more than none."""
 
 
 def store_argument(function: Callable[..., None]) -> Callable[..., None]:

@@ -71,17 +71,24 @@ def name_shown(snapshot: Snapshot, *, recursive: bool) -> str:
 
 
 def long_line(snapshot: Snapshot, *, recursive: bool) -> str:
-    """Mode, size, time, messages, model, name; of a symbolic link also its target."""
+    """Mode, size, time, deadline, messages, model, name; of a symbolic link also its target."""
     kind = _TYPE_BITS[snapshot.manifest.kind]
     facts = snapshot.manifest.facts
     messages = "-" if facts.messages is None else str(facts.messages)
     mode = stat.filemode(kind | snapshot.attributes.mode)
     when = moment(conversation_time(snapshot))
+    expires = deadline(snapshot) or "-"
     model = facts.model or "-"
     name = name_shown(snapshot, recursive=recursive)
     if snapshot.is_symlink:
         name += f" -> {os.fsdecode(snapshot.target)}"
-    return f"{mode} {snapshot.size:>12} {when} {messages:>6} {model:<24} {name}"
+    return f"{mode} {snapshot.size:>12} {when} {expires:<20} {messages:>6} {model:<24} {name}"
+
+
+def deadline(snapshot: Snapshot) -> str | None:
+    """When it expires, as ISO 8601; None: never."""
+    expires_ns = snapshot.attributes.expires_ns
+    return None if expires_ns is None else moment(expires_ns / NANOSECONDS)
 
 
 def document(snapshot: Snapshot) -> dict[str, object]:
@@ -109,6 +116,7 @@ def document(snapshot: Snapshot) -> dict[str, object]:
         "application": facts.application,
         "messages": facts.messages,
         "time": None if facts.time is None else moment(facts.time),
+        "expires": deadline(snapshot),
     }
 
 

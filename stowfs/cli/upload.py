@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
 import trio
 
 from stowfs.cli.output import Progress
@@ -18,6 +19,7 @@ from stowfs.cli.tally import Tally
 from stowfs.config import MIB
 from stowfs.errors import NotDirectory, PathExists, StowError
 from stowfs.vault.draft import Draft
+from stowfs.vault.expiry import deadline
 from stowfs.vault.manifest import Attributes
 from stowfs.vault.naming import join
 from stowfs.vault.vault import Vault
@@ -71,10 +73,17 @@ def find(sources: list[str], target: str, tally: Tally) -> tuple[list[Item], lis
 
 
 async def put(
-    vault: Vault, directories: list[Item], files: list[Item], target: str, tally: Tally, progress: Progress
+    vault: Vault,
+    directories: list[Item],
+    files: list[Item],
+    target: str,
+    tally: Tally,
+    progress: Progress,
+    *,
+    lifetime: float | None = None,
 ) -> None:
-    """Makes the directory `target`, the directories in it, and commits the files. Errors of single ones go to
-    `tally`."""
+    """Makes the directory `target`, the directories in it, and commits the files, each to expire after `lifetime`
+    seconds. Errors of single ones go to `tally`."""
     now = time.time_ns()
     parts = target.split("/") if target else []
     for depth in range(len(parts)):
@@ -113,6 +122,7 @@ async def put(
         try:
             await trio.to_thread.run_sync(_copy, item.source, draft)
             size = draft.size
+            draft.attributes = msgspec.structs.replace(draft.attributes, expires_ns=deadline(lifetime))
             await vault.commit(draft)
             tally.copied(size)
             progress.advance(size)

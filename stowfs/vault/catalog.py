@@ -2,7 +2,7 @@
 
 What is cached is never believed for longer than the revalidation time (default 0): an open asks the store whether the
 ETag still holds. A tombstone is cached like any manifest, so that the name can be taken again with one conditional
-write.
+write. So is what expires: whether it has is asked each time, not here.
 
 While the store cannot be reached, callers that say `stale_ok` get what this host saw last. That is never older than
 what this host has done itself: what it knows to have changed is forgotten in memory and index alike.
@@ -58,7 +58,7 @@ class Catalog:
         self._stale = False
 
     async def current(self, path: str, *, trust: bool = True, stale_ok: bool = False) -> Snapshot | None:
-        """What is under `path` now: live, a tombstone, or `None` where nothing ever was. Raises store errors,
+        """What is under `path` now: live, expired, a tombstone, or `None` where nothing ever was. Raises store errors,
         `CorruptObject`.
 
         `trust`: what was validated within the revalidation time may be answered without asking the store.
@@ -94,7 +94,7 @@ class Catalog:
                 return await self.learn(self._decode(path, etag, body), body, asked)
 
     def tombstone(self, path: str) -> Snapshot | None:
-        """The tombstone under `path`, if one is remembered; it may be out of date."""
+        """The tombstone, or what has expired, under `path`, if it is remembered; it may be out of date."""
         entry = self._entries.get(path)
         return entry.snapshot if entry is not None and not entry.snapshot.manifest.live else None
 

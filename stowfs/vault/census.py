@@ -36,11 +36,15 @@ REREADS = 3
 
 @dataclass(slots=True)
 class Holder:
-    """One version of a conversation, and what it references: by digest, the raw size it claims (`None`: a page)."""
+    """One version of a conversation, and what it references: by digest, the raw size it claims (`None`: a page).
+
+    `expired`: that is why it is not live, or cannot be brought back.
+    """
 
     path: str
     etag: str
     live: bool
+    expired: bool
     conversation: bool
     sizes: dict[str, int | None] = field(default_factory=dict)
     problems: list[Finding] = field(default_factory=list)
@@ -104,7 +108,8 @@ class Census:
         return holder
 
     async def _references(self, snapshot: Snapshot) -> Holder:
-        holder = Holder(snapshot.path, snapshot.etag, snapshot.manifest.live, snapshot.is_conversation)
+        manifest = snapshot.manifest
+        holder = Holder(snapshot.path, snapshot.etag, manifest.live, manifest.expired, snapshot.is_conversation)
         expanded = await self._expand(snapshot.manifest.pieces, holder, {})
         if expanded > pages.REFERENCES_LIMIT:
             reason = f"it claims {expanded:,} segments, more than anybody can read"

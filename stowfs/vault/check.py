@@ -77,6 +77,7 @@ class Checked:
     findings: list[Finding] = field(default_factory=list)
     conversations: int = 0
     deleted: int = 0
+    expired: int = 0
     segments: int = 0
     segment_bytes: int = 0
     complete: bool = True
@@ -182,6 +183,8 @@ class Checker:
     def _count(self, holder: Holder) -> None:
         if holder.live:
             self._result.conversations += holder.conversation
+        elif holder.expired:
+            self._result.expired += 1
         elif holder.sizes:
             self._result.deleted += 1
         for digest, size in holder.sizes.items():

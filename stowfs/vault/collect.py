@@ -2,7 +2,8 @@
 
 Three steps, each a compare-and-swap of one object that fails where anybody was quicker:
 
-* a tombstone whose trash period is over loses its content, and what it referenced is released;
+* a tombstone whose trash period is over loses its content, and what it referenced is released; so does a conversation
+  some time after its deadline (`expiry.MARGIN`), deleted or not;
 * a record that nothing has referenced for the grace period becomes dead: its payload goes, its ring stays, since a
   writer may still have to find out there what became of its change;
 * only if nothing has the store mounted (`exclusive`): what has been dead, or an empty tombstone, for so long that no
@@ -21,12 +22,13 @@ from stowfs.store.base import ByteRange, Found, IfMatch, ObjectInfo, ObjectStore
 from stowfs.vault import manifest as manifests
 from stowfs.vault import record as records
 from stowfs.vault.cas import read_or_none
+from stowfs.vault.expiry import MARGIN
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import MANIFESTS, SEGMENTS, digest_of_segment, manifest_key, path_of_manifest
 from stowfs.vault.parallel import each
 from stowfs.vault.progress import UNWATCHED, Progress
 from stowfs.vault.ring import FORGOTTEN_AFTER
-from stowfs.vault.trash import in_trash, is_due
+from stowfs.vault.trash import expired_before, is_due
 from stowfs.vault.vault import Vault
 
 GRACE = 86400.0
@@ -52,7 +54,8 @@ class Kept:
 class Collected:
     """What a collection did, or with `dry_run` would do.
 
-    `emptied`: deleted conversations that cannot be brought back any more, of `emptied_size` bytes as they were read.
+    `emptied`: deleted conversations that cannot be brought back any more, of `emptied_size` bytes as they were read;
+    `expired`, `expired_size`: conversations that had expired.
     `segments`: payloads dropped, `segment_bytes` as stored. `waiting`, `waiting_bytes`: without references, but within
     the grace period. `removed`: dead records and empty tombstones removed, `removed_bytes` of the store.
     `unsettled`: commits whose releases are still to be done; the next command on this host goes on with them.
@@ -60,6 +63,8 @@ class Collected:
 
     emptied: int = 0
     emptied_size: int = 0
+    expired: int = 0
+    expired_size: int = 0
     segments: int = 0
     segment_bytes: int = 0
     waiting: int = 0
@@ -116,6 +121,7 @@ class _Collection:
         self._now = now
         self._progress = progress
         self._emptied: list[int] = []
+        self._expired: list[int] = []
         self._freed: list[int] = []
         self._waiting: list[int] = []
         self._removed: list[int] = []
@@ -126,6 +132,8 @@ class _Collection:
         return Collected(
             emptied=len(self._emptied),
             emptied_size=sum(self._emptied),
+            expired=len(self._expired),
+            expired_size=sum(self._expired),
             segments=len(self._freed),
             segment_bytes=sum(self._freed),
             waiting=len(self._waiting),
@@ -137,7 +145,7 @@ class _Collection:
         )
 
     async def tombstones(self) -> None:
-        """Empties the trash, and removes what has long been empty."""
+        """Empties the trash, gives up what has expired, and removes what has long been empty."""
         async for page in self._store.list(MANIFESTS):
             self._progress.expect(sum(info.size for info in page.objects))
             found = {manifest_key(snapshot.path): snapshot for snapshot in await self._vault.versions(page.objects)}
@@ -155,13 +163,16 @@ class _Collection:
         info, found = listed
         try:
             snapshot = found or await self._read_manifest(info.key)
-            if snapshot is None or snapshot.manifest.live:
+            if snapshot is None:
                 return
-            before = self._now() - self._trash
-            if is_due(snapshot, before):
+            deadline, before = self._now() - MARGIN, self._now() - self._trash
+            if expired_before(snapshot, deadline):
+                if self._dry_run or await self._vault.give_up_expired(snapshot.path, before=deadline):
+                    self._expired.append(snapshot.size)
+            elif is_due(snapshot, before):
                 if self._dry_run or await self._vault.empty_trash(snapshot.path, before=before):
                     self._emptied.append(snapshot.size)
-            elif not in_trash(snapshot):
+            elif not snapshot.manifest.holds_something:
                 await self._remove(info, snapshot.etag)
         except (CorruptObject, UnsupportedVersion) as error:
             self._kept.append(Kept(info.key, str(error)))

@@ -18,10 +18,11 @@ from datetime import UTC, datetime
 import msgspec
 import trio
 
-from stowfs.errors import IsDirectory, NameTooLong, NoSuchPath, NotDirectory, PathExists, UsageError
+from stowfs.errors import Expired, IsDirectory, NameTooLong, NoSuchPath, NotDirectory, PathExists, UsageError
 from stowfs.hot.index import Sighting
 from stowfs.hot.tier import HotTier
 from stowfs.store.base import ObjectStore
+from stowfs.vault import expiry
 from stowfs.vault import manifest as manifests
 from stowfs.vault.assembly import Assembled, Assembler
 from stowfs.vault.catalog import Catalog
@@ -77,13 +78,18 @@ class Committer:
         """Makes the draft the next version of its conversation; on success the draft is clean, with that version as
         its base.
 
-        Raises `PathExists` (only if `exclusive`), `IsDirectory`, and errors of reading and storing; then the draft is
-        as it was, but may have been rebased.
+        Raises `PathExists` (only if `exclusive`), `IsDirectory`, `Expired`, and errors of reading and storing; then the
+        draft is as it was, but may have been rebased.
         """
         async with self._transaction("commit", draft.path) as transaction:
             # A tombstone that this host knows of spares a refused write.
             previous = draft.base or self._catalog.tombstone(draft.path)
+            if expiry.is_over(draft.attributes.expires_ns):
+                # Unless somebody has put its deadline off.
+                previous = await self._catalog.current(draft.path, trust=False)
             while True:
+                if previous is not None:
+                    _share_deadline(draft, previous)
                 if previous is not None and previous.manifest.live and previous is not draft.base:
                     if draft.was_committed_in(previous):
                         committed = previous
@@ -92,6 +98,8 @@ class Committer:
                         committed = await self._commit_beside(draft, previous)
                         break
                     _reconcile(draft, previous, exclusive=exclusive)
+                if expiry.is_over(draft.attributes.expires_ns):
+                    raise Expired(f"{display(draft.path)}: the deadline has passed")
                 transaction.held = await self._layouts.digests(previous)
                 assembled = await self._assembler.assemble(draft, transaction.acquire)
                 # The content that is kept may come from a version that is not under this name any more.
@@ -121,6 +129,18 @@ class Committer:
                 _live(path, current).manifest, attributes=change(_live(path, current).attributes)
             ),
         )
+
+    async def set_deadline(self, path: str, expires_ns: int | None) -> Snapshot:
+        """Changes when a conversation expires. Raises `NoSuchPath`, `IsDirectory`."""
+
+        def changed(current: Snapshot | None) -> Manifest:
+            live = _live(path, current)
+            if live.is_directory:
+                raise IsDirectory(f"{display(path)} is a directory: only conversations expire")
+            attributes = msgspec.structs.replace(live.attributes, expires_ns=expires_ns, ctime_ns=time.time_ns())
+            return msgspec.structs.replace(live.manifest, attributes=attributes)
+
+        return await self.rewrite("commit", path, changed)
 
     async def make_directory(self, path: str, attributes: Attributes) -> Snapshot:
         """A new directory. Raises `PathExists`."""
@@ -356,6 +376,20 @@ def _reconcile(draft: Draft, current: Snapshot, *, exclusive: bool) -> None:
         draft.base = current
     else:
         draft.rebase(current)
+
+
+def _share_deadline(draft: Draft, current: Snapshot) -> None:
+    """Appending and editing keep the deadline that the conversation has, or had when it passed, unless it was set
+    here."""
+    expires_ns = current.attributes.expires_ns
+    if draft.base is None:
+        keeps = current.manifest.live
+    elif draft.attributes.expires_ns == draft.base.attributes.expires_ns:
+        keeps = current.manifest.live or expiry.is_over(expires_ns)
+    else:
+        keeps = False
+    if keeps and draft.intent is not Intent.REPLACE:
+        draft.attributes = msgspec.structs.replace(draft.attributes, expires_ns=expires_ns)
 
 
 def _merged(draft: Attributes, base: Attributes, current: Attributes) -> Attributes:

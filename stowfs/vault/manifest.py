@@ -19,6 +19,7 @@ import msgspec
 from stowfs import codec
 from stowfs.config import MIB
 from stowfs.errors import CorruptObject, UnsupportedVersion
+from stowfs.vault import expiry
 from stowfs.vault.ring import Ring
 from stowfs.vault.untrusted import parse
 
@@ -52,6 +53,7 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True):
     """POSIX attributes: permission bits, owner, and times in nanoseconds since the epoch.
 
     `atime_ns` is a time of access that somebody set; reading does not change it. `extended`: see `extended`.
+    `expires_ns` is the deadline (see `expiry`).
     """
 
     mode: int
@@ -61,6 +63,7 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True):
     ctime_ns: int
     atime_ns: int | None = None
     extended: tuple[tuple[bytes, bytes], ...] = ()
+    expires_ns: int | None = None
 
 
 class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -97,8 +100,18 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def live(self) -> bool:
-        """Whether this is no tombstone."""
-        return self.deleted is None
+        """Whether this is no tombstone, and has not expired: at this moment, so ask again."""
+        return self.deleted is None and not expiry.is_over(self.attributes.expires_ns)
+
+    @property
+    def expired(self) -> bool:
+        """Whether there is something here, live or in the trash, but for its deadline, which has passed."""
+        return self.holds_something and expiry.is_over(self.attributes.expires_ns)
+
+    @property
+    def holds_something(self) -> bool:
+        """Whether this is more than an empty tombstone."""
+        return self.deleted is None or bool(self.pieces)
 
 
 @dataclass(frozen=True)
@@ -147,9 +160,11 @@ class Snapshot:
         return self.manifest.size - self.manifest.tail
 
     def has_content_of(self, other: "Snapshot") -> bool:
-        """Whether both are live and have the same bytes by their manifests: at most attributes or rings differ."""
+        """Whether neither is a tombstone and both have the same bytes by their manifests: at most attributes or rings
+        differ."""
         a, b = self.manifest, other.manifest
-        return a.live and b.live and (a.kind, a.pieces, a.inline_digest) == (b.kind, b.pieces, b.inline_digest)
+        same = (a.kind, a.pieces, a.inline_digest) == (b.kind, b.pieces, b.inline_digest)
+        return a.deleted is None and b.deleted is None and same
 
     @cached_property
     def top_references(self) -> tuple[Reference, ...]:

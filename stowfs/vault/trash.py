@@ -1,12 +1,15 @@
-"""The trash: tombstones that still have their content, until their period ends or their name is taken again.
+"""The trash: tombstones that still have their content, until their period or their deadline ends or their name is taken
+again.
 
 Such a tombstone holds its references as a live manifest does. So bringing a conversation back is one compare-and-swap
 to a live manifest with the same pieces, and emptying it is one to a tombstone without pieces, journalled like a
 deletion, after which the references are released. Whoever comes second finds that the tombstone is another one.
+
+What has expired (see `expiry`) takes the same way, without a stay in the trash: nothing could be brought back.
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
@@ -14,13 +17,14 @@ from stowfs.errors import NoSuchPath, PathExists, StowError
 from stowfs.store.base import ObjectStore
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer, bare_tombstone
+from stowfs.vault.expiry import NANOSECONDS
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
 from stowfs.vault.naming import children_prefix, display, split
 from stowfs.vault.tree import DIRECTORY_MODE, Tree
 
 
 class _NotDue(StowError):
-    """There is no tombstone (any more) whose period has ended."""
+    """There is nothing (any more) whose time has come."""
 
 
 class Trash:
@@ -56,10 +60,22 @@ class Trash:
         Returns whether there was one. Raises `CorruptObject` where it cannot be told what it references.
         """
 
+        return await self._give_up(path, lambda current: is_due(current, before))
+
+    async def give_up_expired(self, path: str, *, before: float) -> bool:
+        """Makes what expired before the time `before` an empty tombstone; what it referenced is released in the
+        background.
+
+        Returns whether there was anything. Raises `CorruptObject` where it cannot be told what it references.
+        """
+        return await self._give_up(path, lambda current: expired_before(current, before))
+
+    async def _give_up(self, path: str, is_due: Callable[[Snapshot], bool]) -> bool:
         def emptied(current: Snapshot | None) -> Manifest:
-            if current is None or not is_due(current, before):
+            if current is None or not is_due(current):
                 raise _NotDue(display(path))
-            return msgspec.structs.replace(bare_tombstone(current), deleted=current.manifest.deleted)
+            bare = bare_tombstone(current)
+            return msgspec.structs.replace(bare, deleted=current.manifest.deleted or bare.deleted)
 
         try:
             await self._committer.rewrite("delete", path, emptied)
@@ -77,7 +93,9 @@ class Trash:
             return
         deleted = await self._catalog.current(path)
         now = time.time_ns()
-        attributes = deleted.attributes if deleted else Attributes(DIRECTORY_MODE, child.uid, child.gid, now, now)
+        attributes = Attributes(DIRECTORY_MODE, child.uid, child.gid, now, now)
+        if deleted is not None and deleted.is_directory:
+            attributes = deleted.attributes
         try:
             await self._committer.make_directory(path, attributes)
         except PathExists:
@@ -86,13 +104,21 @@ class Trash:
 
 
 def in_trash(snapshot: Snapshot) -> bool:
-    """Whether this is a tombstone that still has content."""
-    return not snapshot.manifest.live and bool(snapshot.manifest.pieces)
+    """Whether this is a tombstone whose content can be brought back."""
+    manifest = snapshot.manifest
+    return manifest.deleted is not None and manifest.holds_something and not manifest.expired
 
 
 def is_due(snapshot: Snapshot, before: float) -> bool:
     """Whether this is a tombstone with content, made before the time `before`."""
-    return in_trash(snapshot) and snapshot.manifest.deleted is not None and snapshot.manifest.deleted <= before
+    manifest = snapshot.manifest
+    return manifest.deleted is not None and manifest.holds_something and manifest.deleted <= before
+
+
+def expired_before(snapshot: Snapshot, before: float) -> bool:
+    """Whether there is something here, live or in the trash, with a deadline before the time `before`."""
+    expires_ns = snapshot.attributes.expires_ns
+    return expires_ns is not None and snapshot.manifest.holds_something and expires_ns <= before * NANOSECONDS
 
 
 def _restored(path: str, current: Snapshot | None) -> Manifest:

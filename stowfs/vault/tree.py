@@ -132,11 +132,17 @@ class Tree:
             await self._committer.set_attributes(new, lambda _: moved.attributes)
         children = await self.list(old)
         names = [split(child.path)[1] for child in children if not child.is_directory]
-        await each(lambda name: self._committer.rename(join(old, name), join(new, name)), names, limit=RENAMES)
+        await each(lambda name: self._rename_child(join(old, name), join(new, name)), names, limit=RENAMES)
         for child in children:
             if child.is_directory:
                 await self.rename(child.path, join(new, split(child.path)[1]))
         await self.remove(old)
+
+    async def _rename_child(self, old: str, new: str) -> None:
+        try:
+            await self._committer.rename(old, new)
+        except NoSuchPath:
+            log.info("%s was deleted or has expired before it could be moved", display(old))
 
     async def _has_live(self, prefix: str, *, ask: bool = False) -> bool:
         """Whether anything below `prefix` is live; a recent "no" is believed unless the caller says `ask`.

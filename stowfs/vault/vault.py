@@ -168,6 +168,14 @@ class Vault:
             path, lambda current: msgspec.structs.replace(change(current), ctime_ns=time.time_ns())
         )
 
+    async def set_deadline(self, path: str, expires_ns: int | None) -> Snapshot:
+        """Sets when a conversation expires, in nanoseconds since the epoch; None: never (see `expiry`).
+
+        Raises `NoSuchPath`, `IsDirectory`.
+        """
+        self._check_writable()
+        return await self._committer.set_deadline(path, expires_ns)
+
     async def remove(self, path: str) -> None:
         """Deletes a conversation. Raises `NoSuchPath`, `IsDirectory`."""
         self._check_writable()
@@ -228,6 +236,11 @@ class Vault:
         """Gives up the content of what was deleted before a time (see `Trash.empty`)."""
         self._check_writable()
         return await self._trash.empty(path, before=before)
+
+    async def give_up_expired(self, path: str, *, before: float) -> bool:
+        """Gives up what expired before a time (see `Trash.give_up_expired`)."""
+        self._check_writable()
+        return await self._trash.give_up_expired(path, before=before)
 
     def usage(self) -> Usage:
         """What this vault has of the local host now."""

@@ -7,7 +7,7 @@ import click
 import trio
 
 from stowfs.cli import download, upload
-from stowfs.cli.arguments import json_option, store_argument
+from stowfs.cli.arguments import DURATION, json_option, store_argument
 from stowfs.cli.mounts import canonical
 from stowfs.cli.output import echo, emit, progress
 from stowfs.cli.session import open_session, store_path
@@ -21,6 +21,7 @@ from stowfs.store.open import StoreLocation
 @store_argument
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
 @click.option("--to", "target", metavar="DIR", default="", help="Directory in STORE; it is made where it is missing.")
+@click.option("--ttl", type=DURATION, metavar="DURATION", help="Let them expire after so long, for example 12h or 7d.")
 @json_option
 @click.pass_context
 def put(
@@ -29,13 +30,15 @@ def put(
     options: StoreOptions,
     paths: tuple[str, ...],
     target: str,
+    ttl: float | None,
     as_json: bool,
 ) -> None:
     """Copy local files and directories into STORE.
 
     A directory is copied with all in it and keeps its name; 'DIR/.' stands for what is in DIR. What is there already
-    is replaced. Symbolic links inside directories are copied as links, wherever they lead; one that is named as PATH
-    stands for what it leads to. A file that fails does not keep the others; then the exit status is 1.
+    is replaced; without --ttl, what replaces it never expires. Symbolic links inside directories are copied as links,
+    wherever they lead; one that is named as PATH stands for what it leads to. A file that fails does not keep the
+    others; then the exit status is 1.
 
     \b
     Example:
@@ -48,7 +51,7 @@ def put(
         directories, files = await trio.to_thread.run_sync(upload.find, list(paths), where, tally)
         async with open_session(location, options, writing=True) as session:
             with progress("put") as bar:
-                await upload.put(session.vault, directories, files, where, tally, bar)
+                await upload.put(session.vault, directories, files, where, tally, bar, lifetime=ttl)
 
     trio.run(run)
     _finish(ctx, tally, as_json)

@@ -111,7 +111,7 @@ def _line(outcome: Outcome) -> str:
 
 def _summary(checked: Checked, found: int, left: int) -> str:
     read = (
-        f"{counted(checked.conversations, 'conversation')}, {checked.deleted:,} deleted,"
+        f"{counted(checked.conversations, 'conversation')}, {checked.deleted:,} deleted, {checked.expired:,} expired,"
         f" {counted(checked.segments, 'segment')} ({size(checked.segment_bytes)})"
     )
     return f"{read}: {counted(found, 'finding')}, {left:,} left" if found else f"{read}: clean"
@@ -123,6 +123,7 @@ def _document(checked: Checked, outcomes: list[Outcome]) -> dict[str, object]:
         "complete": checked.complete,
         "conversations": checked.conversations,
         "deleted": checked.deleted,
+        "expired": checked.expired,
         "segments": checked.segments,
         "segment_bytes": checked.segment_bytes,
         "findings": [

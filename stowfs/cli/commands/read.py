@@ -23,7 +23,7 @@ STEP = 4 * MIB
 @click.command()
 @store_argument
 @click.argument("path", default="")
-@click.option("-l", "long", is_flag=True, help="Also mode, size, time, messages and model.")
+@click.option("-l", "long", is_flag=True, help="Also mode, size, time, deadline, messages and model.")
 @click.option("-R", "--recursive", is_flag=True, help="All below PATH, each by its id.")
 @click.option("--model", metavar="PATTERN", help="Only conversations with a model like this, for example 'gpt-4*'.")
 @click.option("--application", metavar="PATTERN", help="Only conversations of an application like this.")

@@ -14,6 +14,7 @@ from stowfs.config import StoreOptions
 from stowfs.errors import NoSuchPath, NotDirectory, PathExists, UsageError
 from stowfs.store.open import StoreLocation
 from stowfs.vault.collect import GRACE, Collected, collect_garbage
+from stowfs.vault.expiry import NANOSECONDS
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import display
 
@@ -45,10 +46,11 @@ def gc(
     exclusive: bool,
     as_json: bool,
 ) -> None:
-    """Give back the space of what was deleted.
+    """Give back the space of what was deleted or has expired.
 
-    Deleted conversations whose time in the trash is over lose their content; data that nothing has needed for the
-    grace period is deleted. Safe beside mounts and other commands. What cannot be read is kept, and named.
+    Deleted conversations whose time in the trash is over lose their content, and so do expired ones an hour after
+    their deadline; data that nothing has needed for the grace period is deleted. Safe beside mounts and other commands.
+    What cannot be read is kept, and named.
 
     \b
     Example:
@@ -101,9 +103,9 @@ def undelete(
 ) -> None:
     """Bring deleted conversations back, or list them.
 
-    They come back as they were, with the directories they were in, until 'stowfs gc' has given them up, or somebody
-    has written under their name. One that cannot be brought back does not keep the others. A conversation that was
-    empty leaves nothing to bring back.
+    They come back as they were, with the directories they were in, until 'stowfs gc' has given them up, somebody has
+    written under their name, or they have expired. One that cannot be brought back does not keep the others. A
+    conversation that was empty leaves nothing to bring back.
 
     \b
     Example:
@@ -162,11 +164,14 @@ async def _bring_back(session: Session, names: tuple[str, ...], *, recursive: bo
 def _trashed(session: Session, snapshot: Snapshot) -> dict[str, object]:
     """What a program gets to know of a deleted conversation; times as ISO 8601."""
     deleted = snapshot.manifest.deleted or 0.0
+    kept_until = deleted + session.vault.descriptor.trash_seconds
+    if snapshot.attributes.expires_ns is not None:
+        kept_until = min(kept_until, snapshot.attributes.expires_ns / NANOSECONDS)
     return {
         "id": snapshot.path,
         "size": snapshot.size,
         "deleted": moment(deleted),
-        "kept_until": moment(deleted + session.vault.descriptor.trash_seconds),
+        "kept_until": moment(kept_until),
         "format": snapshot.manifest.facts.format,
         "model": snapshot.manifest.facts.model,
         "messages": snapshot.manifest.facts.messages,
@@ -177,6 +182,7 @@ def _document(collected: Collected, *, dry_run: bool) -> dict[str, object]:
     return {
         "dry_run": dry_run,
         "emptied": {"conversations": collected.emptied, "raw_bytes": collected.emptied_size},
+        "expired": {"conversations": collected.expired, "raw_bytes": collected.expired_size},
         "freed": {"segments": collected.segments, "bytes": collected.segment_bytes},
         "waiting": {"segments": collected.waiting, "bytes": collected.waiting_bytes},
         "removed": {"objects": collected.removed, "bytes": collected.removed_bytes},
@@ -191,6 +197,9 @@ def _lines(collected: Collected, *, dry_run: bool) -> list[str]:
         f"{counted(collected.emptied, 'deleted conversation')} {would}given up ({size(collected.emptied_size)} raw)",
         f"{counted(collected.segments, 'segment')} {would}freed ({size(collected.segment_bytes)})",
     ]
+    if collected.expired:
+        given_up = f"{counted(collected.expired, 'expired conversation')} {would}given up"
+        lines.insert(1, f"{given_up} ({size(collected.expired_size)} raw)")
     if collected.waiting:
         lines.append(
             f"{counted(collected.waiting, 'segment')} not needed, within the grace period"
