@@ -88,8 +88,6 @@ class Committer:
                 # Unless somebody has put its deadline off.
                 previous = await self._catalog.current(draft.path, trust=False)
             while True:
-                if previous is not None:
-                    _share_deadline(draft, previous)
                 if previous is not None and previous.manifest.live and previous is not draft.base:
                     if draft.was_committed_in(previous):
                         committed = previous
@@ -98,7 +96,7 @@ class Committer:
                         committed = await self._commit_beside(draft, previous)
                         break
                     _reconcile(draft, previous, exclusive=exclusive)
-                if expiry.is_over(draft.attributes.expires_ns):
+                if _has_expired(draft, previous):
                     raise Expired(f"{display(draft.path)}: the deadline has passed")
                 transaction.held = await self._layouts.digests(previous)
                 assembled = await self._assembler.assemble(draft, transaction.acquire)
@@ -370,6 +368,8 @@ def _reconcile(draft: Draft, current: Snapshot, *, exclusive: bool) -> None:
     if current.is_symlink and draft.intent is not Intent.REPLACE:
         raise PathExists(f"{display(draft.path)} has become a symbolic link")
     base = draft.base
+    if _keeps_deadline(draft) or (base is None and draft.intent is Intent.APPEND):
+        draft.attributes = msgspec.structs.replace(draft.attributes, expires_ns=current.attributes.expires_ns)
     if base is not None:
         draft.attributes = _merged(draft.attributes, base.attributes, current.attributes)
     if (base is not None and current.has_content_of(base)) or draft.has_attempted(current.manifest.commit):
@@ -378,18 +378,21 @@ def _reconcile(draft: Draft, current: Snapshot, *, exclusive: bool) -> None:
         draft.rebase(current)
 
 
-def _share_deadline(draft: Draft, current: Snapshot) -> None:
-    """Appending and editing keep the deadline that the conversation has, or had when it passed, unless it was set
-    here."""
-    expires_ns = current.attributes.expires_ns
-    if draft.base is None:
-        keeps = current.manifest.live
-    elif draft.attributes.expires_ns == draft.base.attributes.expires_ns:
-        keeps = current.manifest.live or expiry.is_over(expires_ns)
-    else:
-        keeps = False
-    if keeps and draft.intent is not Intent.REPLACE:
-        draft.attributes = msgspec.structs.replace(draft.attributes, expires_ns=expires_ns)
+def _has_expired(draft: Draft, previous: Snapshot | None) -> bool:
+    """Whether the deadline of a draft has passed, or of what it appends to or edits: that may be an earlier one, set
+    elsewhere meanwhile."""
+    if expiry.is_over(draft.attributes.expires_ns):
+        return True
+    gone = previous is not None and not previous.manifest.live and expiry.is_over(previous.attributes.expires_ns)
+    return gone and _keeps_deadline(draft)
+
+
+def _keeps_deadline(draft: Draft) -> bool:
+    """Whether a draft appends to or edits what is there, without a deadline that was set here."""
+    base = draft.base
+    if base is None or draft.intent is Intent.REPLACE:
+        return False
+    return draft.attributes.expires_ns == base.attributes.expires_ns
 
 
 def _merged(draft: Attributes, base: Attributes, current: Attributes) -> Attributes:

@@ -11,7 +11,8 @@ class Clock:
     """Stands still, at first at the true time; everything else goes by the true time."""
 
     def __init__(self) -> None:
-        self.ns = time.time_ns()
+        # Whole seconds, which floating point has exactly.
+        self.ns = int(time.time()) * expiry.NANOSECONDS
 
     def advance(self, seconds: float) -> None:
         """So much time passes."""
