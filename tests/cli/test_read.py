@@ -81,7 +81,7 @@ def test_ls_long(stow: Stow, filled: str) -> None:
     assert directory[0] == "drwxr-xr-x"
     assert directory[-1] == "deep/"
     first = lines(stow, filled, "red", "-l")[0].split()
-    assert first == ["-rw-r--r--", str(len(chat("alpha-1"))), "2026-01-01T00:00:00Z", "2", "alpha-1", "1.json"]
+    assert first == ["-rw-r--r--", str(len(chat("alpha-1"))), "2026-01-01T00:00:00Z", "-", "2", "alpha-1", "1.json"]
 
 
 def test_ls_json(stow: Stow, filled: str) -> None:
@@ -100,6 +100,7 @@ def test_ls_json(stow: Stow, filled: str) -> None:
         "application": None,
         "messages": 2,
         "time": None,
+        "expires": None,
     }
 
 
@@ -210,7 +211,7 @@ def test_a_symbolic_link(stow: Stow, store: str) -> None:
     stow.run("put", store, "tree")
     assert lines(stow, store, "tree") == ["file", "link", "odd"]
     link = lines(stow, store, "tree", "-l")[1].split()
-    assert link == ["lrwxrwxrwx", "4", "2001-09-09T01:46:40Z", "-", "-", "link", "->", "file"]
+    assert link == ["lrwxrwxrwx", "4", "2001-09-09T01:46:40Z", "-", "-", "-", "link", "->", "file"]
     assert lines(stow, store, "tree", "--model", "*") == ["file"]
     known = stow.json("stat", store, "tree/link")
     assert (known["type"], known["target"], known["mode"]) == ("symlink", "file", "0777")
