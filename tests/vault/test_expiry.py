@@ -117,7 +117,7 @@ async def test_a_conversation_without_a_deadline_never_expires(clock: Clock, tmp
 
 async def test_manifests_of_before_there_were_deadlines_are_read() -> None:
     stored = msgspec.json.encode([0o644, 1, 2, 3, 4])
-    assert msgspec.json.decode(stored, type=Attributes) == Attributes(0o644, 1, 2, 3, 4, None, None)
+    assert msgspec.json.decode(stored, type=Attributes) == Attributes(0o644, 1, 2, 3, 4, expires_ns=None)
 
 
 async def test_what_was_opened_is_read_to_the_end(clock: Clock, tmp_path: Path) -> None:
