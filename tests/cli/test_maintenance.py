@@ -133,7 +133,7 @@ def test_undelete_needs_to_be_told_what(stow: Stow, filled: str) -> None:
 
 def test_fsck_of_a_sound_store(stow: Stow, filled: str) -> None:
     done = stow.run("fsck", filled)
-    assert re.fullmatch(r"4 conversations, 0 deleted, \d+ segments \([0-9.]+ KiB\): clean\n", done.stdout)
+    assert re.fullmatch(r"4 conversations, 0 deleted, 0 expired, \d+ segments \([0-9.]+ KiB\): clean\n", done.stdout)
     assert done.stderr == ""
     for options in ([], ["--repair"], ["--repair", "--exclusive"]):
         report = stow.json("fsck", filled, *options)
