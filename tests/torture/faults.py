@@ -14,6 +14,7 @@ from typing import Literal
 
 import trio
 
+from tests.torture.history import Operation
 from tests.torture.hosts import Host
 from tests.torture.settings import Settings, workers
 from tests.torture.stores import Store
@@ -105,6 +106,10 @@ class Chaos:
         return any(self.disturbed[target] for target in self.disturbed if target in targets) or any(
             target in targets and start <= ended and began <= end + AFTERMATH for target, start, end in self.spells
         )
+
+    def disturbs(self, operation: Operation) -> bool:
+        """Whether what became of an operation may have come of a fault of its host or of the store."""
+        return self.was_disturbed({"store", operation.host}, operation.began.at, operation.ended.at)
 
     async def _fail_store(self, fault: Fault) -> None:
         if fault.action == "down":

@@ -9,13 +9,15 @@ change can have made rules out the earlier ones for all that come after.
 one is linearisable if the times in which its values must have been there do not overlap (Gibbons and Korach, 1997).
 `logs/…` must keep every acknowledged append once. `claims/…` have one winner.
 
-With `commit=async` other hosts may see what is acknowledged here later, but before the end.
+With `commit=async` other hosts may see what is acknowledged here later, but before the end. And while a host does not
+get an answer from the store, because that is away or because the host was stopped itself, it may show what it saw last:
+never what is older than its own changes.
 """
 
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tests.torture.history import Operation, Value
@@ -47,7 +49,17 @@ class OwnFile:
 class Oracle:
     """The judgement of one run. `violations` are in words."""
 
-    def __init__(self, operations: Iterable[Operation], *, asynchronous: bool) -> None:
+    def __init__(
+        self,
+        operations: Iterable[Operation],
+        *,
+        asynchronous: bool,
+        unanswered: Callable[[Operation], bool] = lambda _: False,
+    ) -> None:
+        # Whether the store may not have answered the host of an operation during it.
+        self._unanswered = unanswered
+        # Reads that found what was current before, and only for that reason are no violations.
+        self.out_of_date = 0
         self._operations = sorted(operations, key=lambda operation: operation.began.at)
         self._asynchronous = asynchronous
         self._files: dict[str, OwnFile] = {}
@@ -124,6 +136,10 @@ class Oracle:
         possible = self._possible(file, read)
         self.judged += 1
         ranks = [world.rank for world in possible if world.value == value]
+        if not ranks and value is not None and self._may_be_old(read, file.writer):
+            before = {world for worlds in file.worlds for world in worlds}
+            ranks = [world.rank for world in before if world.value == value and world.rank <= _latest(file, read)]
+            self.out_of_date += bool(ranks)
         if not ranks:
             values = sorted({_shown(world.value) for world in possible})
             self._violated(read, f"found {_shown(value)} at {path}, not {' or '.join(values)}")
@@ -155,6 +171,10 @@ class Oracle:
         """Whether what was seen on a host was in the store, and so is what others must see."""
         return not self._asynchronous or host == read.host
 
+    def _may_be_old(self, read: Operation, writer: str) -> bool:
+        """Whether a read may show what a writer on another host had there before."""
+        return read.host != host_of(writer) and self._unanswered(read)
+
     def _judge_listing(self, listing: Operation) -> None:
         directory = listing.began.path
         for path, file in self._files.items():
@@ -177,6 +197,7 @@ class Oracle:
         if self._asynchronous:
             # In what order hosts have their turn is not known before it is over.
             operations = [o for o in operations if o.host == END or o.began.kind == "rename"]
+        operations = [o for o in operations if o.began.kind != "read" or not self._unanswered(o)]
         part_of = {o.began.path: o.began.part for o in self._operations if o.began.kind == "replace"}
         begun: dict[Value, float] = {None: -math.inf}
         first_end: dict[Value, float] = {None: -math.inf}
@@ -237,7 +258,7 @@ class Oracle:
             if strange := sorted(part for part in found if begun.get(part, math.inf) > read.ended.at):
                 self._violated(read, f"found {strange}, which nobody had appended")
             certain = [o for o in appends if o.ended.outcome == "done" and o.ended.at < read.began.at]
-            if self._asynchronous and read.host != END:
+            if (self._asynchronous and read.host != END) or self._unanswered(read):
                 certain = [o for o in certain if o.host == read.host]
             if lost := [o.began.part for o in certain if o.began.part not in found]:
                 self._violated(read, f"{len(lost)} of {len(certain)} acknowledged appends are not there: {lost[:5]}")
@@ -278,6 +299,11 @@ class Oracle:
     def _violated(self, operation: Operation, what: str) -> None:
         began = operation.began
         self.violations.append(f"{operation.worker} {began.kind} {began.path} (number {began.number}): {what}")
+
+
+def _latest(file: OwnFile, read: Operation) -> int:
+    """The number of the last change that had begun when a read ended."""
+    return max((change.began.number for change in file.changes if change.began.at <= read.ended.at), default=0)
 
 
 def _shown(value: Value) -> str:

@@ -14,7 +14,8 @@ SHOWN = 20
 
 class Report(msgspec.Struct):
     """The outcome of a run. `operations`: by kind and outcome. `unexplained`: failures that no fault explains (with
-    collections without grace, a read of what was just replaced is one). `leaks`: what `fsck` found and repaired."""
+    collections without grace, a read of what was just replaced is one). `out_of_date`: reads that found an earlier
+    version while the store did not answer. `leaks`: what `fsck` found and repaired."""
 
     seed: int
     seconds: float
@@ -25,6 +26,7 @@ class Report(msgspec.Struct):
     faults: dict[str, int]
     collections: dict[str, int]
     judged: int
+    out_of_date: int
     unexplained: dict[str, int]
     leaks: dict[str, int]
     problems: list[str]
@@ -51,7 +53,8 @@ class Report(msgspec.Struct):
             f"collections: {_counts(self.collections)}",
             f"failures without a fault: {_counts(self.unexplained)}",
             f"leaks that fsck repaired: {_counts(self.leaks)}",
-            f"{self.judged:,} observations judged, {len(self.problems)} problems",
+            f"{self.judged:,} observations judged, {self.out_of_date:,} out of date without an answer of the store,"
+            f" {len(self.problems)} problems",
             *(f"  {problem}" for problem in self.problems[:SHOWN]),
             *([f"everything is kept in {self.directory}"] if self.problems else []),
             "passed" if self.passed else "FAILED",

@@ -171,14 +171,12 @@ def _judge(settings: Settings, chaos: Chaos, collections: Collections, leaks: Co
     for path in sorted(settings.histories.glob("*.stderr")):
         if said := path.read_text().strip():
             problems.append(f"worker {path.stem} ended: {said[-500:]}")
-    oracle = Oracle(operations, asynchronous=settings.commit == "async")
+    oracle = Oracle(operations, asynchronous=settings.commit == "async", unanswered=chaos.disturbs)
     problems += oracle.judge()
     unexplained = Counter(
         f"{operation.began.kind} {operation.ended.error}"
         for operation in operations
-        if operation.ended.error
-        and operation.ended.error not in EVERYDAY
-        and not chaos.was_disturbed({"store", operation.host}, operation.began.at, operation.ended.at)
+        if operation.ended.error and operation.ended.error not in EVERYDAY and not chaos.disturbs(operation)
     )
     counts, slowest = count(operations)
     return Report(
@@ -191,6 +189,7 @@ def _judge(settings: Settings, chaos: Chaos, collections: Collections, leaks: Co
         faults=dict(chaos.done),
         collections=collected(collections),
         judged=oracle.judged,
+        out_of_date=oracle.out_of_date,
         unexplained=dict(unexplained),
         leaks=dict(leaks),
         problems=problems,

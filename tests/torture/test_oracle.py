@@ -48,8 +48,8 @@ class Story:
     def read(self, path: str, *value: str, worker: str = "b0", times: tuple[float, float] | None = None) -> None:
         self.did(worker, "read", path, value=value or None, times=times)
 
-    def violations(self, *, asynchronous: bool = False) -> list[str]:
-        return Oracle(self.operations, asynchronous=asynchronous).judge()
+    def violations(self, *, asynchronous: bool = False, unanswered: bool = False) -> list[str]:
+        return Oracle(self.operations, asynchronous=asynchronous, unanswered=lambda _: unanswered).judge()
 
 
 def written(outcome: Outcome = "done") -> Story:
@@ -228,6 +228,16 @@ def test_with_commits_in_the_background_other_hosts_may_lag_but_not_in_the_end()
     story.read(FILE, "a0.1", worker="a1")
     story.read(FILE, "a0.1", worker=END)
     assert len(story.violations(asynchronous=True)) == 2
+
+
+def test_without_an_answer_of_the_store_other_hosts_may_show_what_was() -> None:
+    story = written()
+    story.read(FILE, "a0.1")
+    assert not story.violations(unanswered=True)
+    story.read(FILE, "a0.1", worker="a1")
+    story.read(FILE)
+    story.read(FILE, "a0.3")
+    assert len(story.violations(unanswered=True)) == 3
 
 
 def test_contents_tell_what_they_are() -> None:
