@@ -46,6 +46,26 @@ class HotTierOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class FlushOptions:
+    """When acknowledged changes go to the store, with `commit=async`.
+
+    A group is committed when its oldest change has waited `delay` seconds, or when `count` conversations or `size`
+    bytes wait. Past `count_limit` or `size_limit` writers wait, and get ENOSPC in the end.
+    """
+
+    # Long enough that an editor's or a program's burst of changes to one file is one commit, short enough that other
+    # hosts hardly notice.
+    delay: float = 2.0
+    # Some seconds of requests for a store 20 ms away.
+    count: int = 512
+    size: int = 64 * MIB
+    # Each waiting conversation costs a few kilobytes of memory.
+    count_limit: int = 20_000
+    # What a slow uplink of 10 MB/s takes less than ten minutes for.
+    size_limit: int = 4 * GIB
+
+
+@dataclass(frozen=True, slots=True)
 class VaultOptions:
     """How a vault behaves on this host. What all hosts of a store must agree on is in the store's descriptor
     instead."""
@@ -60,6 +80,9 @@ class VaultOptions:
     # Seconds for one operation with all its retries (see `StoreOptions.deadline`).
     deadline: float = 60.0
     read_only: bool = False
+    # Whether a close returns when the local disk has what was written (True), or the store (False).
+    asynchronous: bool = False
+    flush: FlushOptions = FlushOptions()
 
 
 def default_state_root() -> Path:

@@ -131,6 +131,10 @@ class HotTierFull(StowError):
     """The local disk, or the limit set for the spool, has no room for more uncommitted data."""
 
 
+class BacklogFull(HotTierFull):
+    """More was acknowledged and is not in the store yet than may wait (`commit=async`)."""
+
+
 class HotTierFailed(StowError):
     """The local disk failed to read or write the journal or the spool, or what they hold is damaged."""
 

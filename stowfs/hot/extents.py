@@ -1,90 +1,138 @@
-"""Arithmetic of byte ranges: which parts of a sparse file were written."""
+"""Which bytes of a conversation were written, and where they lie in its spool file.
+
+The spool file is a log: where a byte lies says nothing about its offset in the conversation. Pure bookkeeping, no I/O.
+"""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 
-class Extents:
-    """A set of offsets, kept as sorted, disjoint, non-adjacent half-open ranges.
+class Extent(NamedTuple):
+    """The offsets from `start` up to but not including `end`, which lie in the log from `position` on."""
 
-    Adding to the end costs the logarithm of the number of ranges, adding elsewhere at most a move of the later ones.
+    start: int
+    end: int
+    position: int
+
+
+class Piece(NamedTuple):
+    """A part of a range that was asked for. `position`: where it lies in the log; None: it was not written."""
+
+    start: int
+    end: int
+    position: int | None
+
+
+class ExtentMap:
+    """From offsets to positions, kept as sorted, disjoint extents; those that follow each other in both are one.
+
+    Adding to the end costs the logarithm of the number of extents, adding elsewhere at most a move of the later ones.
     """
 
-    __slots__ = ("_ends", "_starts", "_total")
+    __slots__ = ("_extents", "_starts")
 
-    def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
-        # Range i is _starts[i] up to but not including _ends[i].
+    def __init__(self, extents: Iterable[tuple[int, int, int]] = ()) -> None:
+        self._extents: list[Extent] = []
+        # Their starts alone, to search in.
         self._starts: list[int] = []
-        self._ends: list[int] = []
-        self._total = 0
-        for start, end in ranges:
-            self.add(start, end)
+        for start, end, position in extents:
+            self.add(start, end, position)
 
-    @property
-    def ranges(self) -> tuple[tuple[int, int], ...]:
-        """The ranges, in order."""
-        return tuple(zip(self._starts, self._ends, strict=True))
+    def __iter__(self) -> Iterator[Extent]:
+        return iter(self._extents)
+
+    def __bool__(self) -> bool:
+        return bool(self._extents)
 
     @property
     def total(self) -> int:
-        """How many offsets are in the set."""
-        return self._total
+        """How many offsets were written."""
+        return sum(end - start for start, end, _ in self._extents)
+
+    @property
+    def start(self) -> int | None:
+        """The first offset that was written."""
+        return self._extents[0].start if self._extents else None
 
     @property
     def end(self) -> int:
-        """The offset after the last one in the set; 0 where it is empty."""
-        return self._ends[-1] if self._ends else 0
+        """The offset after the last one that was written; 0 where there is none."""
+        return self._extents[-1].end if self._extents else 0
 
-    def add(self, start: int, end: int) -> None:
-        """Adds the offsets from `start` up to `end`."""
-        _check(start, end)
+    def add(self, start: int, end: int, position: int) -> None:
+        """The offsets from `start` up to `end` lie at `position` from now on, wherever they lay before."""
+        if not (0 <= start <= end and position >= 0):
+            raise ValueError(f"not an extent: {start} to {end} at {position}")
         if start == end:
             return
-        first = bisect_left(self._ends, start)
-        last = bisect_right(self._starts, end)
-        replaced = sum(self._ends[i] - self._starts[i] for i in range(first, last))
-        if first < last:
-            start = min(start, self._starts[first])
-            end = max(end, self._ends[last - 1])
-        self._starts[first:last] = [start]
-        self._ends[first:last] = [end]
-        self._total += end - start - replaced
+        first, last = self._overlapping(start, end)
+        replaced = self._extents[first:last]
+        new = Extent(start, end, position)
+        parts = [new]
+        if replaced and replaced[0].start < start:
+            left = replaced[0]
+            parts.insert(0, Extent(left.start, start, left.position))
+        if replaced and replaced[-1].end > end:
+            right = replaced[-1]
+            parts.append(Extent(end, right.end, right.position + end - right.start))
+        if first > 0 and parts[0] is new:
+            first -= 1
+            parts.insert(0, self._extents[first])
+        if last < len(self._extents) and parts[-1] is new:
+            parts.append(self._extents[last])
+            last += 1
+        joined = _joined(parts)
+        self._extents[first:last] = joined
+        self._starts[first:last] = [extent.start for extent in joined]
 
     def truncate(self, size: int) -> None:
-        """Drops the offsets from `size` on."""
-        _check(0, size)
+        """Forgets the offsets from `size` on."""
+        if size < 0:
+            raise ValueError(f"not a size: {size}")
         keep = bisect_left(self._starts, size)
-        self._total -= sum(self._ends[i] - self._starts[i] for i in range(keep, len(self._starts)))
-        del self._starts[keep:], self._ends[keep:]
-        if self._ends and self._ends[-1] > size:
-            self._total -= self._ends[-1] - size
-            self._ends[-1] = size
+        del self._starts[keep:], self._extents[keep:]
+        if self._extents and self._extents[-1].end > size:
+            self._extents[-1] = self._extents[-1]._replace(end=size)
 
-    def pieces(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """Non-empty pieces (start, end, whether in the set) that tile the range in order, alternately in and out."""
-        _check(start, end)
-        position = start
-        for i in range(bisect_right(self._ends, start), len(self._starts)):
-            if position >= end or self._starts[i] >= end:
-                break
-            if position < self._starts[i]:
-                yield position, self._starts[i], False
-                position = self._starts[i]
-            piece_end = min(self._ends[i], end)
-            yield position, piece_end, True
-            position = piece_end
-        if position < end:
-            yield position, end, False
+    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+        """Non-empty pieces that tile the range in order."""
+        if not 0 <= start <= end:
+            raise ValueError(f"not a range: {start} to {end}")
+        offset = start
+        first, last = self._overlapping(start, end)
+        for extent in self._extents[first:last]:
+            if offset < extent.start:
+                yield Piece(offset, extent.start, None)
+                offset = extent.start
+            piece_end = min(extent.end, end)
+            yield Piece(offset, piece_end, extent.position + offset - extent.start)
+            offset = piece_end
+        if offset < end:
+            yield Piece(offset, end, None)
 
-    def contains(self, start: int, end: int) -> bool:
-        """Whether every offset of the range is in the set."""
-        return all(inside for _, _, inside in self.pieces(start, end))
+    def since(self, position: int) -> "ExtentMap":
+        """What lies in the log at `position` or later. No extent may lie across it."""
+        return ExtentMap(extent for extent in self._extents if extent.position >= position)
 
-    def missing(self, start: int, end: int) -> int:
-        """How many offsets of the range are not in the set."""
-        return sum(stop - begin for begin, stop, inside in self.pieces(start, end) if not inside)
+    def moved(self, distance: int) -> "ExtentMap":
+        """The same bytes at offsets that are `distance` greater."""
+        return ExtentMap((start + distance, end + distance, position) for start, end, position in self._extents)
+
+    def _overlapping(self, start: int, end: int) -> tuple[int, int]:
+        """The slice of the extents that have an offset in the range."""
+        first = bisect_right(self._starts, start)
+        if first > 0 and self._extents[first - 1].end > start:
+            first -= 1
+        return first, max(first, bisect_left(self._starts, end))
 
 
-def _check(start: int, end: int) -> None:
-    if not 0 <= start <= end:
-        raise ValueError(f"not a range: {start} to {end}")
+def _joined(extents: list[Extent]) -> list[Extent]:
+    joined = extents[:1]
+    for extent in extents[1:]:
+        before = joined[-1]
+        if before.end == extent.start and before.position + before.end - before.start == extent.position:
+            joined[-1] = before._replace(end=extent.end)
+        else:
+            joined.append(extent)
+    return joined

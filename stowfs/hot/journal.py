@@ -1,4 +1,5 @@
-"""The durable change log of the commits in flight on this host: one row each, in `journal.db`.
+"""The durable change log of this host, in `journal.db`: a row for each commit in flight, and one for each draft that
+was acknowledged before it is in the store.
 
 A method that returned is durable (WAL, synchronous=FULL). Concurrent callers share one transaction, and so one fsync:
 whoever gets the turn commits everything that was asked for until then, while the others wait for their turn and find
@@ -6,7 +7,7 @@ their change done.
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +17,19 @@ from stowfs.errors import HotTierFailed, UnsupportedVersion
 from stowfs.hot.database import OtherSchema, connect, transaction
 from stowfs.hot.failures import DAMAGED, primary_code, state_error, state_errors
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE commits (
     number INTEGER PRIMARY KEY,
     commit_id TEXT NOT NULL UNIQUE,
     phase TEXT NOT NULL,
     payload BLOB NOT NULL
+);
+CREATE TABLE drafts (
+    number INTEGER PRIMARY KEY,
+    draft_id TEXT NOT NULL UNIQUE,
+    payload BLOB NOT NULL,
+    base BLOB
 )
 """
 
@@ -34,6 +41,16 @@ class JournalRow:
     commit_id: str
     phase: str
     payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRow:
+    """An acknowledged draft: its state, and the manifest it is based on, if there is one. Its bytes are in the spool
+    file of its id."""
+
+    draft_id: str
+    payload: bytes
+    base: bytes | None
 
 
 @dataclass(slots=True, eq=False)
@@ -109,6 +126,27 @@ class Journal:
         async with self._turn:
             return await trio.to_thread.run_sync(self._read, limiter=self._limiter)
 
+    async def change_drafts(self, put: Iterable[DraftRow] = (), drop: Iterable[str] = ()) -> None:
+        """Adds or replaces rows (which keep their age) and drops others, all or nothing. Dropping what is not there is
+        no error."""
+        rows = [(row.draft_id, row.payload, row.base) for row in put]
+        gone = [(draft_id,) for draft_id in drop]
+
+        def apply(connection: sqlite3.Connection) -> None:
+            connection.executemany(
+                "INSERT INTO drafts (draft_id, payload, base) VALUES (?, ?, ?) ON CONFLICT (draft_id)"
+                " DO UPDATE SET payload = excluded.payload, base = excluded.base",
+                rows,
+            )
+            connection.executemany("DELETE FROM drafts WHERE draft_id = ?", gone)
+
+        await self._change(apply)
+
+    async def drafts(self) -> list[DraftRow]:
+        """Every acknowledged draft, the one that was recorded first first."""
+        async with self._turn:
+            return await trio.to_thread.run_sync(self._read_drafts, limiter=self._limiter)
+
     def close(self) -> None:
         """Closes the database; blocks. Nothing may be under way."""
         with state_errors("closing the journal"):
@@ -118,6 +156,11 @@ class Journal:
         with state_errors("reading the journal"):
             rows = self._connection.execute("SELECT commit_id, phase, payload FROM commits ORDER BY number")
             return [JournalRow(commit_id, phase, payload) for commit_id, phase, payload in rows]
+
+    def _read_drafts(self) -> list[DraftRow]:
+        with state_errors("reading the journal"):
+            rows = self._connection.execute("SELECT draft_id, payload, base FROM drafts ORDER BY number")
+            return [DraftRow(draft_id, payload, base) for draft_id, payload, base in rows]
 
     async def _change(self, apply: Callable[[sqlite3.Connection], object]) -> None:
         change = _Change(apply)

@@ -1,23 +1,34 @@
-"""Uncommitted bytes on the local disk: one sparse file a draft, each written range at its own offset.
+"""Uncommitted bytes on the local disk: one log file a draft.
 
-The file costs what was written, whatever its size. Which ranges those are is kept in memory only: after `sync`, the
-owner journals `extents`, and gives them back through `restore` after a crash. All calls are short (the local page
-cache) except `sync`, and safe from any thread.
+What was written once is never written over after a `seal`: the owner journals where the bytes lie (`extents`), and a
+crash in the middle of later writes leaves what the journal says intact. Between two seals the same place may be used
+again. All calls are short (the local page cache) except `sync`, and safe from any thread.
 """
 
+import ctypes
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from stowfs.errors import HotTierFailed, HotTierFull
 from stowfs.hot.directories import private_directory, sync_directory
-from stowfs.hot.extents import Extents
 from stowfs.hot.failures import state_errors
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 """Ids of commits and drafts: file names that need no escaping and cannot leave the directory."""
+
+BLOCK = 4096
+"""Bytes at whose multiples a log goes on after a seal: what is written then shares no page with what must stay."""
+
+DISK_BLOCK = 512
+"""Bytes in which `stat` counts the space of a file, whatever the file system (stat(2))."""
+
+PUNCH_HOLE = 0x02 | 0x01
+"""FALLOC_FL_PUNCH_HOLE with FALLOC_FL_KEEP_SIZE (linux/falloc.h)."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 class Spool:
@@ -39,17 +50,20 @@ class Spool:
 
     @property
     def used(self) -> int:
-        """Bytes in the extents of all open files. What an earlier process left counts once it is restored."""
+        """Bytes in the logs of all open files. What an earlier process left counts once it is restored."""
         return self._used
 
-    def create(self, name: str) -> "SpoolFile":
-        """A new, empty file. Raises `HotTierFull` (also where the limit is reached already) or `HotTierFailed`."""
+    def create(self, name: str, start: int = 0) -> "SpoolFile":
+        """A new, empty file whose log begins at the position `start`.
+
+        Raises `HotTierFull` (also where the limit is reached already) or `HotTierFailed`.
+        """
         if self._used >= self._limit:
             raise self._over_limit()
-        return self._attach(name, os.O_CREAT | os.O_EXCL)
+        return self._attach(name, os.O_CREAT | os.O_EXCL, start)
 
     def open(self, name: str) -> "SpoolFile":
-        """A file an earlier process left, without extents until `restore`. Raises `HotTierFailed` where it is gone."""
+        """A file an earlier process left, empty until `restore`. Raises `HotTierFailed` where it is gone."""
         return self._attach(name, 0)
 
     def names(self) -> list[str]:
@@ -62,7 +76,7 @@ class Spool:
         for file in list(self._open.values()):
             file.close()
 
-    def _attach(self, name: str, flags: int) -> "SpoolFile":
+    def _attach(self, name: str, flags: int, start: int = 0) -> "SpoolFile":
         if not NAME.fullmatch(name):
             raise ValueError(f"not a name of a spool file: {name!r}")
         path = self._directory / name
@@ -71,7 +85,7 @@ class Spool:
                 raise ValueError(f"the spool file {name} is open already")
             with state_errors(f"opening the spool file {path}"):
                 fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
-            file = self._open[name] = SpoolFile(self, path, fd)
+            file = self._open[name] = SpoolFile(self, path, fd, start)
         return file
 
     def _charge(self, size: int) -> None:
@@ -98,17 +112,26 @@ class Spool:
 
 
 class SpoolFile:
-    """A sparse local file that holds the written ranges of one conversation, each at its own offset."""
+    """A log in a local file; positions in it are bytes from its start."""
 
-    def __init__(self, spool: Spool, path: Path, fd: int) -> None:
+    def __init__(self, spool: Spool, path: Path, fd: int, start: int) -> None:
         self._spool = spool
         self._path = path
         self._fd: int | None = fd
-        self._extents = Extents()
+        self._end = start
+        # Before this position nothing may change any more; before that one nothing is needed any more.
+        self._sealed = start
+        self._released = start
+        # Bytes counted in the spool: what was written less what was given back.
+        self._charged = 0
         # Held while the descriptor is in use, so that it is not closed (and its number given away) meanwhile.
         self._lock = threading.Lock()
         self._name_durable = False
+        # How often it was changed, and up to which change the disk has it.
+        self._changes = 1
+        self._synced = 0
         self._sync_failed = False
+        self._closed = False
         self._removed = False
 
     @property
@@ -117,73 +140,107 @@ class SpoolFile:
         return self._path.name
 
     @property
-    def extents(self) -> tuple[tuple[int, int], ...]:
-        """The written ranges (start, end): sorted, disjoint, not adjacent."""
-        with self._lock:
-            return self._extents.ranges
+    def end(self) -> int:
+        """The position at which the next append will write."""
+        return self._end
 
-    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Writes `data` at `offset`. Raises `HotTierFull`, `FileTooLarge` or `HotTierFailed`.
+    @property
+    def sealed(self) -> int:
+        """The position given by the last `seal`: nothing before it changes any more; 0 before the first one."""
+        return self._sealed
 
-        After an error the extents are what they were, but bytes of the range that were written before may have
-        either value, as after a write(2) that failed half-way.
-        """
+    @property
+    def charged(self) -> int:
+        """Bytes of the spool's limit that this file takes."""
+        return self._charged
+
+    def append(self, data: bytes | bytearray | memoryview) -> int:
+        """Writes `data` to the end; its position. Raises `HotTierFull`, `FileTooLarge` or `HotTierFailed`, and then
+        nothing has changed."""
         view = memoryview(data).cast("B")
-        end = offset + len(view)
         with self._lock, state_errors(f"writing the spool file {self._path}"):
             fd = self._descriptor()
-            growth = self._extents.missing(offset, end)
-            self._spool._charge(growth)
+            self._spool._charge(len(view))
             try:
-                position = offset
-                while position < end:
-                    position += os.pwrite(fd, view[position - offset :], position)
+                _write(fd, view, self._end)
             except OSError:
-                self._spool._charge(-growth)
+                self._spool._charge(-len(view))
                 raise
-            self._extents.add(offset, end)
+            position = self._end
+            self._end += len(view)
+            self._charged += len(view)
+            self._changes += 1
+        return position
 
-    def read(self, start: int, end: int) -> bytes:
-        """The bytes `start` to `end`, all of them in one extent. Raises `HotTierFailed`."""
+    def overwrite(self, position: int, data: bytes | bytearray | memoryview) -> None:
+        """Writes `data` over bytes that were appended since the last seal. Raises `HotTierFailed`; then each byte of
+        the range may have either value."""
+        view = memoryview(data).cast("B")
+        with self._lock, state_errors(f"writing the spool file {self._path}"):
+            if not self._sealed <= position <= position + len(view) <= self._end:
+                raise ValueError(f"bytes {position} on of the spool file {self.name} may not be changed")
+            _write(self._descriptor(), view, position)
+            self._changes += 1
+
+    def read(self, position: int, size: int) -> bytes:
+        """`size` bytes from `position` on, all of them written. Raises `HotTierFailed`."""
         with self._lock, state_errors(f"reading the spool file {self._path}"):
-            if not self._extents.contains(start, end):
-                raise ValueError(f"bytes {start} to {end} of the spool file {self.name} were not all written")
+            if not self._released <= position <= position + size <= self._end:
+                raise ValueError(f"{size} bytes from {position} of the spool file {self.name} are not there")
             fd = self._descriptor()
             parts = []
-            while start < end:
-                part = os.pread(fd, end - start, start)
+            while size:
+                part = os.pread(fd, size, position)
                 if not part:
-                    raise HotTierFailed(f"the spool file {self._path} ends at byte {start}, before its last extent")
+                    raise HotTierFailed(f"the spool file {self._path} ends at byte {position}, before its last extent")
                 parts.append(part)
-                start += len(part)
+                position += len(part)
+                size -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def covers(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """Pieces (start, end, written) that tile the range in order, as they are at the call."""
+    def seal(self) -> int:
+        """What was written so far stays as it is. Returns a position after all of it, and not after anything to
+        come."""
         with self._lock:
-            return iter(list(self._extents.pieces(start, end)))
+            self._sealed = self._end = (self._end // BLOCK + 1) * BLOCK
+            return self._sealed
 
-    def truncate(self, size: int) -> None:
-        """Drops what was written from `size` on, and its disk space. Raises `HotTierFailed`."""
+    def cut(self, position: int) -> None:
+        """Drops what lies at `position` and later, and gives its disk space back; not what is sealed. Raises
+        `HotTierFailed`."""
         with self._lock, state_errors(f"truncating the spool file {self._path}"):
-            fd = self._descriptor()
-            if self._extents.end > size:
-                os.ftruncate(fd, size)
-                before = self._extents.total
-                self._extents.truncate(size)
-                self._spool._charge(self._extents.total - before)
+            position = max(position, self._sealed)
+            if position < self._end:
+                os.ftruncate(self._descriptor(), position)
+                self._give_back(self._end - position)
+                self._end = position
+                self._changes += 1
 
-    def restore(self, extents: Iterable[tuple[int, int]]) -> None:
-        """Says which ranges an earlier process wrote and synced. Raises `HotTierFailed` where they are not there."""
-        restored = Extents(extents)
+    def release(self, position: int) -> None:
+        """What lies before `position` is not needed any more; gives its disk space back where the file system can."""
+        with self._lock, state_errors(f"releasing space of the spool file {self._path}"):
+            if position <= self._released:
+                return
+            start, length = self._released, position - self._released
+            self._released = position
+            if _libc.fallocate(self._descriptor(), PUNCH_HOLE, start, length) == 0:
+                self._give_back(self._charged - min(self._charged, self._end - position))
+
+    def restore(self, end: int, sealed: int) -> None:
+        """Says up to where an earlier process wrote and synced, and what its last seal was. Raises `HotTierFailed`
+        where that is not there."""
         with self._lock, state_errors(f"reopening the spool file {self._path}"):
-            size = os.fstat(self._descriptor()).st_size
-            if size < restored.end:
+            status = os.fstat(self._descriptor())
+            if status.st_size < end:
                 raise HotTierFailed(
-                    f"the spool file {self._path} has {size} bytes, and its last extent ends at {restored.end}"
+                    f"the spool file {self._path} has {status.st_size} bytes, and its last extent ends at {end}"
                 )
-            self._spool._restored(restored.total - self._extents.total)
-            self._extents = restored
+            # What was written after that is nobody's.
+            os.ftruncate(self._descriptor(), end)
+            self._end = self._sealed = max(end, sealed)
+            charged = min(end, status.st_blocks * DISK_BLOCK)
+            self._spool._restored(charged - self._charged)
+            self._charged = charged
 
     def sync(self) -> None:
         """Makes what was written durable; blocks until the disk has it. Raises `HotTierFull` or `HotTierFailed`.
@@ -194,6 +251,9 @@ class SpoolFile:
             with self._lock:
                 if self._sync_failed:
                     raise HotTierFailed(f"the spool file {self._path} could not be made durable earlier")
+                changes = self._changes
+                if self._synced == changes:
+                    return
                 # A second descriptor: writers need not wait for the disk, and it cannot be closed under us.
                 fd = os.dup(self._descriptor())
             try:
@@ -201,10 +261,19 @@ class SpoolFile:
                 if not self._name_durable:
                     sync_directory(self._path.parent)
                     self._name_durable = True
+                self._synced = changes
             except OSError:
                 self._sync_failed = True
                 raise
             finally:
+                os.close(fd)
+
+    def park(self) -> None:
+        """Closes the descriptor until it is needed again: many drafts may wait to be committed. Raises
+        `HotTierFailed`."""
+        with self._lock, state_errors(f"closing the spool file {self._path}"):
+            if self._fd is not None:
+                fd, self._fd = self._fd, None
                 os.close(fd)
 
     def remove(self) -> None:
@@ -218,14 +287,26 @@ class SpoolFile:
 
     def close(self) -> None:
         """Closes the file, which stays on disk. Idempotent. Raises `HotTierFailed`."""
-        with self._lock, state_errors(f"closing the spool file {self._path}"):
-            if self._fd is None:
-                return
-            fd, self._fd = self._fd, None
-            self._spool._detach(self, self._extents.total)
-            os.close(fd)
+        self.park()
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._spool._detach(self, self._charged)
+
+    def _give_back(self, size: int) -> None:
+        self._charged -= size
+        self._spool._charge(-size)
 
     def _descriptor(self) -> int:
-        if self._fd is None:
+        if self._closed:
             raise ValueError(f"the spool file {self.name} is closed")
+        if self._fd is None:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         return self._fd
+
+
+def _write(fd: int, view: memoryview, position: int) -> None:
+    while view:
+        written = os.pwrite(fd, view, position)
+        view = view[written:]
+        position += written

@@ -1,20 +1,24 @@
 """Reading and writing the files behind inodes: drafts, commits, attributes.
 
 A draft begins with the first write, truncation or creation, is shared by everybody who has the file open on this host,
-and ends with the commit: at a flush (each close of a writer), an fsync, or the release of the last writer. Whoever
-writes or commits holds the lock of the inode; whoever sends a change to the store keeps the path steady first
-(`Moves`), so that the order is always the same.
+and ends with the commit: at a flush (each close of a writer), an fsync, or the release of the last writer. With
+`commit=async` that is where it is acknowledged; it ends when the flusher has committed it and nothing was done to it
+since, which may be long after the last close.
+
+Whoever sends a change to the store keeps the path steady first (`Moves`), then takes the inode's `flight`, so that
+there is one at a time; whoever looks at or changes the draft holds the inode's `lock`. Always in this order.
 """
 
 import dataclasses
 import logging
 import stat
 from collections.abc import Awaitable, Callable
+from functools import partial
 from mmap import PAGESIZE
 
 import msgspec
 
-from stowfs.errors import CorruptObject, PathExists, StowError
+from stowfs.errors import CorruptObject, NoSuchPath, PathExists, StoreUnavailable, StowError
 from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
 from stowfs.mount.moves import Moves
 from stowfs.vault.draft import Draft, Intent
@@ -36,6 +40,16 @@ class Contents:
         self._inodes = inodes
         self._moves = moves
         self._invalidate = invalidate
+        self._asynchronous = vault.options.asynchronous
+
+    def restore(self) -> None:
+        """Shows what an earlier process acknowledged and did not bring into the store, and goes on bringing it
+        there."""
+        for draft in self._vault.backlog.drafts:
+            inode = self._inodes.add(draft.path, Version.of(draft.base) if draft.base else None)
+            inode.draft = draft
+            inode.attempted = True
+            self._queue(inode)
 
     async def read(self, inode: Inode, start: int, end: int) -> bytes:
         """The bytes of an open file, with the writes of this host. Raises `CorruptObject` and store errors."""
@@ -51,6 +65,8 @@ class Contents:
 
         Raises `HotTierFull`, `FileTooLarge`.
         """
+        if self._asynchronous:
+            await self._vault.flusher.room()
         async with inode.lock:
             draft = self._draft(inode, appending=appending)
             position = offset
@@ -80,53 +96,149 @@ class Contents:
         async with inode.lock:
             draft = self._draft(inode, appending=False)
             draft.truncate(size)
-            # A change of the time stamp at least; and an O_TRUNC of an empty file is a replacement like any other.
-            draft.dirty = True
             draft.appending = False
             _touch(draft)
             self._attach(inode, draft)
 
-    async def commit(self, inode: Inode) -> None:
-        """Commits what is uncommitted; on error it stays so. Raises what `Vault.commit` raises."""
+    async def commit(self, inode: Inode, *, in_store: bool = False) -> None:
+        """Makes what is uncommitted durable: in the store, or, with `commit=async` and unless `in_store`, here.
+
+        On error it stays uncommitted. Raises what `Vault.commit` or `Vault.acknowledge` raises.
+        """
         if inode.draft is None:
             return
-        async with self._moves.steady(lambda: (inode.path,)), inode.lock:
+        if self._asynchronous and not in_store:
+            async with inode.lock:
+                await self._acknowledge(inode)
+            return
+        async with self._moves.steady(lambda: (inode.path,)), inode.flight, inode.lock:
             await self.commit_locked(inode)
-        if inode.size != inode.kernel_size:
-            # Merged with the work of another host.
-            await self._invalidate(inode)
+        await self._tell_size(inode)
 
     async def commit_locked(self, inode: Inode) -> None:
-        """As `commit`, for a caller that keeps the path steady and holds the lock."""
+        """As `commit` in the store, for a caller that keeps the path steady and holds flight and lock."""
         draft = inode.draft
         if draft is None or not inode.linked:
             return
-        base, intent, size, attributes = inode.version, draft.intent, draft.size, draft.attributes
+        before = _Before(inode.version, draft)
         inode.attempted = True
         try:
-            committed = await self._vault.commit(draft, exclusive=inode.exclusive)
+            committed = await self._vault.commit(draft)
         except Exception as error:
             inode.failure = error
             raise
         inode.draft = None
+        self._committed(inode, before, committed)
+
+    async def flush(self, inode: Inode) -> None:
+        """Commits what is acknowledged, in the background. Raises what `Backlog.flush` raises."""
+        async with self._moves.steady(lambda: (inode.path,)), inode.flight:
+            draft = inode.draft
+            if draft is None or draft.acknowledged is None:
+                return
+            before = _Before(inode.version, draft.acknowledged)
+
+            def settled(committed: Snapshot, clean: bool) -> None:
+                if clean:
+                    inode.draft = None
+                self._committed(inode, before, committed)
+
+            inode.attempted = True
+            await self._vault.backlog.flush(draft, inode.lock, settled)
+        await self._tell_size(inode)
+        self._inodes.drop_if_unused(inode)
+
+    async def flush_all(self, timeout: float) -> None:
+        """Waits until everything that is acknowledged is in the store. Raises why something is not."""
+        left = await self._vault.flusher.flush(timeout)
+        for entry in left:
+            raise entry.failure or StoreUnavailable(f"{len(left)} conversations are not in the store yet")
+
+    async def _acknowledge(self, inode: Inode) -> None:
+        draft = inode.draft
+        if draft is None or not inode.linked or _is_safe(draft):
+            return
+        try:
+            await self._vault.acknowledge(draft)
+        except Exception as error:
+            inode.failure = error
+            raise
         inode.failure = None
-        inode.exclusive = False
+        self._queue(inode)
+
+    async def acknowledge_as(self, inode: Inode, path: str, replaced: Inode | None) -> None:
+        """Gives a file that is nowhere but here another name, in the place of `replaced`. The caller holds flight and
+        lock of both. Raises what `Vault.acknowledge` raises; then nothing has changed."""
+        draft = inode.draft
+        assert draft is not None
+        before = draft.path, draft.appending, draft.exclusive
+        # Whatever is under that name is replaced.
+        draft.path, draft.appending, draft.exclusive = path, False, False
+        other = replaced.draft if replaced is not None else None
+        try:
+            await self._vault.acknowledge(draft, replacing=other)
+        except BaseException:
+            draft.path, draft.appending, draft.exclusive = before
+            raise
+        if other is not None:
+            await self._vault.flusher.drop(other.id)
+        # The store may have another file of that name.
+        inode.attempted = True
+        self._queue(inode)
+
+    async def remove_locked(self, inode: Inode | None, path: str) -> None:
+        """Removes a file from the store, if it may be there, and what is acknowledged of it. The caller keeps the path
+        steady and holds flight and lock. Raises `NoSuchPath`, `IsDirectory`, and store errors."""
+        draft = inode.draft if inode is not None else None
+        stored = inode is None or inode.version is not None
+        if stored or (inode is not None and inode.attempted):
+            async with self._vault.backlog.removing(draft):
+                try:
+                    await self._vault.remove(path)
+                except NoSuchPath:
+                    if stored:
+                        raise
+        if draft is not None:
+            await self._vault.flusher.drop(draft.id)
+            await self._vault.backlog.withdraw(draft)
+
+    def _queue(self, inode: Inode) -> None:
+        draft = inode.draft
+        assert draft is not None
+        if not inode.handles:
+            draft.park()
+        self._vault.flusher.add(draft.id, draft.path, draft.spooled, partial(self.flush, inode))
+
+    def _committed(self, inode: Inode, before: "_Before", committed: Snapshot) -> None:
+        """The inode shows the version that its draft became, or lost to."""
+        inode.failure = None
         inode.attempted = False
-        own = committed.attributes == attributes and committed.size == size
-        if own and (intent is Intent.REPLACE or base is None or _follows(committed, base)):
+        if committed.is_directory:
+            # Kept beside a directory that somebody made: the inode has no name any more.
+            inode.show(Version("", before.attributes, 0, is_directory=False))
+            self._inodes.unlink(inode.path)
+            return
+        base = before.version
+        own = committed.attributes == before.attributes and committed.size == before.size
+        if own and (before.intent is Intent.REPLACE or base is None or _follows(committed, base)):
             self.adopt_same_bytes(inode, committed)
         else:
             # Merged with the work of another host, or beaten by it.
             self.adopt(inode, committed)
         self._inodes.committed(inode)
 
-    async def commit_once(self, inode: Inode) -> None:
-        """Commits for a caller that is a writer itself, and will not try again. Raises as `commit`.
+    async def _tell_size(self, inode: Inode) -> None:
+        if inode.size != inode.kernel_size:
+            # Merged with the work of another host.
+            await self._invalidate(inode)
+
+    async def commit_once(self, inode: Inode, *, in_store: bool = False) -> None:
+        """As `commit`, for a caller that is a writer itself, and will not try again.
 
         On error the changes are dropped, unless there are other writers.
         """
         try:
-            await self.commit(inode)
+            await self.commit(inode, in_store=in_store)
         except Exception:
             if inode.writers == 1:
                 self.discard(inode)
@@ -149,7 +261,7 @@ class Contents:
                 if not inode.writers:
                     self.discard(inode)
                 raise
-        if inode.draft is None or inode.writers:
+        if inode.draft is None or inode.writers or (inode.linked and _is_safe(inode.draft)):
             return
         if isinstance(error, PathExists):
             log.info("%s was created elsewhere first", display(inode.path))
@@ -158,9 +270,13 @@ class Contents:
         self.discard(inode)
 
     def discard(self, inode: Inode) -> None:
-        """Drops uncommitted changes; a file that was never committed is gone."""
-        draft, inode.draft = inode.draft, None
+        """Drops what is neither committed nor acknowledged; a file that was neither is gone."""
         inode.failure = None
+        if inode.draft is not None and inode.draft.acknowledged is not None:
+            inode.draft.revert()
+            inode.cached = None
+            return
+        draft, inode.draft = inode.draft, None
         if draft is not None:
             draft.discard()
             inode.cached = None
@@ -179,6 +295,9 @@ class Contents:
             if inode.draft is not None:
                 inode.draft.attributes = msgspec.structs.replace(change(inode.draft.attributes), ctime_ns=now_ns())
                 inode.failure = None
+                if not inode.writers:
+                    # Nobody is to close it any more.
+                    await self._acknowledge(inode)
                 return
             before = inode.version
             assert before is not None
@@ -223,6 +342,21 @@ class Contents:
         if inode.snapshot is None:
             raise CorruptObject(f"{display(inode.path)} was never stored, and what was written to it was given up")
         return inode.snapshot
+
+
+class _Before:
+    """What an inode showed when a commit of its draft began, and what was to be committed."""
+
+    def __init__(self, version: Version | None, draft: Draft) -> None:
+        self.version = version
+        self.intent = draft.intent
+        self.size = draft.size
+        self.attributes = draft.attributes
+
+
+def _is_safe(draft: Draft) -> bool:
+    """Whether everything in it is acknowledged."""
+    return draft.acknowledged is not None and draft.is_as(draft.acknowledged.mark())
 
 
 def _follows(snapshot: Snapshot, version: Version) -> bool:

@@ -9,8 +9,8 @@ Invariants:
   a new inode.
 * An unlinked inode (removed, or replaced by a rename) lives on for those who have it open; nothing of it is committed
   any more.
-* An inode is dropped when the kernel has forgotten it and nobody has it open. Its number is not given to another one
-  before.
+* An inode is dropped when the kernel has forgotten it, nobody has it open, and the store has all of it. Its number is
+  not given to another one before.
 
 Programs tell files apart by their numbers, and whether a directory has changed by its time. The kernel forgets whenever
 it is short of memory: so a number is a function of the path, and where that does not tell (after a rename, and for the
@@ -85,10 +85,8 @@ class Inode:
         self.snapshot: Snapshot | None = None
         # Uncommitted changes; None where there are none.
         self.draft: Draft | None = None
-        # The first commit must find the name free (O_EXCL).
-        self.exclusive = False
-        # A commit was tried, so that a file without version may be in the store all the same; and how it failed, if it
-        # did and nothing was changed since.
+        # The store may have a file of this name though there is no version: a commit was tried, or the name was
+        # another file's; and how the last attempt failed, if it did and nothing was changed since.
         self.attempted = False
         self.failure: Exception | None = None
         self.linked = True
@@ -114,6 +112,11 @@ class Inode:
 
         Made when it is needed: most inodes are only looked at.
         """
+        return trio.Lock()
+
+    @cached_property
+    def flight(self) -> trio.Lock:
+        """Held while a change of this file is on its way to the store; taken before `lock`."""
         return trio.Lock()
 
     @property
@@ -257,8 +260,8 @@ class Inodes:
             self.drop_if_unused(inode)
 
     def drop_if_unused(self, inode: Inode) -> None:
-        """Drops an inode that neither the kernel nor a handle refers to."""
-        if inode.lookups > 0 or inode.handles > 0 or inode is self.conversations:
+        """Drops an inode that neither the kernel nor a handle refers to, and that has nothing to commit."""
+        if inode.lookups > 0 or inode.handles > 0 or inode.draft is not None or inode is self.conversations:
             return
         self._by_number.pop(inode.number, None)
         self._superseded.discard(inode)

@@ -1,6 +1,7 @@
 """The FUSE handlers: each finds its inode, calls the tree or the contents, and tells the kernel what came of it."""
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from stowfs.errors import PathExists
+from stowfs.errors import PathExists, StowError
 from stowfs.mount import generated
 from stowfs.mount.about import About, generated_files
 from stowfs.mount.attributes import Shown, answered, entry, root_entry
@@ -44,6 +45,8 @@ from stowfs.vault.manifest import Attributes
 from stowfs.vault.naming import display, join
 from stowfs.vault.vault import Vault
 
+log = logging.getLogger(__name__)
+
 CONVERSATIONS_NAME = b"conversations"
 """The name of the directory that shows the vault, in the root of the mount."""
 
@@ -52,6 +55,10 @@ CONVERSATIONS_MODE = 0o755
 
 SYMLINK_MODE = 0o777
 """Permissions of a symbolic link: nothing ever asks for them, and this is what other file systems show."""
+
+FLUSH_TIMEOUT = 600.0
+"""Seconds that a flush of everything, or an unmount, waits while commits succeed: it ends at once when one fails, and
+what is left then is safe on this host."""
 
 PERMISSIONS = 0o7777
 """The part of a mode that can be set."""
@@ -95,7 +102,9 @@ class FileSystem(pyfuse3.Operations):
         root = Attributes(CONVERSATIONS_MODE, *self._owner, self._mounted_ns, self._mounted_ns)
         moves = Moves()
         self._inodes = Inodes(Version("", root, 0, is_directory=True))
+        self._vault = vault
         self._contents = Contents(vault, self._inodes, moves, invalidate_attributes)
+        self._contents.restore()
         self._tree = Tree(vault, self._inodes, self._contents, moves)
         self._extended_attributes = (
             ExtendedAttributes(vault, self._tree, self._contents, options.attribute_timeout) if options.xattr else None
@@ -112,9 +121,22 @@ class FileSystem(pyfuse3.Operations):
         return Inventory(len(inodes), len(self._handles), uncommitted, len(self._listings))
 
     async def finish(self) -> None:
-        """Commits what is left when the mount ends while files are open for writing; what fails is logged."""
+        """Commits what is left when the mount ends, while files are open for writing perhaps; what fails is logged.
+
+        What was acknowledged and cannot be committed stays in the hot tier.
+        """
         for inode in self._inodes:
             await self._contents.finish(inode)
+        try:
+            await self._contents.flush_all(FLUSH_TIMEOUT)
+        except StowError as error:
+            lag = self._vault.flusher.lag
+            log.warning(
+                "%d conversations (%d bytes) are not in the store yet; the next mount here sends them: %s",
+                lag.count,
+                lag.size,
+                error,
+            )
 
     def describe(self, handler: str, *arguments: object) -> str:
         """The path that a request is about, for the log."""
@@ -493,13 +515,18 @@ class FileSystem(pyfuse3.Operations):
             conversations.lookups += stored
 
     @handler
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        # There is no request for sync(2) or syncfs(2): this is how a program waits for the store with commit=async.
+        await self._contents.flush_all(FLUSH_TIMEOUT)
+
+    @handler
     async def releasedir(self, fh: FileHandleT) -> None:
         listing = self._listings.pop(fh)
         if isinstance(listing, Listing):
             self._tree.close_listing(listing)
 
 
-_BY_HANDLE = frozenset({"read", "write", "flush", "fsync", "release", "readdir", "releasedir"})
+_BY_HANDLE = frozenset({"read", "write", "flush", "fsync", "release", "readdir", "fsyncdir", "releasedir"})
 """Handlers whose first argument is a handle, not an inode."""
 
 

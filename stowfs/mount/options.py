@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from stowfs.config import GIB, KIB, MIB, TIB, HotTierOptions, StoreOptions, VaultOptions
+from stowfs.config import GIB, KIB, MIB, TIB, FlushOptions, HotTierOptions, StoreOptions, VaultOptions
 from stowfs.errors import UsageError
 
 ENTRY_TIMEOUT = 60.0
@@ -68,6 +68,11 @@ class MountOptions:
     remount: bool = False
     # A file to which one line is appended for each operation.
     access_log: str | None = None
+    # Where a close makes its changes durable: in the store (sync) or on this host first (async).
+    commit: Literal["sync", "async"] = "sync"
+    flush_delay: float | None = None
+    backlog_size: int | None = None
+    backlog_count: int | None = None
 
     def for_vault(self) -> VaultOptions:
         """The part that concerns the vault."""
@@ -78,6 +83,17 @@ class MountOptions:
             revalidate=default.revalidate if self.revalidate is None else self.revalidate,
             deadline=default.deadline if self.timeout is None else self.timeout,
             memory_cache_size=default.memory_cache_size if self.memory_cache is None else self.memory_cache,
+            asynchronous=self.commit == "async",
+            flush=self._for_flusher(),
+        )
+
+    def _for_flusher(self) -> FlushOptions:
+        default = FlushOptions()
+        return replace(
+            default,
+            delay=default.delay if self.flush_delay is None else self.flush_delay,
+            size_limit=default.size_limit if self.backlog_size is None else self.backlog_size,
+            count_limit=default.count_limit if self.backlog_count is None else self.backlog_count,
         )
 
     def for_hot_tier(self) -> HotTierOptions:
@@ -133,10 +149,6 @@ def given_options(arguments: Iterable[str]) -> dict[str, Any]:
             given[field] = read(name, value)
         elif name in _FLAGS or name in _VALUES:
             raise UsageError(f"mount option {name} takes {'a value: ' if name in _VALUES else 'no value, not '}{item}")
-        elif item == "commit=sync":
-            continue
-        elif name == "commit":
-            raise UsageError(f"mount option {item}: this version can only do commit=sync, which is the default")
         else:
             known = ", ".join(sorted([*_FLAGS, *(f"{name}=…" for name in _VALUES)]))
             raise UsageError(f"unknown mount option {item!r}; there are {known}")
@@ -171,10 +183,19 @@ def _size(name: str, value: str) -> int:
     return int(match[1]) * UNITS[match[2]]
 
 
-def _exclusive(name: str, value: str) -> str:
-    if value not in ("open", "close"):
-        raise UsageError(f"mount option {name}={value}: it is either {name}=open or {name}=close")
-    return value
+def _count(name: str, value: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", value, re.ASCII):
+        raise UsageError(f"mount option {name}={value}: not a number")
+    return int(value)
+
+
+def _either(first: str, second: str) -> Callable[[str, str], str]:
+    def choose(name: str, value: str) -> str:
+        if value not in (first, second):
+            raise UsageError(f"mount option {name}={value}: it is either {name}={first} or {name}={second}")
+        return value
+
+    return choose
 
 
 def _number(name: str, value: str) -> int:
@@ -216,7 +237,11 @@ _VALUES: dict[str, tuple[str, Callable[[str, str], object]]] = {
     "revalidate": ("revalidate", _seconds),
     "timeout": ("timeout", _seconds),
     "attr_timeout": ("attribute_timeout", _seconds),
-    "excl": ("exclusive", _exclusive),
+    "excl": ("exclusive", _either("open", "close")),
+    "commit": ("commit", _either("sync", "async")),
+    "flush_delay": ("flush_delay", _seconds),
+    "backlog_size": ("backlog_size", _size),
+    "backlog_count": ("backlog_count", _count),
     "cache_size": ("cache_size", _size),
     "memory_cache": ("memory_cache", _size),
     "uid": ("uid", _number),

@@ -22,7 +22,11 @@ from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
 from stowfs.mount.moves import Moves
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display, join, split
+from stowfs.vault.parallel import each
 from stowfs.vault.vault import Vault
+
+COMMITS = 32
+"""Files committed at once before their directory is renamed: as many requests as go to a store at once."""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +50,7 @@ class Tree:
         self._inodes = inodes
         self._contents = contents
         self._moves = moves
+        self._asynchronous = vault.options.asynchronous
         self._listings: list[Listing] = []
 
     # Finding
@@ -163,6 +168,8 @@ class Tree:
             inode.handles -= 1
             if not inode.handles:
                 inode.snapshot = None
+                if not inode.linked:
+                    self._contents.discard(inode)
             self._inodes.drop_if_unused(inode)
 
     # Changing
@@ -172,8 +179,8 @@ class Tree:
     ) -> Inode:
         """A new, empty file, with a handle for writing counted.
 
-        It is committed with its first flush; with `at_once` before this returns. Raises `PathExists` where this host
-        knows the name.
+        It is committed with its first flush; with `at_once` in the store before this returns. Raises `PathExists`
+        where this host knows the name.
         """
         path = self.child(parent, name)
         if self._inodes.at(path) is not None:
@@ -181,12 +188,12 @@ class Tree:
         draft = self._vault.draft(path, None, inherit(parent, attributes), appending=appending)
         inode = self._inodes.add(path, None)
         inode.draft = draft
-        inode.exclusive = exclusive
+        draft.exclusive = exclusive
         inode.cached = inode.content
         self.count_handle(inode, writing=True)
         if at_once:
             try:
-                await self._contents.commit_once(inode)
+                await self._contents.commit_once(inode, in_store=True)
             except BaseException:
                 await self.close(inode, writing=True)
                 raise
@@ -228,14 +235,9 @@ class Tree:
         async with self._moves.steady(lambda: (self.child(parent, name),)) as (path,):
             inode = self._inodes.at(path)
             async with self._locks(inode):
-                stored = inode is None or inode.version is not None
-                if stored or (inode is not None and inode.attempted):
-                    try:
-                        await self._vault.remove(path)
-                    except NoSuchPath:
-                        if stored:
-                            raise
+                await self._contents.remove_locked(inode, path)
                 self._unlinked(parent, name, path)
+                self._end_unused(inode)
 
     async def remove_directory(self, parent: Inode, name: bytes) -> None:
         """Removes an empty directory. Raises `DirectoryNotEmpty`, `NotDirectory`, `NoSuchPath`."""
@@ -269,8 +271,15 @@ class Tree:
         async with self._locks(source, target):
             if not replace and target is not None and target.version is None:
                 raise PathExists(f"{display(new)} exists")
-            if source is not None:
-                await self._contents.commit_locked(source)
+            if replace and self._asynchronous and source is not None and _is_here_only(source):
+                # One commit, under the new name.
+                await self._contents.acknowledge_as(source, new, target)
+                self._inodes.move(old, new)
+                self._end_unused(target)
+                return
+            for inode in (source, target):
+                if inode is not None:
+                    await self._contents.commit_locked(inode)
             renamed = await self._vault.rename(old, new, replace=replace)
             self._inodes.move(old, new)
             if source is None:
@@ -293,9 +302,8 @@ class Tree:
         if self._inodes.uncommitted_in(new):
             raise DirectoryNotEmpty(f"{display(new)} is not empty")
         inodes = self._inodes.below(old)
-        async with self._locks(*(inode for inode in inodes if inode.handles)):
-            for inode in inodes:
-                await self._contents.commit_locked(inode)
+        async with self._locks(*(inode for inode in inodes if inode.handles or inode.draft is not None)):
+            await each(self._contents.commit_locked, inodes, limit=COMMITS)
             await self._vault.rename_directory(old, new)
             self._inodes.move(old, new)
             for inode in inodes:
@@ -307,12 +315,21 @@ class Tree:
 
     @asynccontextmanager
     async def _locks(self, *inodes: Inode | None) -> AsyncIterator[None]:
-        """Holds the locks of inodes, taken in the order of their numbers so that two renames cannot wait for each
-        other."""
+        """Holds flights and locks of inodes, taken in the order of their numbers so that two renames cannot wait for
+        each other."""
+        ordered = sorted({inode for inode in inodes if inode is not None}, key=lambda inode: inode.number)
         async with AsyncExitStack() as stack:
-            for inode in sorted({inode for inode in inodes if inode is not None}, key=lambda inode: inode.number):
+            for inode in ordered:
+                await stack.enter_async_context(inode.flight)
+            for inode in ordered:
                 await stack.enter_async_context(inode.lock)
             yield
+
+    def _end_unused(self, inode: Inode | None) -> None:
+        """The inode has lost its name: what is uncommitted of it lasts for those who have it open."""
+        if inode is not None and not inode.handles:
+            self._contents.discard(inode)
+            self._inodes.drop_if_unused(inode)
 
     def _unlinked(self, parent: Inode, name: bytes, path: str) -> None:
         self._inodes.unlink(path)
@@ -370,6 +387,11 @@ def inherit(parent: Inode, attributes: Attributes, *, directory: bool = False) -
         return attributes
     mode = attributes.mode | stat.S_ISGID if directory else attributes.mode
     return msgspec.structs.replace(attributes, gid=inherited.gid, mode=mode)
+
+
+def _is_here_only(inode: Inode) -> bool:
+    """Whether the store has never heard of the file, so that renaming it concerns this host alone."""
+    return inode.draft is not None and inode.version is None and not inode.attempted
 
 
 def _same_state(version: Version, snapshot: Snapshot) -> bool:

@@ -11,9 +11,10 @@ import logging
 import platform
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from enum import Enum
 
 import msgspec
 import trio
@@ -27,7 +28,7 @@ from stowfs.vault import manifest as manifests
 from stowfs.vault.assembly import Assembled, Assembler
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.counts import Counts
-from stowfs.vault.draft import Draft, Intent
+from stowfs.vault.draft import Draft, Intent, merged
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import TARGET_LIMIT, Attributes, Manifest, Snapshot
 from stowfs.vault.naming import display, join, manifest_key, split
@@ -42,6 +43,15 @@ ON_LOOP = 16 * 1024
 
 COPY_STEP = 1 << 20
 """Bytes of a lost edit copied at a time."""
+
+
+class Merge(Enum):
+    """What becomes of a draft whose base is not what is there any more."""
+
+    MERGED = "it was moved onto what is there"
+    DONE = "it is there already, or was"
+    BESIDE = "it can only be kept under another name"
+
 
 Next = Callable[[Snapshot | None], Manifest]
 
@@ -74,12 +84,17 @@ class Committer:
         self._deadline = deadline
         self._trash_seconds = trash_seconds
 
-    async def commit(self, draft: Draft, *, exclusive: bool = False) -> Snapshot:
-        """Makes the draft the next version of its conversation; on success the draft is clean, with that version as
-        its base.
+    async def commit(
+        self, draft: Draft, *, unattended: bool = False, attempting: Callable[[], Awaitable[None]] | None = None
+    ) -> Snapshot:
+        """Makes the draft the next version of its conversation; what is there afterwards, which may be another one
+        where the draft lost and was kept beside it.
 
-        Raises `PathExists` (only if `exclusive`), `IsDirectory`, `Expired`, and errors of reading and storing; then the
-        draft is as it was, but may have been rebased.
+        `unattended`: nobody is there to be told of a conflict; whatever cannot be merged is kept beside what is there.
+        `attempting` is called before every PUT that may make the draft a version, after `draft.attempt`.
+
+        Raises, unless `unattended`, `PathExists` (only if the draft is exclusive) and `IsDirectory`, also `Expired`,
+        and errors of reading and storing; then the draft is as it was, but may have been rebased.
         """
         async with self._transaction("commit", draft.path) as transaction:
             # A tombstone that this host knows of spares a refused write.
@@ -89,13 +104,15 @@ class Committer:
                 previous = await self._catalog.current(draft.path, trust=False)
             while True:
                 if previous is not None and previous.manifest.live and previous is not draft.base:
-                    if draft.was_committed_in(previous):
-                        committed = previous
-                        break
-                    if _is_lost_edit(draft, previous):
-                        committed = await self._commit_beside(draft, previous)
-                        break
-                    _reconcile(draft, previous, exclusive=exclusive)
+                    match _reconcile(draft, previous, unattended=unattended):
+                        case Merge.DONE:
+                            committed = previous
+                            break
+                        case Merge.BESIDE:
+                            committed = await self._commit_beside(draft, previous)
+                            break
+                        case Merge.MERGED:
+                            pass
                 if _has_expired(draft, previous):
                     raise Expired(f"{display(draft.path)}: the deadline has passed")
                 transaction.held = await self._layouts.digests(previous)
@@ -103,7 +120,9 @@ class Committer:
                 # The content that is kept may come from a version that is not under this name any more.
                 await transaction.acquire_existing(assembled.digests)
                 manifest = _manifest(transaction.id, draft, assembled, previous)
-                draft.attempt(transaction.id)
+                draft.attempt(transaction.id, previous)
+                if attempting is not None:
+                    await attempting()
                 await transaction.about_to_write(
                     previous.etag if previous else None, transaction.surplus(assembled.digests)
                 )
@@ -115,7 +134,6 @@ class Committer:
                 self._finish(transaction)
                 await self._note_inline(assembled)
                 break
-        draft.settle(committed)
         return committed
 
     async def set_attributes(self, path: str, change: Callable[[Attributes], Attributes]) -> Snapshot:
@@ -317,9 +335,11 @@ class Committer:
             for offset in range(0, draft.size, COPY_STEP):
                 copy.write(offset, await draft.read(offset, offset + COPY_STEP))
             copy.truncate(draft.size)
-            await self.commit(copy, exclusive=True)
+            copy.exclusive = True
+            await self.commit(copy)
         finally:
             copy.discard()
+        draft.moved = True
         log.warning(
             "%s was changed elsewhere while it was edited here: the edit is kept as %s",
             *map(display, (draft.path, path)),
@@ -353,29 +373,44 @@ def _live(path: str, snapshot: Snapshot | None) -> Snapshot:
     return snapshot
 
 
-def _is_lost_edit(draft: Draft, current: Snapshot) -> bool:
-    if draft.base is None or draft.intent is not Intent.EDIT or current.is_symlink:
-        return False
-    return not (current.has_content_of(draft.base) or draft.has_attempted(current.manifest.commit))
+def _reconcile(draft: Draft, current: Snapshot, *, unattended: bool) -> Merge:
+    """Moves a draft onto the version that is there now: appended bytes go to its end, a replacement replaces it.
 
-
-def _reconcile(draft: Draft, current: Snapshot, *, exclusive: bool) -> None:
-    """Moves a draft onto the version that is there now: appended bytes go to its end, a replacement replaces it."""
-    if exclusive and draft.base is None:
-        raise PathExists(f"{display(draft.path)} exists")
-    if current.is_directory:
-        raise IsDirectory(display(draft.path))
-    if current.is_symlink and draft.intent is not Intent.REPLACE:
-        raise PathExists(f"{display(draft.path)} has become a symbolic link")
+    Raises `PathExists`, `IsDirectory`, unless `unattended`.
+    """
     base = draft.base
+    if (own := draft.attempt_in(current)) is not None:
+        if not own.certain:
+            return Merge.BESIDE
+        same = own.commit == current.manifest.commit and not own.mark.moved
+        if draft.is_as(own.mark):
+            draft.moved = draft.moved or not same
+            return Merge.DONE
+        return Merge.MERGED if draft.follow(own.mark, current, same=same) else Merge.BESIDE
+    if draft.exclusive:
+        if not unattended:
+            raise PathExists(f"{display(draft.path)} exists")
+        return Merge.BESIDE
+    if current.is_directory:
+        if not unattended:
+            raise IsDirectory(display(draft.path))
+        return Merge.BESIDE
+    if current.is_symlink and draft.intent is not Intent.REPLACE:
+        if not unattended:
+            raise PathExists(f"{display(draft.path)} has become a symbolic link")
+        return Merge.BESIDE
+    follows = base is not None and current.has_content_of(base)
+    if not follows and base is not None and draft.intent is Intent.EDIT:
+        return Merge.BESIDE
     if _keeps_deadline(draft) or (base is None and draft.intent is Intent.APPEND):
         draft.attributes = msgspec.structs.replace(draft.attributes, expires_ns=current.attributes.expires_ns)
     if base is not None:
-        draft.attributes = _merged(draft.attributes, base.attributes, current.attributes)
-    if (base is not None and current.has_content_of(base)) or draft.has_attempted(current.manifest.commit):
+        draft.attributes = merged(draft.attributes, base.attributes, current.attributes)
+    if follows:
         draft.base = current
     else:
         draft.rebase(current)
+    return Merge.MERGED
 
 
 def _has_expired(draft: Draft, previous: Snapshot | None) -> bool:
@@ -393,17 +428,6 @@ def _keeps_deadline(draft: Draft) -> bool:
     if base is None or draft.intent is Intent.REPLACE:
         return False
     return draft.attributes.expires_ns == base.attributes.expires_ns
-
-
-def _merged(draft: Attributes, base: Attributes, current: Attributes) -> Attributes:
-    """The draft's attributes, with a mode, an owner or extended attributes that were changed elsewhere and not here."""
-    return msgspec.structs.replace(
-        draft,
-        mode=current.mode if draft.mode == base.mode else draft.mode,
-        uid=current.uid if draft.uid == base.uid else draft.uid,
-        gid=current.gid if draft.gid == base.gid else draft.gid,
-        extended=current.extended if draft.extended == base.extended else draft.extended,
-    )
 
 
 def _conflict_path(path: str) -> str:

@@ -1,42 +1,72 @@
 """Drafts: what has been written to a conversation and not committed yet.
 
-A draft is an overlay: the written ranges in a sparse spool file, over the first `base_limit` bytes of the base
-snapshot; what neither covers is zeros. From how it was written follows what a commit may do where the base has moved
-meanwhile (`Intent`).
+A draft is an overlay (`overlay`) over a base snapshot, with the bytes in a log of the spool. From how it was written
+follows what a commit may do where the base has moved meanwhile (`Intent`).
+
+`freeze` gives a copy that later writes do not change. What is acknowledged before it is in the store is such a copy
+(`acknowledged`), and what is committed then is one, too; when that is done, the draft goes on from there (`follow`).
 """
 
 from collections.abc import Awaitable, Callable
-from enum import Enum
+from dataclasses import dataclass
 
-from stowfs.config import TIB
+import msgspec
+
+from stowfs.config import MIB, TIB
 from stowfs.errors import FileTooLarge
-from stowfs.hot.spool import Spool, SpoolFile
+from stowfs.hot.spool import BLOCK, Spool, SpoolFile
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display
-from stowfs.vault.ring import new_id
+from stowfs.vault.overlay import Intent, Mark, Overlay, Truncation
+from stowfs.vault.ring import Verdict, new_id
+
+__all__ = ["SIZE_LIMIT", "Draft", "DraftState", "Intent"]
 
 SIZE_LIMIT = 1 * TIB
 """Bytes a file may have: well past any conversation, and small enough that a slip (`truncate -s 1E`) costs an error
 only."""
 
+RELEASE_FROM = 1 * MIB
+"""Bytes of a log that are committed already and worth giving back to the disk while the rest is still in use."""
+
 ReadBase = Callable[[Snapshot, int, int], Awaitable[bytes]]
 
 
-class Intent(Enum):
-    """What a writer meant, as far as its writes tell."""
+class DraftState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A frozen draft as the journal keeps it: everything but the bytes, which are in the spool file `id`, and the
+    manifest of the base. `extents`: start, end, position of each. `removal`: it is being removed; an id that is greater
+    than those of all commits that were there before."""
 
-    REPLACE = "replace"
-    """The whole content is new: the last close wins."""
-    APPEND = "append"
-    """Everything was written at or past the old end: it goes to the new end, wherever that is."""
-    EDIT = "edit"
-    """Something inside was changed: it makes sense only on the version it was made on."""
+    id: str
+    path: str
+    attributes: Attributes
+    seal: int
+    size: int
+    changes: int
+    base_etag: str | None = None
+    base_size: int | None = None
+    extents: tuple[tuple[int, int, int], ...] = ()
+    truncations: tuple[Truncation, ...] = ()
+    attempts: dict[str, Mark] = {}
+    appending: bool = False
+    exclusive: bool = False
+    removal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A commit of a draft whose answer was not seen: its id, and what the draft was. `certain`: it took effect; else
+    nobody can tell."""
+
+    commit: str
+    mark: Mark
+    certain: bool = True
 
 
 class Draft:
     """Uncommitted bytes of one conversation over a base snapshot, kept in the spool.
 
-    Not safe for use during a `commit` of it: the owner holds a lock around both.
+    Not safe for use during a `commit` of it: the owner holds a lock around both. A frozen copy is.
     """
 
     def __init__(
@@ -49,50 +79,80 @@ class Draft:
         *,
         appending: bool = False,
     ) -> None:
+        # Also the name of its spool file.
+        self.id = new_id()
         self.path = path
         self.base = base
         self.attributes = attributes
         self.appending = appending
-        self.size = base.size if base else 0
-        # A new conversation is to be committed even if nobody writes to it.
-        self.dirty = base is None
+        # The first commit must find the name free.
+        self.exclusive = False
+        # The state that was promised to be durable and is not in the store yet: a frozen copy.
+        self.acknowledged: Draft | None = None
+        # Appended bytes were moved to another end since it was frozen, or it was kept beside the version that won.
+        self.moved = False
+        self._overlay = Overlay(base.size if base else None, base.size if base else 0)
         self._spool = spool
         self._file: SpoolFile | None = None
+        # The last seal, while there is no file to ask for it.
+        self._sealed = 0
         self._read_base = read_base
-        self._base_limit = self.size
-        self._emptied = False
-        self._changes = 0
-        # What was to be committed under each id, as far as that can tell two states of this draft apart.
-        self._attempts: dict[str, tuple[int, Attributes]] = {}
+        # What a frozen copy was when it was frozen.
+        self._mark: Mark | None = None
+        # What was to be committed under each id; nobody may be able to tell whether it was.
+        self._attempts: dict[str, Mark] = {}
+
+    @classmethod
+    def restored(cls, state: DraftState, base: Snapshot | None, spool: Spool, read_base: ReadBase) -> "Draft":
+        """The draft that an earlier process acknowledged in this state. Raises `HotTierFailed` where its bytes are
+        not there."""
+        draft = cls(state.path, base, state.attributes, spool, read_base, appending=state.appending)
+        draft.id = state.id
+        draft.exclusive = state.exclusive
+        draft._overlay = Overlay(state.base_size, state.size, changes=state.changes)
+        draft._overlay.truncations = list(state.truncations)
+        for start, end, position in state.extents:
+            draft._overlay.extents.add(start, end, position)
+        draft._attempts = dict(state.attempts)
+        draft._sealed = state.seal
+        if state.extents:
+            draft._file = spool.open(state.id)
+            last = max(position + end - start for start, end, position in state.extents)
+            draft._file.restore(last, state.seal)
+        draft.acknowledged = draft.freeze()
+        return draft
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._overlay.size
 
     @property
     def spooled(self) -> int:
         """Bytes this draft holds in the spool."""
-        return sum(end - start for start, end in self._extents)
+        return self._file.charged if self._file else 0
 
     @property
     def intent(self) -> Intent:
         """What the writes so far mean for a base that moves."""
-        if self._emptied or (self.base is None and not self.appending):
-            return Intent.REPLACE
-        if self.base is None:
-            return Intent.APPEND
-        if self._base_limit == self.base.size and all(start >= self.base.size for start, _ in self._extents):
-            return Intent.APPEND
-        return Intent.EDIT
+        return self._overlay.intent(appending=self.appending)
 
     @property
     def first_change(self) -> int:
         """The first byte that may differ from the base."""
-        written = self._extents[0][0] if self._extents else self.size
-        return min(written, self._base_limit)
+        return self._overlay.first_change
 
     @property
     def last_change(self) -> int:
         """The end of the last byte that may differ from the base; what follows is the base's, at the same offsets."""
-        if self.base is None or self.size != self.base.size or self._base_limit < self.size:
-            return self.size
-        return self._extents[-1][1] if self._extents else self.first_change
+        return self._overlay.last_change
+
+    def mark(self) -> Mark:
+        """The draft as it is now, sealed; of a frozen one, as it was then."""
+        if self._mark is not None:
+            return self._mark
+        self._sealed = self._file.seal() if self._file else self._sealed + BLOCK
+        return Mark(self._sealed, self._overlay.changes, self.size, self.attributes)
 
     def write(self, offset: int, data: bytes) -> None:
         """Writes `data` at `offset`; no data change nothing. Raises `FileTooLarge` and `HotTierFull`; then nothing has
@@ -102,109 +162,201 @@ class Draft:
         end = offset + len(data)
         self._check_size(end)
         if self._file is None:
-            self._file = self._spool.create(new_id())
-        self._file.write(offset, data)
-        self._changes += 1
-        self.size = max(self.size, end)
-        self.dirty = True
+            self._file = self._spool.create(self.id, start=self._sealed)
+        file, view = self._file, memoryview(data)
+        pieces = list(self._overlay.extents.pieces(offset, end))
+        # What is frozen stays; what was written since can be written over.
+        fresh = [p for p in pieces if p.position is None or p.position < file.sealed]
+        before = file.end
+        added: list[tuple[int, int, int]] = []
+        try:
+            for start, stop, _ in fresh:
+                added.append((start, stop, file.append(view[start - offset : stop - offset])))
+        except BaseException:
+            file.cut(before)
+            raise
+        for start, stop, position in pieces:
+            if position is not None and position >= file.sealed:
+                file.overwrite(position, view[start - offset : stop - offset])
+        for start, stop, position in added:
+            self._overlay.extents.add(start, stop, position)
+        self._overlay.written(end)
 
     def truncate(self, size: int) -> None:
         """Cuts or extends (with zeros) to `size` bytes. Raises `FileTooLarge`."""
         self._check_size(size)
+        self._overlay.truncated(size, self._file.sealed if self._file else self._sealed)
         if self._file is not None:
-            self._file.truncate(size)
-        self._changes += 1
-        if size == 0:
-            self._emptied = True
-        self.dirty = self.dirty or size != self.size
-        self._base_limit = min(self._base_limit, size)
-        self.size = size
+            self._file.cut(self._overlay.log_end)
 
     async def read(self, start: int, end: int) -> bytes:
         """The bytes `start` to `end`, clipped at the size. Errors of reading the base."""
         end = min(end, self.size)
         if start >= end:
             return b""
-        file = self._file
-        pieces = file.covers(start, end) if file else iter([(start, end, False)])
         parts: list[bytes] = []
-        for piece_start, piece_end, written in pieces:
-            if written and file is not None:
-                parts.append(file.read(piece_start, piece_end))
+        for piece_start, piece_end, position in list(self._overlay.extents.pieces(start, end)):
+            if position is not None:
+                assert self._file is not None
+                parts.append(self._file.read(position, piece_end - piece_start))
                 continue
-            base_end = max(piece_start, min(piece_end, self._base_limit))
+            base_end = max(piece_start, min(piece_end, self._overlay.base_limit))
             if self.base is not None and base_end > piece_start:
                 parts.append(await self._read_base(self.base, piece_start, base_end))
             parts.append(bytes(piece_end - base_end))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def rebase(self, base: Snapshot | None) -> None:
+    def rebase(self, base: Snapshot) -> None:
         """Moves the draft onto another base.
 
-        Appended bytes move to its end; a replacement stays what it is. Not for edits. Raises `HotTierFull`; then
-        nothing has changed.
+        Appended bytes move to its end; a replacement stays what it is. Not for edits.
         """
         if self.intent is Intent.APPEND:
-            self._move(base.size - (self.base.size if self.base else 0) if base else 0)
-            self._base_limit = base.size if base else 0
+            self._overlay.rebased_append(base.size)
+            self.moved = True
         else:
-            self._base_limit = 0
-            self._emptied = True
+            self._overlay.replaced(base.size)
         self.base = base
 
-    def attempt(self, commit: str) -> None:
-        """What is in the draft now is about to be committed under this id; nobody may ever tell whether it was."""
-        self._attempts[commit] = (self._changes, self.attributes)
+    def freeze(self) -> "Draft":
+        """A copy of the draft as it is, which shares its log and its attempts; the owner of the log is this one."""
+        frozen = Draft(self.path, self.base, self.attributes, self._spool, self._read_base, appending=self.appending)
+        frozen.id = self.id
+        frozen.exclusive = self.exclusive
+        frozen._mark = self.mark()
+        frozen._overlay = self._overlay.copy()
+        frozen._file = self._file
+        frozen._attempts = self._attempts
+        return frozen
 
-    def has_attempted(self, commit: str) -> bool:
-        """Whether that id is one of an attempt to commit this draft."""
-        return commit in self._attempts
+    def attempt(self, commit: str, over: Snapshot | None) -> None:
+        """What is in the draft now is about to be committed under this id, in the place of `over`; nobody may ever
+        tell whether it was."""
+        self._attempts[commit] = msgspec.structs.replace(
+            self.mark(), moved=self.moved and self._mark is not None, over=over.etag if over else None
+        )
 
-    def was_committed_in(self, version: Snapshot) -> bool:
-        """Whether an attempt that seemed to fail took effect in `version` or before it, with all that is here now."""
-        state = (self._changes, self.attributes)
-        return any(self._attempts.get(commit) == state for commit in version.manifest.ring.recent)
+    @property
+    def attempted(self) -> bool:
+        """Whether some state of it may be in the store already."""
+        return bool(self._attempts)
+
+    def attempt_in(self, version: Snapshot) -> "Attempt | None":
+        """The last attempt that took effect in `version` or before it, and not before the base.
+
+        Attempts that it shows to have failed are forgotten, where what they were to replace is gone for good.
+        """
+        ring = version.manifest.ring
+        known = self.base.manifest.ring.recent if self.base else ()
+        doubtful = None
+        for commit, mark in sorted(self._attempts.items(), reverse=True):
+            if commit in known:
+                continue
+            match ring.verdict(commit):
+                case Verdict.HAPPENED:
+                    return Attempt(commit, mark)
+                case Verdict.DID_NOT_HAPPEN:
+                    if mark.over != version.etag:
+                        del self._attempts[commit]
+                case Verdict.UNKNOWN:
+                    doubtful = doubtful or Attempt(commit, mark, certain=False)
+        return doubtful
+
+    def is_as(self, mark: Mark) -> bool:
+        """Whether nothing was changed since."""
+        own = self._mark or Mark(0, self._overlay.changes, self.size, self.attributes)
+        return own.same_state(mark)
+
+    def follow(self, mark: Mark, version: Snapshot, *, same: bool) -> bool:
+        """Goes on from `version`, in which there is what this draft was at `mark`, with what was changed since.
+
+        `same`: it has exactly those bytes. False where the changes make no sense on it; then the draft is what it was.
+        """
+        if not self._overlay.follow(mark, version.size, same=same):
+            return False
+        self.attributes = merged(self.attributes, mark.attributes, version.attributes)
+        self.base = version
+        self.exclusive = False
+        return True
 
     def settle(self, committed: Snapshot) -> None:
         """The draft was committed as `committed`: it is clean, and that is its base."""
         self.discard()
+        self.id = new_id()
         self.base = committed
         self.attributes = committed.attributes
-        self.size = self._base_limit = committed.size
-        self._emptied = False
-        self._attempts.clear()
-        self.dirty = False
+        self.acknowledged = None
+        self.exclusive = self.moved = False
+        self._overlay = Overlay(committed.size, committed.size, changes=self._overlay.changes)
+        self._attempts = {}
+
+    def revert(self) -> None:
+        """Drops what was changed since it was acknowledged."""
+        known = self.acknowledged
+        assert known is not None
+        self.attributes = known.attributes
+        changes = self._overlay.changes
+        self._overlay = known._overlay.copy()
+        # Counted on: a state that comes back is not the one that an attempt was made with.
+        self._overlay.changes = changes if known._overlay.changes == changes else changes + 1
+
+    def state(self) -> DraftState:
+        """What the journal keeps of a frozen draft."""
+        overlay, mark = self._overlay, self.mark()
+        return DraftState(
+            id=self.id,
+            path=self.path,
+            attributes=self.attributes,
+            seal=mark.seal,
+            size=overlay.size,
+            changes=overlay.changes,
+            base_etag=self.base.etag if self.base else None,
+            base_size=overlay.base_size,
+            extents=tuple(map(tuple, overlay.extents)),  # type: ignore[arg-type]
+            truncations=tuple(overlay.truncations),
+            attempts=self._attempts,
+            appending=self.appending,
+            exclusive=self.exclusive,
+        )
+
+    def sync(self) -> None:
+        """Makes the bytes of the draft durable on the local disk; blocks. Raises `HotTierFull`, `HotTierFailed`."""
+        if self._file is not None:
+            self._file.sync()
+
+    def park(self) -> None:
+        """Holds no file descriptor until it is used again."""
+        if self._file is not None:
+            self._file.park()
+
+    def release(self) -> None:
+        """Gives back what the disk holds of bytes that are in the base by now."""
+        if self._file is not None:
+            needed = min((extent.position for extent in self._overlay.extents), default=self._file.sealed)
+            if self.acknowledged is not None:
+                needed = min([needed, *(extent.position for extent in self.acknowledged._overlay.extents)])
+            if needed >= RELEASE_FROM:
+                self._file.release(needed)
 
     def discard(self) -> None:
-        """Drops the spooled bytes. Idempotent."""
+        """Drops the spooled bytes; those of a frozen copy are not its own. Idempotent."""
         if self._file is not None:
-            self._file.remove()
+            if self._mark is None:
+                self._file.remove()
             self._file = None
-
-    @property
-    def _extents(self) -> tuple[tuple[int, int], ...]:
-        return self._file.extents if self._file else ()
 
     def _check_size(self, size: int) -> None:
         if size > SIZE_LIMIT:
             raise FileTooLarge(f"{display(self.path)}: files may have at most {SIZE_LIMIT >> 40} TiB")
 
-    def _move(self, distance: int) -> None:
-        """Moves everything written by `distance` bytes, by way of a new spool file."""
-        old = self._file
-        if old is not None and distance != 0:
-            new = self._spool.create(new_id())
-            try:
-                for start, end in old.extents:
-                    for offset in range(start, end, _MOVE_STEP):
-                        new.write(offset + distance, old.read(offset, min(end, offset + _MOVE_STEP)))
-            except BaseException:
-                new.remove()
-                raise
-            self._file = new
-            old.remove()
-        self.size += distance
 
-
-_MOVE_STEP = 1 << 20
-"""Bytes moved at a time, so that a long append needs no memory of its own length."""
+def merged(draft: Attributes, base: Attributes, current: Attributes) -> Attributes:
+    """The attributes of a draft, with a mode, an owner or extended attributes that were changed elsewhere and not
+    here."""
+    return msgspec.structs.replace(
+        draft,
+        mode=current.mode if draft.mode == base.mode else draft.mode,
+        uid=current.uid if draft.uid == base.uid else draft.uid,
+        gid=current.gid if draft.gid == base.gid else draft.gid,
+        extended=current.extended if draft.extended == base.extended else draft.extended,
+    )

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 import trio
@@ -20,12 +21,14 @@ from stowfs.hot.tier import HotTier
 from stowfs.store.base import ObjectInfo, ObjectStore
 from stowfs.tasks import background
 from stowfs.vault.assembly import Assembler
+from stowfs.vault.backlog import Backlog
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
 from stowfs.vault.counts import Counts
 from stowfs.vault.descriptor import Descriptor
 from stowfs.vault.draft import Draft
 from stowfs.vault.footprint import Footprint, measure
+from stowfs.vault.flusher import Flusher
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.recovery import Recovery
@@ -66,6 +69,7 @@ async def open_vault(
         try:
             if not options.read_only:
                 await vault.recover()
+                nursery.start_soon(vault.run_flusher)
             yield vault
             patience = DRAIN_TIMEOUT
         finally:
@@ -104,15 +108,21 @@ class Vault:
             deadline=options.deadline,
             trash_seconds=descriptor.trash_seconds,
         )
+        self.backlog = Backlog(hot.journal, hot.spool, self._catalog, self._committer, self._layouts.read, threads)
+        self.flusher = Flusher(options.flush, patience=options.deadline)
         self._tree = Tree(store, self._catalog, self._committer, read_only=options.read_only)
         self._trash = Trash(store, self._catalog, self._committer, self._tree)
 
     async def recover(self) -> int:
         """Begins to settle what an earlier process left in the journal; returns how many commits that are."""
-        for name in self._hot.spool.names():
-            # In sync mode nobody was told that these bytes are safe.
-            self._hot.spool.open(name).remove()
+        await self.backlog.restore()
+        for removal in self.backlog.removals:
+            self.flusher.add(removal.id, removal.path, 0, partial(self.backlog.finish_removal, removal))
         return await self._recovery.recover()
+
+    async def run_flusher(self) -> None:
+        """Sends what is acknowledged to the store, for ever."""
+        await self.flusher.run()
 
     async def head(self, path: str, *, stale_ok: bool = False) -> Snapshot:
         """The live conversation or directory under `path`, as the store has it now. Raises `NoSuchPath`.
@@ -141,9 +151,22 @@ class Vault:
         return Draft(path, base, attributes, self._hot.spool, self._layouts.read, appending=appending)
 
     async def commit(self, draft: Draft, *, exclusive: bool = False) -> Snapshot:
-        """Makes a draft the next version of its conversation (see `Committer.commit`)."""
+        """Makes a draft the next version of its conversation; then it is clean, with that version as its base.
+
+        `exclusive`: only if the name is free. Raises what `Committer.commit` raises.
+        """
         self._check_writable()
-        return await self._committer.commit(draft, exclusive=exclusive)
+        draft.exclusive = draft.exclusive or exclusive
+        committed = await self._committer.commit(draft)
+        await self.backlog.withdraw(draft)
+        draft.settle(committed)
+        return committed
+
+    async def acknowledge(self, draft: Draft, *, replacing: Draft | None = None) -> None:
+        """Makes what is in a draft durable on this host; the owner hands it to the flusher (see
+        `Backlog.acknowledge`)."""
+        self._check_writable()
+        await self.backlog.acknowledge(draft, replacing=replacing)
 
     async def set_attributes(
         self,

@@ -51,6 +51,10 @@ def mount(
       uid=ID gid=ID      owner and group that are shown for everything, whatever is stored
       umask=MASK         permissions that are shown: all but these, in octal, whatever is stored
       remount            change ro, rw, exec or noexec of a mount that is there (root)
+      commit=sync|async  whether a close waits for STORE or for the local disk (sync)
+      flush_delay=SECONDS  how long changes wait for others, with commit=async (2)
+      backlog_size=SIZE  what may wait for STORE at most, with commit=async (4G)
+      backlog_count=N    the same in conversations (20000)
       excl=open|close    when O_EXCL finds out that another host was first (close)
       revalidate=SECONDS how long what was seen is believed without asking the store (0)
       attr_timeout=SECONDS  how old the attributes in a stat may be (1)

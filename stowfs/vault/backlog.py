@@ -1,0 +1,219 @@
+"""The backlog: changes that were acknowledged and are not in the store yet (`commit=async`).
+
+Invariants:
+
+* A draft has a row in the journal as long as it is acknowledged. What the row says is durable in the spool before the
+  row is, and is never written over (`hot.spool`).
+* Before a PUT that may make a draft a version, its row has the id of the commit. So whoever finds the row, after
+  whatever crash, can tell from the ring of the manifest whether it happened, and goes on from there.
+* The row is dropped, or reduced to what was acknowledged since, only when the store has the rest, or when it is to be
+  thrown away.
+
+A draft is committed from a frozen copy, while the owner goes on writing.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+import trio
+
+from stowfs.errors import CorruptObject, HotTierFailed, NoSuchPath
+from stowfs.hot.journal import DraftRow, Journal
+from stowfs.hot.spool import Spool
+from stowfs.vault import manifest as manifests
+from stowfs.vault.catalog import Catalog
+from stowfs.vault.commit import Committer
+from stowfs.vault.draft import Draft, DraftState, ReadBase
+from stowfs.vault.manifest import Snapshot
+from stowfs.vault.naming import display, manifest_key
+from stowfs.vault.ring import new_id
+
+log = logging.getLogger(__name__)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(DraftState)
+
+Settled = Callable[[Snapshot, bool], None]
+"""Told, with the lock of the draft held, which version is there now, and whether the draft is clean."""
+
+
+class Backlog:
+    """Acknowledged drafts of this host."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        spool: Spool,
+        catalog: Catalog,
+        committer: Committer,
+        read_base: ReadBase,
+        threads: trio.CapacityLimiter,
+    ) -> None:
+        self._journal = journal
+        self._spool = spool
+        self._catalog = catalog
+        self._committer = committer
+        self._read_base = read_base
+        self._threads = threads
+        self._pending: dict[str, Draft] = {}
+        # The manifests that drafts are based on, as they stand in their rows.
+        self._bases: dict[str, tuple[Snapshot, bytes]] = {}
+        self._removals: list[DraftState] = []
+
+    @property
+    def drafts(self) -> list[Draft]:
+        """Those that are acknowledged, in the order in which they first were."""
+        return list(self._pending.values())
+
+    @property
+    def removals(self) -> list[DraftState]:
+        """Those that an earlier process was removing when it ended."""
+        return list(self._removals)
+
+    async def restore(self) -> list[Draft]:
+        """The drafts that an earlier process acknowledged and did not bring into the store.
+
+        What lies in the spool besides was promised to nobody, and is removed. A row that cannot be used is left in
+        the journal, with its bytes, and logged.
+        """
+        kept = set()
+        for row in await self._journal.drafts():
+            kept.add(row.draft_id)
+            try:
+                state = _decoder.decode(row.payload)
+                if state.removal is not None:
+                    self._removals.append(state)
+                    continue
+                draft = self._restored(state, row.base)
+            except (HotTierFailed, CorruptObject, msgspec.MsgspecError) as error:
+                log.error("the acknowledged draft %s cannot be restored: %s", row.draft_id, error)
+                continue
+            self._pending[draft.id] = draft
+        for name in self._spool.names():
+            if name not in kept:
+                self._spool.open(name).remove()
+        return self.drafts
+
+    def _restored(self, state: DraftState, manifest: bytes | None) -> Draft:
+        base = None
+        if manifest is not None:
+            assert state.base_etag is not None
+            base = manifests.decode(state.path, state.base_etag, manifest)
+        draft = Draft.restored(state, base, self._spool, self._read_base)
+        draft.park()
+        return draft
+
+    async def acknowledge(self, draft: Draft, *, replacing: Draft | None = None) -> None:
+        """Makes what is in the draft now durable on the local disk. The caller holds its lock.
+
+        `replacing`: another acknowledged draft that is thrown away in the same instant. Raises `HotTierFull`,
+        `HotTierFailed`, `NameTooLong`; then the draft counts as acknowledged as it was before.
+        """
+        manifest_key(draft.path)
+        frozen = draft.freeze()
+        await trio.to_thread.run_sync(draft.sync, limiter=self._threads)
+        await self._journal.change_drafts([self._row(frozen)], [replacing.id] if replacing else [])
+        draft.acknowledged = frozen
+        self._pending[draft.id] = draft
+        if replacing is not None:
+            self._forget(replacing)
+            replacing.acknowledged = None
+
+    async def withdraw(self, draft: Draft) -> None:
+        """What is acknowledged of the draft is not to be stored: it was stored otherwise, or removed. The caller holds
+        its lock. Raises `HotTierFailed`, `HotTierFull`."""
+        if draft.acknowledged is not None:
+            await self._journal.change_drafts(drop=[draft.id])
+            self._forget(draft)
+            draft.acknowledged = None
+
+    @asynccontextmanager
+    async def removing(self, draft: Draft | None) -> AsyncIterator[None]:
+        """Around the removal of a conversation from the store: where a crash ends it half-way, it is finished later,
+        and what is acknowledged does not bring it back. The caller holds the lock."""
+        acknowledged = draft.acknowledged if draft is not None else None
+        if acknowledged is None:
+            yield
+            return
+        removal = msgspec.structs.replace(acknowledged.state(), removal=new_id())
+        await self._journal.change_drafts([DraftRow(removal.id, _encoder.encode(removal), None)])
+        try:
+            yield
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._journal.change_drafts([self._row(acknowledged)])
+            raise
+
+    async def finish_removal(self, removal: DraftState) -> None:
+        """Removes what an earlier process was removing, unless it is another conversation by now."""
+        current = await self._catalog.current(removal.path, trust=False)
+        if current is not None and current.manifest.live and _is_older(current, removal):
+            try:
+                await self._committer.delete(removal.path, directory=current.is_directory)
+            except NoSuchPath:
+                log.info("%s was removed already", display(removal.path))
+        await self._journal.change_drafts(drop=[removal.id])
+        if removal.id in self._spool.names():
+            self._spool.open(removal.id).remove()
+        self._removals.remove(removal)
+
+    async def flush(self, draft: Draft, lock: trio.Lock, settled: Settled) -> None:
+        """Commits what is acknowledged of a draft. One at a time; the caller does not hold `lock`, the draft's.
+
+        Raises what `Committer.commit` raises (unattended), and errors of the hot tier; then it is acknowledged still.
+        """
+        async with lock:
+            acknowledged = draft.acknowledged
+            if acknowledged is None:
+                return
+            # What a commit does to the draft on its way must not be seen by the next attempt.
+            frozen = acknowledged.freeze()
+
+        async def attempting() -> None:
+            async with lock:
+                if draft.acknowledged is not None:
+                    await self._journal.change_drafts([self._row(draft.acknowledged)])
+
+        committed = await self._committer.commit(frozen, unattended=True, attempting=attempting)
+        async with lock:
+            settled(committed, await self._advance(draft, frozen, acknowledged, committed))
+
+    async def _advance(self, draft: Draft, frozen: Draft, done: Draft, committed: Snapshot) -> bool:
+        """The store has the draft as it was when `done` was frozen. Whether there is nothing else in it."""
+        mark = done.mark()
+        later = draft.acknowledged if draft.acknowledged is not done else None
+        if later is None and draft.is_as(mark):
+            await self.withdraw(draft)
+            draft.settle(committed)
+            return True
+        # Where what was changed since makes no sense on what is there now, the next commit keeps it beside that.
+        draft.follow(mark, committed, same=not frozen.moved)
+        if later is None:
+            await self.withdraw(draft)
+        else:
+            later.follow(mark, committed, same=not frozen.moved)
+            await self._journal.change_drafts([self._row(later)])
+        draft.release()
+        return False
+
+    def _forget(self, draft: Draft) -> None:
+        self._pending.pop(draft.id, None)
+        self._bases.pop(draft.id, None)
+
+    def _row(self, frozen: Draft) -> DraftRow:
+        base = frozen.base
+        if base is None:
+            return DraftRow(frozen.id, _encoder.encode(frozen.state()), None)
+        known = self._bases.get(frozen.id)
+        if known is None or known[0] is not base:
+            known = self._bases[frozen.id] = base, manifests.encode(base.manifest, base.inline)
+        return DraftRow(frozen.id, _encoder.encode(frozen.state()), known[1])
+
+
+def _is_older(current: Snapshot, removal: DraftState) -> bool:
+    """Whether the version was there when the removal began."""
+    assert removal.removal is not None
+    ids = current.manifest.ring.recent
+    return current.etag == removal.base_etag or bool(removal.attempts.keys() & set(ids)) or ids[-1] < removal.removal
