@@ -133,6 +133,12 @@ async def edit(vault: Vault, path: str, offset: int, data: bytes) -> Snapshot:
         draft.discard()
 
 
+async def flush(vault: Vault) -> None:
+    """Brings everything into the store that is acknowledged."""
+    for draft in vault.backlog.drafts:
+        await vault.backlog.flush(draft, trio.Lock(), lambda committed, clean: None)
+
+
 async def read(vault: Vault, path: str) -> bytes:
     """The whole content of a conversation."""
     snapshot = await vault.head(path)

@@ -146,7 +146,8 @@ async def test_concurrent_changes_of_one_count_are_grouped(tmp_path: Path) -> No
         data = log_lines(400)
         await write(a, "first", data)
         await write(a, "second", data)
-        store.add(Rule(Delay(0.05), "put", "segments/*", times=None))
+        # Long enough for all of them to come while the first is under way.
+        store.add(Rule(Delay(1.0), "put", "segments/*", times=None))
         store.reset_log()
         async with trio.open_nursery() as nursery:
             for number in range(40):
