@@ -71,22 +71,32 @@ class Spool:
         with state_errors(f"listing the spool {self._directory}"):
             return sorted(entry for entry in os.listdir(self._directory) if NAME.fullmatch(entry))
 
+    def remove(self, name: str) -> None:
+        """Removes a file that an earlier process left, if there is one. Raises `HotTierFailed`."""
+        path = self._path(name)
+        with state_errors(f"removing the spool file {path}"):
+            path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Closes every open file; they stay on disk."""
         for file in list(self._open.values()):
             file.close()
 
     def _attach(self, name: str, flags: int, start: int = 0) -> "SpoolFile":
-        if not NAME.fullmatch(name):
-            raise ValueError(f"not a name of a spool file: {name!r}")
-        path = self._directory / name
         with self._lock:
-            if name in self._open:
-                raise ValueError(f"the spool file {name} is open already")
+            path = self._path(name)
             with state_errors(f"opening the spool file {path}"):
                 fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
             file = self._open[name] = SpoolFile(self, path, fd, start)
         return file
+
+    def _path(self, name: str) -> Path:
+        """Where the file of that name is, which must not be open."""
+        if not NAME.fullmatch(name):
+            raise ValueError(f"not a name of a spool file: {name!r}")
+        if name in self._open:
+            raise ValueError(f"the spool file {name} is open already")
+        return self._directory / name
 
     def _charge(self, size: int) -> None:
         """Counts `size` more bytes (fewer where negative). Raises `HotTierFull`, and counts nothing, past the limit."""
@@ -126,6 +136,8 @@ class SpoolFile:
         self._charged = 0
         # Held while the descriptor is in use, so that it is not closed (and its number given away) meanwhile.
         self._lock = threading.Lock()
+        # Held during a sync: the kernel tells only one of two at once that it lost something.
+        self._syncing = threading.Lock()
         self._name_durable = False
         # How often it was changed, and up to which change the disk has it.
         self._changes = 1
@@ -217,8 +229,11 @@ class SpoolFile:
                 self._changes += 1
 
     def release(self, position: int) -> None:
-        """What lies before `position` is not needed any more; gives its disk space back where the file system can."""
+        """What lies before `position` is not needed any more, as far as it is sealed; gives its disk space back where
+        the file system can."""
         with self._lock, state_errors(f"releasing space of the spool file {self._path}"):
+            # What is not sealed may be cut, and then written again.
+            position = min(position, self._sealed)
             if position <= self._released:
                 return
             start, length = self._released, position - self._released
@@ -247,7 +262,7 @@ class SpoolFile:
 
         Once it failed it always fails: the kernel forgets pages it could not write, so a later success means nothing.
         """
-        with state_errors(f"syncing the spool file {self._path}"):
+        with self._syncing, state_errors(f"syncing the spool file {self._path}"):
             with self._lock:
                 if self._sync_failed:
                     raise HotTierFailed(f"the spool file {self._path} could not be made durable earlier")

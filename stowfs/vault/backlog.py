@@ -93,7 +93,7 @@ class Backlog:
             self._pending[draft.id] = draft
         for name in self._spool.names():
             if name not in kept:
-                self._spool.open(name).remove()
+                self._spool.remove(name)
         return self.drafts
 
     def _restored(self, state: DraftState, manifest: bytes | None) -> Draft:
@@ -155,8 +155,7 @@ class Backlog:
             except NoSuchPath:
                 log.info("%s was removed already", display(removal.path))
         await self._journal.change_drafts(drop=[removal.id])
-        if removal.id in self._spool.names():
-            self._spool.open(removal.id).remove()
+        self._spool.remove(removal.id)
         self._removals.remove(removal)
 
     async def flush(self, draft: Draft, lock: trio.Lock, settled: Settled) -> None:

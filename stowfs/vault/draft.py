@@ -119,6 +119,9 @@ class Draft:
             draft._file = spool.open(state.id)
             last = max(position + end - start for start, end, position in state.extents)
             draft._file.restore(last, state.seal)
+        else:
+            # What is there was written later, or cut off.
+            spool.remove(state.id)
         draft.acknowledged = draft.freeze()
         return draft
 

@@ -15,7 +15,8 @@ STORE_ID = "0191b0a0-7e57-7000-8000-000000000001"
 
 
 class Holder(Protocol):
-    """Starts a process that takes a slot, records the journal row `commit_id`, and holds on until it is killed."""
+    """Starts a process that takes a slot, journals a commit and a draft `commit_id`, and holds on until it is
+    killed."""
 
     def __call__(self, slot: str, commit_id: str) -> AbstractContextManager["subprocess.Popen[str]"]: ...
 

@@ -10,7 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from stowfs.config import HotTierOptions
 from stowfs.errors import HotTierFailed, HotTierFull, UnsupportedVersion
-from stowfs.hot.journal import Journal, JournalRow
+from stowfs.hot.journal import SCHEMA_VERSION, DraftRow, Journal, JournalRow
 from stowfs.hot.tier import HotTier
 from tests.hot.conftest import STORE_ID, Holder
 from tests.hot.holder import SPOOLED
@@ -43,6 +43,45 @@ async def test_rows_keep_the_order_of_their_first_record(journal: Journal) -> No
     await journal.remove("b")
     await journal.remove("b")
     assert [row.commit_id for row in await journal.rows()] == ["a", "c"]
+
+
+async def test_drafts_keep_the_order_of_their_first_row(journal: Journal) -> None:
+    await journal.change_drafts([DraftRow("b", b"1", b"base"), DraftRow("a", b"\x00\xff", None)])
+    await journal.change_drafts([DraftRow("c", b"", b"")])
+    await journal.change_drafts(iter([DraftRow("b", b"2", None)]))
+    assert await journal.drafts() == [
+        DraftRow("b", b"2", None),
+        DraftRow("a", b"\x00\xff", None),
+        DraftRow("c", b"", b""),
+    ]
+    await journal.change_drafts([DraftRow("d", b"4", None)], drop=["b", "nobody"])
+    await journal.change_drafts(drop=["b"])
+    await journal.change_drafts([DraftRow("b", b"again", None)])
+    assert [row.draft_id for row in await journal.drafts()] == ["a", "c", "d", "b"]
+    assert await journal.rows() == []
+
+
+async def test_drafts_are_put_and_dropped_in_one_transaction(journal: Journal) -> None:
+    await journal.change_drafts([DraftRow("old", b"1", b"base")])
+    (pages,) = journal._connection.execute("PRAGMA page_count").fetchone()
+    journal._connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(HotTierFull, match="writing the journal"):
+        await journal.change_drafts([DraftRow("new", bytes(100_000), None)], drop=["old"])
+    assert await journal.drafts() == [DraftRow("old", b"1", b"base")]
+    journal._connection.execute("PRAGMA max_page_count = 1000000")
+    before = journal.transactions
+    await journal.change_drafts([DraftRow("new", bytes(100_000), None)], drop=["old"])
+    assert journal.transactions == before + 1
+    assert await journal.drafts() == [DraftRow("new", bytes(100_000), None)]
+
+
+async def test_commits_and_drafts_share_transactions(journal: Journal) -> None:
+    async with trio.open_nursery() as nursery:
+        for number in range(100):
+            nursery.start_soon(journal.record, JournalRow(f"{number:03}", "recorded", b""))
+            nursery.start_soon(journal.change_drafts, [DraftRow(f"{number:03}", b"", None)])
+    assert (len(await journal.rows()), len(await journal.drafts())) == (100, 100)
+    assert journal.transactions <= 2
 
 
 async def test_advancing_an_unknown_commit_fails_for_that_caller_alone(journal: Journal) -> None:
@@ -102,11 +141,14 @@ async def test_what_was_recorded_survives_a_kill(options: HotTierOptions, holder
         child.wait(timeout=30)
     tier = await HotTier.open(options, STORE_ID, "mount")
     try:
-        assert await tier.journal.rows() == [JournalRow("commit-1", "recorded", b"((1000, 1023),)")]
+        assert await tier.journal.rows() == [JournalRow("commit-1", "recorded", b"payload")]
+        (draft,) = await tier.journal.drafts()
+        assert (draft.draft_id, draft.base) == ("commit-1", b"base")
         assert tier.spool.names() == ["commit-1"]
         file = tier.spool.open("commit-1")
-        file.restore([(1000, 1023)])
-        assert file.read(1000, 1023) == SPOOLED
+        file.restore(len(SPOOLED), int(draft.payload))
+        assert file.read(0, len(SPOOLED)) == SPOOLED
+        assert tier.spool.used == len(SPOOLED)
     finally:
         await tier.close()
 
@@ -130,7 +172,10 @@ async def test_after_close_it_says_so(path: Path) -> None:
     with pytest.raises(HotTierFailed, match="closed"):
         await journal.record(JournalRow("late", "recorded", b""))
     with pytest.raises(HotTierFailed, match="closed"):
-        await journal.rows()
+        await journal.change_drafts(drop=["late"])
+    for read in (journal.rows, journal.drafts):
+        with pytest.raises(HotTierFailed, match="closed"):
+            await read()
 
 
 def test_a_damaged_journal_is_refused_and_left_alone(path: Path) -> None:
@@ -144,7 +189,7 @@ def test_a_damaged_journal_is_refused_and_left_alone(path: Path) -> None:
 def test_a_journal_of_another_version_is_refused(path: Path) -> None:
     Journal.open(path).close()
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     connection.close()
-    with pytest.raises(UnsupportedVersion, match="version 2"):
+    with pytest.raises(UnsupportedVersion, match=f"version {SCHEMA_VERSION + 1}"):
         Journal.open(path)
