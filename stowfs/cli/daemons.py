@@ -5,7 +5,6 @@ one left. Its record lies in the slot; whether it lives is told by the lock of t
 it ends.
 """
 
-import fcntl
 import hashlib
 import os
 import time
@@ -14,13 +13,11 @@ from pathlib import Path
 import msgspec
 import trio
 
+from stowfs.cli.leftovers import LOCK, Waiting, count, try_lock
 from stowfs.hot.directories import private_directory
-from stowfs.hot.journal import Journal
 from stowfs.mount.options import MountOptions
 
 RECORD = "mount.json"
-LOCK = "lock"
-JOURNAL = "journal.db"
 
 POLL = 0.05
 """Seconds between two looks whether a daemon has ended: nobody notices, and it costs nothing."""
@@ -71,8 +68,8 @@ def find_daemon(state_root: Path, mountpoint: str) -> tuple[Path, MountRecord] |
     return max(found, key=lambda entry: entry[1].started, default=None)
 
 
-async def wait_for_end(state_directory: Path, timeout: float) -> int | None:
-    """Waits until the daemon has ended; how many commits it left unsettled. `None` where it goes on past `timeout`
+async def wait_for_end(state_directory: Path, timeout: float) -> Waiting | None:
+    """Waits until the daemon has ended; what it left. `None` where it goes on past `timeout`
     seconds.
 
     Raises errors of the hot tier.
@@ -81,26 +78,10 @@ async def wait_for_end(state_directory: Path, timeout: float) -> int | None:
     try:
         with trio.move_on_after(timeout):
             # A lock of the kernel: nothing tells when it becomes free.
-            while not _try_lock(fd):  # noqa: ASYNC110
+            while not try_lock(fd):  # noqa: ASYNC110
                 await trio.sleep(POLL)
             # With the lock held: nobody else opens the journal now.
-            return await _queued(state_directory)
+            return count(state_directory)
         return None
     finally:
         os.close(fd)
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-async def _queued(state_directory: Path) -> int:
-    journal = Journal.open(state_directory / JOURNAL)
-    try:
-        return len(await journal.rows())
-    finally:
-        journal.close()

@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": ("doctor", "Check what this host and STORE can do."),
     "du": ("du", "Show how many bytes conversations have, and how many they take in STORE."),
     "expire": ("expire", "Set when conversations expire."),
+    "flush": ("flush", "Wait until what was written is in the store."),
     "fsck": ("fsck", "Check STORE, and repair it."),
     "gc": ("reclaim", "Give back the space of what was deleted or has expired."),
     "get": ("copy", "Copy conversations and directories from STORE into the local directory DIR."),

@@ -120,10 +120,28 @@ async def contact(location: StoreLocation, options: StoreOptions, *, writing: bo
                 raise
             advice = f"make one with 'stowfs mkfs {location.url}'"
             raise StoreMissing(f"{location.url}: there is no store: {advice}") from error
-        assert isinstance(store, WrapsStore)
-        counting = CountingStore(store.inner)
-        async with guarded(counting, options.deadline, trial=DESCRIPTOR) as working:
-            yield Contact(working, counting.counts, descriptor, report)
+        async with _working(store, options, descriptor, report) as reached:
+            yield reached
+
+
+@asynccontextmanager
+async def without_contact(
+    location: StoreLocation, options: StoreOptions, descriptor: Descriptor
+) -> AsyncIterator[Contact]:
+    """The store at `location`, which does not answer, and which was seen before: `descriptor`."""
+    async with raw_store(location, options) as store, _working(store, options, descriptor, None) as reached:
+        yield reached
+
+
+@asynccontextmanager
+async def _working(
+    store: ObjectStore, options: StoreOptions, descriptor: Descriptor, report: ProbeReport | None
+) -> AsyncIterator[Contact]:
+    """The store with what stands between it and the vault."""
+    assert isinstance(store, WrapsStore)
+    counting = CountingStore(store.inner)
+    async with guarded(counting, options.deadline, trial=DESCRIPTOR) as working:
+        yield Contact(working, counting.counts, descriptor, report)
 
 
 @asynccontextmanager

@@ -147,6 +147,13 @@ class Journal:
         async with self._turn:
             return await trio.to_thread.run_sync(self._read_drafts, limiter=self._limiter)
 
+    def lengths(self) -> tuple[int, int]:
+        """How many commits are in flight, and how many drafts are acknowledged; blocks."""
+        with state_errors("reading the journal"):
+            query = "SELECT (SELECT count(*) FROM commits), (SELECT count(*) FROM drafts)"
+            commits, drafts = self._connection.execute(query).fetchone()
+            return commits, drafts
+
     def close(self) -> None:
         """Closes the database; blocks. Nothing may be under way."""
         with state_errors("closing the journal"):

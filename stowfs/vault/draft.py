@@ -239,6 +239,10 @@ class Draft:
             self.mark(), moved=self.moved and self._mark is not None, over=over.etag if over else None
         )
 
+    def failed(self, commit: str) -> None:
+        """The attempt under this id did not take effect, and never will."""
+        del self._attempts[commit]
+
     @property
     def attempted(self) -> bool:
         """Whether some state of it may be in the store already."""

@@ -8,6 +8,7 @@ import trio
 
 from stowfs.cli.arguments import json_option
 from stowfs.cli.daemons import find_daemon, wait_for_end
+from stowfs.cli.leftovers import Waiting
 from stowfs.cli.mounts import canonical, is_dead, mount_entry, unmount
 from stowfs.cli.output import counted, echo, emit
 from stowfs.config import default_state_root
@@ -45,7 +46,7 @@ def umount(mountpoint: str, timeout: float, as_json: bool) -> None:
     # Its record goes with it: look first.
     daemon = find_daemon(default_state_root(), mountpoint)
     unmount(mountpoint, lazy=dead)
-    queued: int | None = None
+    queued: Waiting | None = None
     if daemon is not None:
         directory, record = daemon
         queued = trio.run(partial(wait_for_end, directory, timeout))
@@ -59,7 +60,9 @@ def umount(mountpoint: str, timeout: float, as_json: bool) -> None:
             {
                 "mountpoint": os.fsencode(mountpoint).decode(errors="backslashreplace"),
                 "daemon_was_dead": dead,
-                "queued": queued,
+                "queued": None if queued is None else queued.total,
+                "queued_commits": None if queued is None else queued.commits,
+                "queued_conversations": None if queued is None else queued.conversations,
             }
         )
         return
@@ -67,8 +70,15 @@ def umount(mountpoint: str, timeout: float, as_json: bool) -> None:
     match queued:
         case None:
             left = "its daemon is not known here, so it was not waited for (is STOWFS_STATE_DIR set as for the mount?)"
-        case 0:
+        case Waiting(0, 0):
             left = "nothing is left to do"
+        case Waiting(_, 0):
+            left = (
+                f"{counted(queued.commits, 'commit')} still queued: the next mount of {entry.source} there settles them"
+            )
         case _:
-            left = f"{counted(queued, 'commit')} still queued: the next mount of {entry.source} there settles them"
+            left = (
+                f"{counted(queued.conversations, 'conversation')} not in the store yet, but safe on this host:"
+                f" 'stowfs flush {entry.source}' or the next mount of it there stores them"
+            )
     echo(f"{mountpoint}: {what}; {left}")
