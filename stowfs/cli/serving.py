@@ -61,9 +61,7 @@ async def serve_mount(request: MountRequest, *, ready: Callable[[], None]) -> No
         remember(hot.state_directory, store.url, descriptor)
         record = write_record(hot.state_directory, store.url, request.mountpoint, request.options)
         stack.callback(record.unlink)
-        await serve(
-            request.mountpoint, store, hot, descriptor, request.options, requests=reached.requests, ready=ready
-        )
+        await serve(request.mountpoint, store, hot, descriptor, request.options, requests=reached.requests, ready=ready)
 
 
 async def _reach(request: MountRequest, stack: AsyncExitStack) -> Contact:
