@@ -217,7 +217,9 @@ class FileSystem(pyfuse3.Operations):
             return self._looked_up(self._inodes.conversations)
         if parent in self._generated:
             return await self._generated.entry(self._generated.lookup(name))
-        inode, _ = await self._tree.find(self._tree.child(self._inode(parent), name), stale_ok=True)
+        path = self._tree.child(self._inode(parent), name)
+        inode, snapshot = await self._tree.find(path, stale_ok=True)
+        self._tree.reopening.looked_up(ctx.pid, path, inode, snapshot)
         return self._looked_up(inode)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -244,7 +246,7 @@ class FileSystem(pyfuse3.Operations):
                 raise
             # Somebody was quicker, after the kernel had looked: then it is opened.
             inode, _ = await self._tree.find(self._tree.child(directory, name), stale_ok=True)
-            info = await self._open(inode, flags)
+            info = await self._open(inode, flags, ctx)
             return info, self._looked_up(inode)
         # A writer even with O_RDONLY: its flush is what stores the new file.
         info = FileInfo(
@@ -335,7 +337,7 @@ class FileSystem(pyfuse3.Operations):
     ) -> EntryAttributes:
         inode = self._inode(number)
         if fields.update_size:
-            await self._truncate(inode, wanted.st_size, fh)
+            await self._truncate(inode, wanted.st_size, fh, ctx)
         changes = {}
         if fields.update_mode:
             changes["mode"] = wanted.st_mode & PERMISSIONS
@@ -360,14 +362,14 @@ class FileSystem(pyfuse3.Operations):
             await self._contents.change_attributes(inode, lambda old: msgspec.structs.replace(old, **changes))
         return self._answer(inode)
 
-    async def _truncate(self, inode: Inode, size: int, fh: FileHandleT | None) -> None:
+    async def _truncate(self, inode: Inode, size: int, fh: FileHandleT | None, ctx: RequestContext) -> None:
         """By handle: part of what its flush commits. By path: nobody would, so it is committed here."""
         if inode.is_directory:
             raise FUSEError(errno.EISDIR)
         if fh is not None:
             await self._contents.truncate(inode, size)
             return
-        await self._tree.open(inode, writing=True)
+        await self._tree.open(inode, ctx.pid, writing=True)
         try:
             await self._contents.truncate(inode, size)
             await self._contents.commit_once(inode)
@@ -411,14 +413,14 @@ class FileSystem(pyfuse3.Operations):
     async def open(self, number: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         if number in self._generated:
             return await self._generated.open(number, flags, self._next_handle())
-        return await self._open(self._inode(number), flags)
+        return await self._open(self._inode(number), flags, ctx)
 
-    async def _open(self, inode: Inode, flags: int) -> FileInfo:
+    async def _open(self, inode: Inode, flags: int, ctx: RequestContext) -> FileInfo:
         if inode.is_directory:
             raise FUSEError(errno.EISDIR)
         # With O_TRUNC, Linux lets whoever may write cut a file with O_RDONLY, too; then its flush is what stores that.
         writing = bool(flags & (os.O_ACCMODE | os.O_TRUNC))
-        await self._tree.open(inode, writing=writing)
+        await self._tree.open(inode, ctx.pid, writing=writing)
         try:
             if flags & os.O_TRUNC:
                 await self._contents.truncate(inode, 0)

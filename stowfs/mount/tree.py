@@ -20,6 +20,7 @@ from stowfs.mount.contents import Contents
 from stowfs.mount.errnos import stale
 from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
 from stowfs.mount.moves import Moves
+from stowfs.mount.reopening import Reopening
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display, join, split
 from stowfs.vault.parallel import each
@@ -52,6 +53,7 @@ class Tree:
         self._moves = moves
         self._asynchronous = vault.options.asynchronous
         self._listings: list[Listing] = []
+        self.reopening = Reopening()
 
     # Finding
 
@@ -131,12 +133,15 @@ class Tree:
         """Whether another host can change what the inode shows: not while it is open, changed or unlinked here."""
         return not inode.handles and inode.draft is None and inode.linked and inode is not self._inodes.conversations
 
-    async def open(self, inode: Inode, *, writing: bool) -> None:
+    async def open(self, inode: Inode, thread: int, *, writing: bool) -> None:
         """Counts a handle on what the path of `inode` shows now.
 
         Raises ESTALE where that is not this inode any more.
         """
-        if not inode.linked:
+        known = self.reopening.take(thread, inode)
+        if known is not None:
+            inode.snapshot = known
+        elif not inode.linked:
             if not inode.handles:
                 raise stale()
         elif inode.draft is None or not self._inodes.is_current(inode):
@@ -145,6 +150,7 @@ class Tree:
             except NoSuchPath:
                 raise stale() from None
             if found is not inode:
+                self.reopening.too_late(thread, inode.path)
                 raise stale()
             if snapshot is not None:
                 inode.snapshot = snapshot
