@@ -188,12 +188,15 @@ class Backlog:
             draft.settle(committed)
             return True
         # Where what was changed since makes no sense on what is there now, the next commit keeps it beside that.
-        draft.follow(mark, committed, same=not frozen.moved)
+        same = not frozen.moved and draft.shares_base(done)
         if later is None:
+            followed = draft.follow(mark, committed, same=same)
             await self.withdraw(draft)
         else:
-            later.follow(mark, committed, same=not frozen.moved)
+            followed = draft.advance(mark, committed, same=same)
             await self._journal.change_drafts([self._row(later)])
+        if followed:
+            draft.forget_attempts(committed)
         draft.release()
         return False
 

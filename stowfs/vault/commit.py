@@ -387,7 +387,10 @@ def _reconcile(draft: Draft, current: Snapshot, *, unattended: bool) -> Merge:
         if draft.is_as(own.mark):
             draft.moved = draft.moved or not same
             return Merge.DONE
-        return Merge.MERGED if draft.follow(own.mark, current, same=same) else Merge.BESIDE
+        if not draft.follow(own.mark, current, same=same):
+            return Merge.BESIDE
+        draft.moved = draft.moved or not same
+        return Merge.MERGED
     if draft.exclusive:
         if not unattended:
             raise PathExists(f"{display(draft.path)} exists")

@@ -14,6 +14,7 @@ import msgspec
 
 from stowfs.config import MIB, TIB
 from stowfs.errors import FileTooLarge
+from stowfs.hot.extents import ExtentMap
 from stowfs.hot.spool import BLOCK, Spool, SpoolFile
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display
@@ -51,6 +52,7 @@ class DraftState(msgspec.Struct, frozen=True, omit_defaults=True):
     appending: bool = False
     exclusive: bool = False
     removal: str | None = None
+    shift: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +111,15 @@ class Draft:
         draft = cls(state.path, base, state.attributes, spool, read_base, appending=state.appending)
         draft.id = state.id
         draft.exclusive = state.exclusive
-        draft._overlay = Overlay(state.base_size, state.size, changes=state.changes)
-        draft._overlay.truncations = list(state.truncations)
-        for start, end, position in state.extents:
-            draft._overlay.extents.add(start, end, position)
+        draft._overlay = Overlay(
+            state.base_size,
+            state.size,
+            ExtentMap(state.extents),
+            list(state.truncations),
+            state.changes,
+            max([state.changes, *(mark.changes for mark in state.attempts.values())]),
+            state.shift,
+        )
         draft._attempts = dict(state.attempts)
         draft._sealed = state.seal
         if state.extents:
@@ -155,7 +162,7 @@ class Draft:
         if self._mark is not None:
             return self._mark
         self._sealed = self._file.seal() if self._file else self._sealed + BLOCK
-        return Mark(self._sealed, self._overlay.changes, self.size, self.attributes)
+        return Mark(self._sealed, self._overlay.changes, self.size - self._overlay.shift, self.attributes)
 
     def write(self, offset: int, data: bytes) -> None:
         """Writes `data` at `offset`; no data change nothing. Raises `FileTooLarge` and `HotTierFull`; then nothing has
@@ -175,12 +182,12 @@ class Draft:
         try:
             for start, stop, _ in fresh:
                 added.append((start, stop, file.append(view[start - offset : stop - offset])))
+            for start, stop, position in pieces:
+                if position is not None and position >= file.sealed:
+                    file.overwrite(position, view[start - offset : stop - offset])
         except BaseException:
             file.cut(before)
             raise
-        for start, stop, position in pieces:
-            if position is not None and position >= file.sealed:
-                file.overwrite(position, view[start - offset : stop - offset])
         for start, stop, position in added:
             self._overlay.extents.add(start, stop, position)
         self._overlay.written(end)
@@ -230,6 +237,7 @@ class Draft:
         frozen._overlay = self._overlay.copy()
         frozen._file = self._file
         frozen._attempts = self._attempts
+        frozen.moved = self.moved and self._mark is not None
         return frozen
 
     def attempt(self, commit: str, over: Snapshot | None) -> None:
@@ -271,8 +279,13 @@ class Draft:
 
     def is_as(self, mark: Mark) -> bool:
         """Whether nothing was changed since."""
-        own = self._mark or Mark(0, self._overlay.changes, self.size, self.attributes)
+        own = self._mark or Mark(0, self._overlay.changes, 0, self.attributes)
         return own.same_state(mark)
+
+    def shares_base(self, other: "Draft") -> bool:
+        """Whether both are based on the same bytes."""
+        a, b = self.base, other.base
+        return a is b or (a is not None and b is not None and a.has_content_of(b))
 
     def follow(self, mark: Mark, version: Snapshot, *, same: bool) -> bool:
         """Goes on from `version`, in which there is what this draft was at `mark`, with what was changed since.
@@ -286,6 +299,25 @@ class Draft:
         self.exclusive = False
         return True
 
+    def advance(self, mark: Mark, version: Snapshot, *, same: bool) -> bool:
+        """As `follow`, together with what was acknowledged since `mark`, if anything was. Whether both could."""
+        followed = self.follow(mark, version, same=same)
+        later = self.acknowledged
+        if later is None:
+            return followed
+        if not later.follow(mark, version, same=same):
+            return False
+        assert later._mark is not None
+        later._mark = msgspec.structs.replace(later._mark, attributes=later.attributes)
+        # What is committed of it then is not what this draft had.
+        later.moved = later.moved or not followed
+        return followed
+
+    def forget_attempts(self, version: Snapshot) -> None:
+        """All attempts so far are in `version`, or failed for good, but for those to replace it."""
+        for commit in [commit for commit, mark in self._attempts.items() if mark.over != version.etag]:
+            del self._attempts[commit]
+
     def settle(self, committed: Snapshot) -> None:
         """The draft was committed as `committed`: it is clean, and that is its base."""
         self.discard()
@@ -294,18 +326,22 @@ class Draft:
         self.attributes = committed.attributes
         self.acknowledged = None
         self.exclusive = self.moved = False
-        self._overlay = Overlay(committed.size, committed.size, changes=self._overlay.changes)
+        last = self._overlay.last_changes
+        self._overlay = Overlay(committed.size, committed.size, changes=last, last_changes=last)
         self._attempts = {}
 
     def revert(self) -> None:
         """Drops what was changed since it was acknowledged."""
         known = self.acknowledged
         assert known is not None
-        self.attributes = known.attributes
-        changes = self._overlay.changes
+        self.base, self.attributes = known.base, known.attributes
+        self.appending, self.exclusive = known.appending, known.exclusive
+        last = self._overlay.last_changes
         self._overlay = known._overlay.copy()
-        # Counted on: a state that comes back is not the one that an attempt was made with.
-        self._overlay.changes = changes if known._overlay.changes == changes else changes + 1
+        # The state is the same one again; those that follow are not the ones that were dropped.
+        self._overlay.last_changes = last
+        if self._file is not None:
+            self._file.cut(self._overlay.log_end)
 
     def state(self) -> DraftState:
         """What the journal keeps of a frozen draft."""
@@ -324,6 +360,7 @@ class Draft:
             attempts=self._attempts,
             appending=self.appending,
             exclusive=self.exclusive,
+            shift=overlay.shift,
         )
 
     def sync(self) -> None:

@@ -5,7 +5,7 @@ it. So a state of the past (`Mark`) tells itself apart from what was done since:
 later, and the truncations noted with its seal or a later one.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import msgspec
@@ -29,7 +29,8 @@ class Intent(Enum):
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
-    """A draft as it was when it was sealed: `changes` counts what had been done to its bytes, `size` in bytes.
+    """A draft as it was when it was sealed: `changes` is the number of that state of its bytes, `size` how many there
+    were, not counting by how much they had been moved (`Overlay.shift`): so marks stay true while copies move.
 
     Of an attempt to commit that state: `moved` if what was to be committed has other bytes than the draft had, or has
     them at other offsets; `over` is the ETag of what it was to replace.
@@ -63,11 +64,15 @@ class Overlay:
     extents: ExtentMap = field(default_factory=ExtentMap)
     # By sizes that grow: an earlier truncation to more than a later one tells nothing.
     truncations: list[Truncation] = field(default_factory=list)
+    # The number of this state, and the greatest that any state had: they differ when one came back.
     changes: int = 0
+    last_changes: int = 0
+    # By how many bytes what was appended has been moved, in all.
+    shift: int = 0
 
     def copy(self) -> "Overlay":
         """The same, independent of it."""
-        return Overlay(self.base_size, self.size, ExtentMap(self.extents), list(self.truncations), self.changes)
+        return replace(self, extents=ExtentMap(self.extents), truncations=list(self.truncations))
 
     @property
     def base_limit(self) -> int:
@@ -85,7 +90,9 @@ class Overlay:
             return Intent.APPEND if appending and not self.emptied else Intent.REPLACE
         if self.emptied:
             return Intent.REPLACE
-        return Intent.APPEND if self._only_grew(self.base_size, 0) else Intent.EDIT
+        start = self.extents.start
+        grew = self._least_size(0) >= self.base_size and (start is None or start >= self.base_size)
+        return Intent.APPEND if grew else Intent.EDIT
 
     @property
     def first_change(self) -> int:
@@ -108,7 +115,7 @@ class Overlay:
     def written(self, end: int) -> None:
         """Something was written, up to `end`; `extents` has it already."""
         self.size = max(self.size, end)
-        self.changes += 1
+        self._changed()
 
     def truncated(self, size: int, seal: int) -> None:
         """The file was cut, or extended with zeros, to `size` bytes; `seal` is the last one."""
@@ -118,7 +125,7 @@ class Overlay:
             self.truncations.append(Truncation(seal, size))
         self.extents.truncate(size)
         self.size = size
-        self.changes += 1
+        self._changed()
 
     def rebased_append(self, base_size: int) -> None:
         """What was appended follows a base of `base_size` bytes now."""
@@ -134,21 +141,24 @@ class Overlay:
     def follow(self, mark: Mark, base_size: int, *, same: bool) -> bool:
         """Reduces the changes to what was done since `mark`, over a version of `base_size` bytes that has in it what
         there was then. `same`: it has exactly those bytes. False, and nothing done, where that makes no sense."""
-        least = self._least_size(mark.seal)
+        size = mark.size + self.shift
         since = self.extents.since(mark.seal)
-        grew = least >= mark.size and (since.start is None or since.start >= mark.size)
-        if not (same or grew or least == 0):
+        least = self._least_size(mark.seal)
+        # Who empties a file replaces it, even if it was empty then.
+        emptied = least == 0
+        grew = not emptied and least >= size and (since.start is None or since.start >= size)
+        if not (same or grew or emptied):
             return False
         self.extents = since
         self.truncations = [t for t in self.truncations if t.seal >= mark.seal]
         if grew:
-            self._move(base_size - mark.size)
+            self._move(base_size - size)
         self.base_size = base_size
         return True
 
-    def _only_grew(self, size: int, seal: int) -> bool:
-        start = self.extents.start
-        return self._least_size(seal) >= size and (start is None or start >= size)
+    def _changed(self) -> None:
+        self.last_changes += 1
+        self.changes = self.last_changes
 
     def _least_size(self, seal: int) -> int:
         """The smallest size it was cut to since `seal`; `UNCUT` where it was not."""
@@ -159,3 +169,4 @@ class Overlay:
             self.extents = self.extents.moved(distance)
             self.truncations = [Truncation(t.seal, t.size + distance) for t in self.truncations]
             self.size += distance
+            self.shift += distance
