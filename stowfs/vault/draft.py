@@ -249,7 +249,7 @@ class Draft:
 
     def failed(self, commit: str) -> None:
         """The attempt under this id did not take effect, and never will."""
-        del self._attempts[commit]
+        self._attempts.pop(commit, None)
 
     @property
     def attempted(self) -> bool:
