@@ -30,6 +30,7 @@ def run(
     check: bool = True,
     data: bytes | None = None,
     env: dict[str, str] | None = None,
+    cwd: Path | None = None,
     timeout: float = CLIENT_TIMEOUT,
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs a client. With `check`, that it succeeds is asserted, with what it said in the message."""
@@ -39,6 +40,7 @@ def run(
         capture_output=True,
         timeout=timeout,
         env={**os.environ, **(env or {})},
+        cwd=cwd,
         check=False,
     )
     if check:

@@ -1,0 +1,300 @@
+"""`commit=async` through a real mount: what a close promises, what waits where, and when it reaches the store."""
+
+import random
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import trio
+
+from stowfs.store.file import FileStore
+from tests.support.audit import audit
+from tests.support.corpus import samples
+from tests.support.mounting import CLIENT_TIMEOUT, Mount, Mounts, failure, python, run
+
+pytestmark = [pytest.mark.fuse, pytest.mark.timeout(600)]
+
+WAITS = "commit=async,flush_delay=3600"
+"""Nothing goes to the store before somebody asks for it."""
+
+LINE = b'{"role": "user", "content": "%s"}\n'
+OLD = b"".join(LINE % random.Random(n).randbytes(300).hex().encode() for n in range(600))
+NEW = b"".join(LINE % random.Random(n).randbytes(300).hex().encode() for n in range(300, 1000))
+
+
+def flush(mount: Mount) -> None:
+    """What `stowfs flush` and `sync DIR` do."""
+    python("fd = os.open(args[0], os.O_RDONLY)\nos.fsync(fd)\nos.close(fd)", mount.root)
+
+
+def writes(mount: Mount) -> list[str]:
+    """The keys of conversations that were written in the store since the last call."""
+    return [request for request in mount.requests() if request.startswith("put manifests/")]
+
+
+def test_a_close_costs_no_request(mounts: Mounts) -> None:
+    mount = mounts.start("a", WAITS)
+    counted = python(
+        "def requests():\n"
+        "    path = args[1] + '/requests'\n"
+        "    return len(open(path).readlines()) if os.path.exists(path) else 0\n"
+        "for name, flags in (('new', os.O_CREAT | os.O_EXCL), ('new', os.O_TRUNC), ('new', os.O_APPEND)):\n"
+        "    fd = os.open(f'{args[0]}/{name}', flags | os.O_WRONLY)\n"
+        "    before = requests()\n"
+        "    os.write(fd, b'some bytes')\n"
+        "    os.fsync(fd)\n"
+        "    os.close(fd)\n"
+        "    print(requests() - before)\n",
+        mount.root,
+        mount.control,
+    )
+    assert counted.split() == ["0", "0", "0"]
+    assert run("cat", mount.root / "new").stdout == b"some bytessome bytes"
+    assert run("ls", mount.root).stdout == b"new\n"
+    assert writes(mount) == []
+
+
+def test_many_changes_within_the_delay_are_one_commit(mounts: Mounts) -> None:
+    mount = mounts.start("a", WAITS)
+    for number in range(20):
+        run("sh", "-c", f"echo {number} >> '{mount.root}/log'; chmod 6{number % 8}0 '{mount.root}/log'")
+    run("sh", "-c", "echo draft > t; echo better > t; mv t final; touch -d @1000000000 final", cwd=mount.root)
+    flush(mount)
+    assert sorted(writes(mount)) == ["put manifests/final.json", "put manifests/log.json"]
+    other = mounts.start("b")
+    assert run("cat", other.root / "log").stdout == b"".join(b"%d\n" % number for number in range(20))
+    assert run("stat", "-c", "%a %Y", other.root / "final").stdout == b"644 1000000000\n"
+    assert run("cat", other.root / "final").stdout == b"better\n"
+    assert run("ls", other.root).stdout == b"final\nlog\n"
+
+
+def test_it_reaches_the_store_by_itself(mounts: Mounts) -> None:
+    mount, other = mounts.start("a", "commit=async,flush_delay=0.1"), mounts.start("b")
+    run("tee", mount.root / "x", data=NEW)
+    python(
+        "import time\nend = time.monotonic() + 20\n"
+        "while not os.path.exists(args[0]):\n    assert time.monotonic() < end\n    time.sleep(0.1)",
+        other.root / "x",
+    )
+    assert run("cat", other.root / "x").stdout == NEW
+
+
+def test_unmounting_waits_for_the_store(mounts: Mounts) -> None:
+    mount = mounts.start("a", WAITS)
+    run("cp", "-r", *samples()[:5], mount.root)
+    mount.unmount()
+    other = mounts.start("b")
+    for sample in samples()[:5]:
+        assert run("cat", other.root / sample.name).stdout == sample.read_bytes()
+
+
+def test_what_is_removed_before_it_is_stored_never_is(mounts: Mounts) -> None:
+    mount = mounts.start("a", WAITS)
+    run("tee", mount.root / "x", data=NEW)
+    run("rm", mount.root / "x")
+    run("mkdir", mount.root / "d")
+    run("tee", mount.root / "d" / "y", data=NEW)
+    assert failure("os.rmdir(args[0])", mount.root / "d") == "ENOTEMPTY"
+    run("rm", "-r", mount.root / "d")
+    flush(mount)
+    assert [key for key in writes(mount) if "d.json" not in key] == []
+    assert run("ls", mount.root).stdout == b""
+    mount.kill()
+    assert run("ls", mounts.start("a").root).stdout == b""
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["new", "stored before"])
+def test_after_a_kill_it_is_read_back_and_stored(stored: bool, mounts: Mounts) -> None:
+    mount = mounts.start("a", WAITS)
+    if stored:
+        run("tee", mount.root / "x", data=OLD)
+        flush(mount)
+        run("tee", "-a", mount.root / "x", data=NEW)
+        expected = OLD + NEW
+    else:
+        run("tee", mount.root / "x", data=NEW)
+        expected = NEW
+    mount.kill()
+    other = mounts.start("b")
+    assert run("cat", other.root / "x", check=False).stdout == (OLD if stored else b"")
+    mount = mounts.start("a", WAITS)
+    assert run("ls", mount.root).stdout == b"x\n"
+    assert run("cat", mount.root / "x").stdout == expected
+    flush(mount)
+    assert run("cat", other.root / "x").stdout == expected
+    mount.unmount()
+    found = trio.run(audit, FileStore(mounts.store))
+    assert found.exact, found
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("kind", ["create", "replace", "append", "rename", "remove"])
+def test_what_was_acknowledged_survives_a_kill_at_any_request(kind: str, when: str, tmp_path: Path) -> None:
+    for request in range(1, 60):
+        mounts = Mounts(_new(tmp_path / str(request)))
+        try:
+            if not _killed_once(mounts, kind, when, request):
+                assert request > 1
+                return
+        finally:
+            mounts.close()
+    raise AssertionError("no end of requests")
+
+
+def _killed_once(mounts: Mounts, kind: str, when: str, request: int) -> bool:
+    """A change, and the daemon killed at its `request`th request from then on; whether it makes that many."""
+    mount = mounts.start("a", WAITS)
+    path, other = mount.root / "x.jsonl", mount.root / "y.jsonl"
+    old: bytes | None = None if kind == "create" else NEW if kind in ("rename", "remove") else OLD
+    run("tee", mount.root / "bystander", data=OLD)
+    if old is not None:
+        run("tee", other if kind == "rename" else path, data=old)
+    flush(mount)
+    if kind == "remove":
+        # Stored, and changed again: the removal has to end both.
+        run("tee", "-a", path, data=OLD)
+        old = NEW + OLD
+    mount.kill_at(when, request)
+    changes: dict[str, tuple[list[str | Path], bytes | None]] = {
+        "create": (["tee", path], NEW),
+        "replace": (["tee", path], NEW),
+        "append": (["tee", "-a", path], OLD + NEW),
+        "rename": (["mv", other, path], NEW),
+        "remove": (["rm", path], None),
+    }
+    command, new = changes[kind]
+    done = run(*command, data=NEW, check=False)
+    run("fusermount3", "-u", mount.mountpoint, check=False)
+    killed = mount.process.wait(CLIENT_TIMEOUT) == -signal.SIGKILL
+    mount.mend_store()
+    if not killed:
+        assert done.returncode == 0
+        return False
+    mount.clear()
+    before = None if kind == "rename" else old
+    acceptable = [new] if done.returncode == 0 else [before, new]
+    mount = mounts.start("a", WAITS)
+    path = mount.root / "x.jsonl"
+    flush(mount)
+    content = path.read_bytes() if run("test", "-e", path, check=False).returncode == 0 else None
+    assert content in acceptable, (kind, when, request, None if content is None else len(content))
+    fresh = mounts.start("b")
+    assert run("cat", fresh.root / "x.jsonl", check=False).stdout == (content or b"")
+    assert run("cat", fresh.root / "bystander").stdout == OLD
+    fresh.unmount()
+    mount.unmount()
+    found = trio.run(audit, FileStore(mounts.store))
+    assert found.exact, found
+    return True
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_file_whose_cp_succeeded_survives_kills(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    sources = samples()
+    rng.shuffle(sources)
+    mounts = Mounts(_new(tmp_path))
+    try:
+        copied = 0
+        while copied < len(sources):
+            mount = mounts.start("a", "commit=async,flush_delay=0.05")
+            script = 'while read -r number source; do cp "$source" "$0/$number" || exit 0; echo "$number"; done'
+            work = "".join(f"{number} {sources[number]}\n" for number in range(copied, len(sources)))
+            stop = rng.randrange(1, 25)
+            with subprocess.Popen(["sh", "-c", script, mount.root], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
+                assert p.stdin is not None
+                assert p.stdout is not None
+                p.stdin.write(work.encode())
+                p.stdin.close()
+                for count, line in enumerate(p.stdout, 1):
+                    copied = int(line) + 1
+                    if count == stop:
+                        mount.process.kill()
+                p.wait(CLIENT_TIMEOUT)
+            mount.kill()
+        last = mounts.start("a", "commit=async")
+        flush(last)
+        for mount in (last, mounts.start("b")):
+            for number, source in enumerate(sources):
+                assert run("cat", mount.root / f"{number}").stdout == source.read_bytes(), source
+        last.unmount()
+    finally:
+        mounts.close()
+    found = trio.run(audit, FileStore(mounts.store))
+    assert found.safe, found
+
+
+def test_writers_wait_for_room_and_then_are_told(mounts: Mounts) -> None:
+    mount = mounts.start("a", f"{WAITS},backlog_count=3")
+    for number in range(3):
+        run("tee", mount.root / f"{number}", data=b"waits")
+    # There is room as soon as the store takes what waits.
+    run("tee", mount.root / "3", data=b"waits")
+    flush(mount)
+    mount.break_store()
+    for number in range(4, 7):
+        run("sh", "-c", f"exec 3<>'{mount.root}/0'; printf {number} >> '{mount.root}/{number - 4}'")
+    assert failure("open(args[0], 'a').write('x')", mount.root / "3") == "ENOSPC"
+    mount.mend_store()
+    run("sh", "-c", f"printf more >> '{mount.root}/3'")
+    flush(mount)
+    assert run("cat", mount.root / "3").stdout == b"waitsmore"
+
+
+def test_while_the_store_is_away_everything_written_here_is_read_here(mounts: Mounts) -> None:
+    mount = mounts.start("a", "commit=async,flush_delay=0.05")
+    run("tee", mount.root / "x", data=OLD)
+    flush(mount)
+    with_handle = "fd = os.open(args[0], os.O_RDWR | os.O_APPEND)\nopen(args[1] + '/down', 'w').close()\n"
+    python(with_handle + "os.write(fd, b'more')\nos.fsync(fd)\nos.close(fd)", mount.root / "x", mount.control)
+    assert run("cat", mount.root / "x").stdout == OLD + b"more"
+    assert failure("fd = os.open(args[0], os.O_RDONLY)\nos.fsync(fd)", mount.root) == "EIO"
+    mount.mend_store()
+    flush(mount)
+    assert run("cat", mounts.start("b").root / "x").stdout == OLD + b"more"
+
+
+def test_two_hosts_that_wait_lose_no_line(mounts: Mounts) -> None:
+    a, b = mounts.start("a", WAITS), mounts.start("b", WAITS)
+    run("tee", a.root / "log", data=b"first\n")
+    flush(a)
+    for number in range(10):
+        run("sh", "-c", f"echo a{number} >> '{a.root}/log'; echo b{number} >> '{b.root}/log'")
+    flush(a)
+    flush(b)
+    run("sh", "-c", f"echo last >> '{a.root}/log'")
+    flush(a)
+    lines = run("cat", b.root / "log").stdout.split()
+    assert lines == [b"first", *(b"a%d" % n for n in range(10)), *(b"b%d" % n for n in range(10)), b"last"]
+
+
+def test_a_file_that_two_hosts_create_exclusively_is_kept_twice(mounts: Mounts) -> None:
+    """Nobody can be told any more that the name was taken: the later one is kept beside the other."""
+    a, b = mounts.start("a", WAITS), mounts.start("b", WAITS)
+    creating = "fd = os.open(args[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY)\nos.write(fd, args[1].encode())"
+    python(creating, a.root / "x", "by a")
+    python(creating, b.root / "x", "by b")
+    flush(a)
+    flush(b)
+    assert run("cat", b.root / "x").stdout == b"by a"
+    names = run("ls", b.root).stdout.decode().split()
+    assert len(names) == 2
+    assert names[1].startswith("x.conflict-")
+    assert run("cat", b.root / names[1]).stdout == b"by b"
+
+
+def _new(directory: Path) -> Path:
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+def test_a_mount_with_commit_sync_stores_what_an_asynchronous_one_left(mounts: Mounts) -> None:
+    mount = mounts.start("a", WAITS)
+    run("tee", mount.root / "x", data=NEW)
+    mount.kill()
+    mount = mounts.start("a")
+    assert run("cat", mount.root / "x").stdout == NEW
+    flush(mount)
+    assert writes(mount) == ["put manifests/x.json"]
+    assert run("cat", mounts.start("b").root / "x").stdout == NEW
