@@ -232,14 +232,21 @@ def test_writers_wait_for_room_and_then_are_told(mounts: Mounts) -> None:
     # There is room as soon as the store takes what waits.
     run("tee", mount.root / "3", data=b"waits")
     flush(mount)
-    mount.break_store()
-    for number in range(4, 7):
-        run("sh", "-c", f"exec 3<>'{mount.root}/0'; printf {number} >> '{mount.root}/{number - 4}'")
-    assert failure("open(args[0], 'a').write('x')", mount.root / "3") == "ENOSPC"
+    python(
+        "handles = [os.open(f'{args[0]}/{name}', os.O_WRONLY | os.O_APPEND) for name in range(3)]\n"
+        "open(args[1] + '/down', 'w').close()\n"
+        "for fd in handles:\n"
+        "    os.write(fd, b' and more')\n"
+        "    os.fsync(fd)\n",
+        mount.root,
+        mount.control,
+    )
+    appending = "os.write(os.open(args[0], os.O_WRONLY | os.O_APPEND), b'!')"
+    assert failure(appending, mount.root / "0") == "ENOSPC"
     mount.mend_store()
-    run("sh", "-c", f"printf more >> '{mount.root}/3'")
+    assert failure(appending, mount.root / "0") == ""
     flush(mount)
-    assert run("cat", mount.root / "3").stdout == b"waitsmore"
+    assert run("cat", mounts.start("b").root / "0").stdout == b"waits and more!"
 
 
 def test_while_the_store_is_away_everything_written_here_is_read_here(mounts: Mounts) -> None:
