@@ -166,14 +166,15 @@ class Contents:
         inode.failure = None
         self._queue(inode)
 
-    async def acknowledge_as(self, inode: Inode, path: str, replaced: Inode | None) -> None:
-        """Gives a file that is nowhere but here another name, in the place of `replaced`. The caller holds flight and
-        lock of both. Raises what `Vault.acknowledge` raises; then nothing has changed."""
+    async def acknowledge_as(self, inode: Inode, path: str, replaced: Inode | None, *, exclusive: bool) -> None:
+        """Gives a file that is nowhere but here another name, in the place of `replaced`; with `exclusive` only if it
+        is still free when it is committed. The caller holds flight and lock of both. Raises what `Vault.acknowledge`
+        raises; then nothing has changed."""
         draft = inode.draft
         assert draft is not None
         before = draft.path, draft.appending, draft.exclusive
         # Whatever is under that name is replaced.
-        draft.path, draft.appending, draft.exclusive = path, False, False
+        draft.path, draft.appending, draft.exclusive = path, False, exclusive
         other = replaced.draft if replaced is not None else None
         try:
             await self._vault.acknowledge(draft, replacing=other)

@@ -277,9 +277,11 @@ class Tree:
         async with self._locks(source, target):
             if not replace and target is not None and target.version is None:
                 raise PathExists(f"{display(new)} exists")
-            if replace and self._asynchronous and source is not None and _is_here_only(source):
+            if self._asynchronous and source is not None and _is_here_only(source):
                 # One commit, under the new name.
-                await self._contents.acknowledge_as(source, new, target)
+                if not replace:
+                    await self._check_free(new)
+                await self._contents.acknowledge_as(source, new, target, exclusive=not replace)
                 self._inodes.move(old, new)
                 self._end_unused(target)
                 return
@@ -299,12 +301,7 @@ class Tree:
 
     async def _rename_directory(self, old: str, new: str, *, replace: bool) -> None:
         if not replace:
-            try:
-                await self._vault.head(new)
-            except NoSuchPath:
-                pass
-            else:
-                raise PathExists(f"{display(new)} exists")
+            await self._check_free(new)
         if self._inodes.uncommitted_in(new):
             raise DirectoryNotEmpty(f"{display(new)} is not empty")
         inodes = self._inodes.below(old)
@@ -318,6 +315,14 @@ class Tree:
                     snapshot = await self._vault.head(inode.path)
                     if inode.version is not None and _same_state(inode.version, snapshot):
                         self._contents.adopt_same_bytes(inode, snapshot)
+
+    async def _check_free(self, path: str) -> None:
+        """Raises `PathExists` where the store has something under the name."""
+        try:
+            await self._vault.head(path)
+        except NoSuchPath:
+            return
+        raise PathExists(f"{display(path)} exists")
 
     @asynccontextmanager
     async def _locks(self, *inodes: Inode | None) -> AsyncIterator[None]:
