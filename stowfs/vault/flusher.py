@@ -7,6 +7,7 @@ more rarely; `flush` tries everything at once, and tells what fails.
 """
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ class Entry:
     pause: float = 0.0
     not_before: float = 0.0
     failure: StowError | None = None
+    # There is nothing to commit any more, unless it is acknowledged again.
+    dropped: bool = False
     # How often it was acknowledged; and how often it had been when the last successful commit began.
     acknowledged: int = 1
     committed: int = 0
@@ -73,8 +76,12 @@ class Flusher:
         self._waiting: OrderedDict[str, Entry] = OrderedDict()
         self._busy: dict[str, Entry] = {}
         self._size = 0
+        # What came since the last group: conversations, and bytes of all.
+        self._new_count = self._new_size = 0
         self._slots = trio.CapacityLimiter(AT_ONCE)
         self._wake = trio.Event()
+        # When the next group is to be looked for, unless that event comes first.
+        self._alarm = math.inf
         self._progress = trio.Condition()
         self._away = False
 
@@ -83,20 +90,24 @@ class Flusher:
         entry = self._busy.get(key) or self._waiting.get(key)
         if entry is None:
             now = trio.current_time()
-            entry = self._waiting[key] = Entry(key, path, 0, commit, now, now + self._options.delay)
-            self._wake.set()
+            entry = Entry(key, path, 0, commit, now, now + self._options.delay)
+            self._new_count += 1
+            self._wait(entry)
         else:
             entry.acknowledged += 1
             entry.path = path
-        self._size += size - entry.size
-        entry.size = size
+            entry.dropped = False
+        self._new_size += max(0, size - entry.size)
+        self._resize(entry, size)
         if self._enough():
             self._wake.set()
 
     async def drop(self, key: str) -> None:
         """There is nothing to commit any more, for whatever reason."""
-        entry = self._waiting.pop(key, None)
-        if entry is not None:
+        if (busy := self._busy.get(key)) is not None:
+            busy.dropped = True
+            self._resize(busy, 0)
+        if (entry := self._waiting.pop(key, None)) is not None:
             await self._gone(entry)
 
     @property
@@ -112,7 +123,8 @@ class Flusher:
         """Waits while too much is waiting. Raises `BacklogFull` where it stays so."""
         if not self._is_full():
             return
-        self._hurry(self._waiting.values())
+        # What failed is not tried more often because somebody waits: the store may be away.
+        self._hurry(entry for entry in self._waiting.values() if entry.failure is None)
         with trio.move_on_after(self._patience):
             async with self._progress:
                 while self._is_full():
@@ -149,17 +161,23 @@ class Flusher:
                     nursery.start_soon(self._commit, entry)
                 if self._wake.is_set():
                     self._wake = trio.Event()
-                with trio.move_on_at(self._next_time()):
+                self._alarm = min(map(_time_of, self._waiting.values()), default=math.inf)
+                with trio.move_on_at(self._alarm):
                     await self._wake.wait()
 
     def _due(self) -> list[Entry]:
         """The next group: everything that may be tried, as soon as one is old enough or all together are enough."""
         now = trio.current_time()
         ready = [entry for entry in self._waiting.values() if entry.not_before <= now]
-        return ready if self._enough() or any(entry.due <= now for entry in ready) else []
+        if not (self._enough() or any(entry.due <= now for entry in ready)):
+            return []
+        self._new_count = self._new_size = 0
+        return ready
 
-    def _next_time(self) -> float:
-        return min((max(entry.due, entry.not_before) for entry in self._waiting.values()), default=float("inf"))
+    def _wait(self, entry: Entry) -> None:
+        self._waiting[entry.key] = entry
+        if _time_of(entry) < self._alarm:
+            self._wake.set()
 
     async def _commit(self, entry: Entry) -> None:
         count = entry.acknowledged
@@ -172,9 +190,8 @@ class Flusher:
         else:
             self._succeeded(entry, count)
         del self._busy[entry.key]
-        if entry.committed < entry.acknowledged:
-            self._waiting[entry.key] = entry
-            self._wake.set()
+        if entry.committed < entry.acknowledged and not entry.dropped:
+            self._wait(entry)
         await self._gone(entry)
 
     def _succeeded(self, entry: Entry, count: int) -> None:
@@ -191,7 +208,8 @@ class Flusher:
     def _failed(self, entry: Entry, error: StowError) -> None:
         known, entry.failure = entry.failure, error
         entry.pause = min(max(entry.pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
-        entry.not_before = trio.current_time() + entry.pause
+        # Rounded up: what fails at about the same time is tried again together.
+        entry.not_before = math.ceil((trio.current_time() + entry.pause) / FIRST_PAUSE) * FIRST_PAUSE
         away, self._away = self._away, self._away or isinstance(error, StoreUnavailable)
         # A store that is away is one line in the log, whatever waits for it.
         if (self._away and not away) or not (isinstance(error, StoreUnavailable) or known):
@@ -199,10 +217,13 @@ class Flusher:
 
     async def _gone(self, entry: Entry) -> None:
         if entry.key not in self._waiting:
-            self._size -= entry.size
-            entry.size = 0
+            self._resize(entry, 0)
         async with self._progress:
             self._progress.notify_all()
+
+    def _resize(self, entry: Entry, size: int) -> None:
+        self._size += size - entry.size
+        entry.size = size
 
     def _hurry(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
@@ -211,9 +232,14 @@ class Flusher:
         self._wake.set()
 
     def _enough(self) -> bool:
-        return len(self._waiting) >= self._options.count or self._size >= self._options.size
+        return self._new_count >= self._options.count or self._new_size >= self._options.size
 
     def _is_full(self) -> bool:
         return (
             len(self._waiting) + len(self._busy) >= self._options.count_limit or self._size >= self._options.size_limit
         )
+
+
+def _time_of(entry: Entry) -> float:
+    """When it may be tried, and is old enough."""
+    return max(entry.due, entry.not_before)
