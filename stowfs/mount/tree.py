@@ -174,8 +174,6 @@ class Tree:
             inode.handles -= 1
             if not inode.handles:
                 inode.snapshot = None
-                if not inode.linked:
-                    self._contents.discard(inode)
             self._inodes.drop_if_unused(inode)
 
     # Changing

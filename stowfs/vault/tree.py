@@ -45,7 +45,7 @@ class Tree:
     async def head(self, path: str, *, stale_ok: bool = False) -> Snapshot:
         """What is live under `path`; `stale_ok` as in `Catalog.current`. Raises `NoSuchPath`."""
         if not path:
-            return _unwritten_directory("")
+            return unwritten_directory("")
         snapshot = await self._catalog.current(path, stale_ok=stale_ok)
         if snapshot is None or not snapshot.manifest.live:
             raise NoSuchPath(f"{display(path)}: no such conversation or directory")
@@ -165,9 +165,9 @@ class Tree:
 
     async def _make_again(self, path: str) -> Snapshot:
         if self._read_only:
-            return _unwritten_directory(path)
+            return unwritten_directory(path)
         log.warning("%s was removed while something was created in it: the directory is made again", display(path))
-        return await self._make_if_absent(path, _unwritten_directory(path).attributes)
+        return await self._make_if_absent(path, unwritten_directory(path).attributes)
 
     async def _make_if_absent(self, path: str, attributes: Attributes) -> Snapshot:
         try:
@@ -176,8 +176,9 @@ class Tree:
             return await self.head(path)
 
 
-def _unwritten_directory(path: str) -> Snapshot:
-    """A directory that has no manifest: the root, or one that a read-only mount cannot make again."""
+def unwritten_directory(path: str) -> Snapshot:
+    """A directory whose manifest is not there, or not to be had: the root, one that a read-only mount cannot make
+    again, one that is known only by what waits in it."""
     now = time.time_ns()
     attributes = Attributes(DIRECTORY_MODE, 0, 0, now, now)
     return Snapshot(path, "", Manifest("", Ring(), attributes, kind="directory"), b"", 0)

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from stowfs.config import VaultOptions
-from stowfs.errors import ReadOnly
+from stowfs.errors import ReadOnly, StoreUnavailable
 from stowfs.hot.tier import HotTier
 from stowfs.store.base import ObjectInfo, ObjectStore
 from stowfs.tasks import background
@@ -27,15 +27,15 @@ from stowfs.vault.commit import Committer
 from stowfs.vault.counts import Counts
 from stowfs.vault.descriptor import Descriptor
 from stowfs.vault.draft import Draft
-from stowfs.vault.footprint import Footprint, measure
 from stowfs.vault.flusher import Flusher
+from stowfs.vault.footprint import Footprint, measure
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.recovery import Recovery
 from stowfs.vault.segments import SegmentCounts, SegmentReader
 from stowfs.vault.transaction import Row, decode
 from stowfs.vault.trash import Trash
-from stowfs.vault.tree import Tree
+from stowfs.vault.tree import Tree, unwritten_directory
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,13 @@ class Vault:
         `stale_ok`: or, while the store cannot be reached, as this host saw it last. Only to show it or to write to it,
         not to decide anything by it.
         """
-        return await self._tree.head(path, stale_ok=stale_ok)
+        try:
+            return await self._tree.head(path, stale_ok=stale_ok)
+        except StoreUnavailable:
+            if stale_ok and any(draft.path.startswith(path + "/") for draft in self.backlog.drafts):
+                # What waits in a directory is read by way of it.
+                return unwritten_directory(path)
+            raise
 
     async def read(self, snapshot: Snapshot, start: int, end: int) -> bytes:
         """The bytes `start` to `end` of a version, clipped at its size. Raises `CorruptObject` and store errors."""
