@@ -64,6 +64,12 @@ class Figures:
             "inodes": held.inodes,
             "open_files": held.open_files,
             "uncommitted_files": held.uncommitted,
+            "backlog": {
+                "conversations": usage.backlog.count,
+                "bytes": usage.backlog.size,
+                "oldest_seconds": round(usage.backlog.age, 3),
+                "failure": usage.backlog.failure,
+            },
             "open_directories": held.open_directories,
         }
 
@@ -115,6 +121,10 @@ class _Collector(Collector):
         yield GaugeMetricFamily("stowfs_inodes", "Files and directories the kernel knows.", held.inodes)
         yield GaugeMetricFamily("stowfs_open_files", "Handles on files.", held.open_files)
         yield GaugeMetricFamily("stowfs_uncommitted_files", "Files with changes not committed yet.", held.uncommitted)
+        waiting = usage.backlog
+        yield GaugeMetricFamily("stowfs_backlog_conversations", "Acknowledged, not in the store yet.", waiting.count)
+        yield GaugeMetricFamily("stowfs_backlog_bytes", "Acknowledged bytes not in the store yet.", waiting.size)
+        yield GaugeMetricFamily("stowfs_backlog_age_seconds", "How long the oldest of them has waited.", waiting.age)
         yield GaugeMetricFamily("stowfs_open_directories", "Handles on directories.", held.open_directories)
 
 

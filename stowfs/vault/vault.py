@@ -27,7 +27,7 @@ from stowfs.vault.commit import Committer
 from stowfs.vault.counts import Counts
 from stowfs.vault.descriptor import Descriptor
 from stowfs.vault.draft import Draft
-from stowfs.vault.flusher import Flusher
+from stowfs.vault.flusher import Flusher, Lag
 from stowfs.vault.footprint import Footprint, measure
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Attributes, Snapshot
@@ -50,12 +50,13 @@ THREADS = max(2, os.cpu_count() or 1)
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a vault has of the local host. Sizes in bytes: of decompressed segments in memory, compressed ones on the
-    disk, and what was written and is not committed."""
+    disk, and what was written and is not committed. `backlog`: what of it is acknowledged."""
 
     segments: SegmentCounts
     memory_bytes: int
     disk_bytes: int
     spool_bytes: int
+    backlog: Lag
 
 
 @asynccontextmanager
@@ -280,7 +281,8 @@ class Vault:
     def usage(self) -> Usage:
         """What this vault has of the local host now."""
         hot = self._hot
-        return Usage(self.segments.counts, self.segments.memory_used, hot.segments.used, hot.spool.used)
+        used = self.segments.memory_used, hot.segments.used, hot.spool.used
+        return Usage(self.segments.counts, *used, self.flusher.lag)
 
     async def under_way(self) -> list[tuple[str, Row]]:
         """The commits that are in the journal, the oldest first: how far each is, and what it is about."""
