@@ -59,10 +59,13 @@ class FlushOptions:
     # Some seconds of requests for a store 20 ms away.
     count: int = 512
     size: int = 64 * MIB
-    # Each waiting conversation costs a few kilobytes of memory.
-    count_limit: int = 20_000
+    # Each waiting conversation costs about five kilobytes of memory.
+    count_limit: int = 10_000
     # What a slow uplink of 10 MB/s takes less than ten minutes for.
     size_limit: int = 4 * GIB
+    # Seconds that the first change of a reference count waits for others of a group: what cutting and compressing the
+    # conversations of a group takes, about.
+    gather: float = 0.05
 
 
 @dataclass(frozen=True, slots=True)

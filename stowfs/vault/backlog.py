@@ -141,9 +141,9 @@ class Backlog:
         await self._journal.change_drafts([DraftRow(removal.id, _encoder.encode(removal), None)])
         try:
             yield
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._journal.change_drafts([self._row(acknowledged)])
+        except Exception:
+            # Only cancelled, it goes on as after a crash.
+            await self._journal.change_drafts([self._row(acknowledged)])
             raise
 
     async def finish_removal(self, removal: DraftState) -> None:

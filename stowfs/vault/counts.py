@@ -1,7 +1,8 @@
 """Reference counts of segments: acquire, release, undo, collect and recompress against the store.
 
 Concurrent changes of one record by this process are grouped: while one compare-and-swap is under way, further
-operations on the same segment queue up and go together in the next ones. The writes are made by tasks of the vault,
+operations on the same segment queue up and go together in the next ones; where nobody waits for the answer, the first
+one waits for them, too. The writes are made by tasks of the vault,
 not of the callers, so that a cancelled caller leaves nothing half-done; what it no longer waits for is in its journal
 row.
 """
@@ -58,7 +59,17 @@ class Acquired:
 class Counts:
     """The counted references of all segments, as this process changes them."""
 
-    def __init__(self, store: ObjectStore, nursery: trio.Nursery, *, deadline: float, many: int = records.MANY) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        nursery: trio.Nursery,
+        *,
+        deadline: float,
+        many: int = records.MANY,
+        gather: float = 0.0,
+    ) -> None:
+        # Seconds that a first change waits for others of the same segment.
+        self._gather = gather
         self._store = store
         self._nursery = nursery
         self._deadline = deadline
@@ -141,6 +152,8 @@ class Counts:
         first: Found | Unread | None = UNREAD if exists else None
         batch: list[_Request] = []
         try:
+            if self._gather:
+                await trio.sleep(self._gather)
             # No more at a time than a ring holds: after a lost response, every id of the batch has to be found there.
             while batch := self._queues[digest][:CAPACITY]:
                 self._queues[digest] = self._queues[digest][CAPACITY:]

@@ -187,6 +187,10 @@ class Flusher:
                 await entry.commit()
         except StowError as error:
             self._failed(entry, error)
+        except Exception as error:
+            # Nobody is there to see it, and the other conversations must not suffer from it.
+            log.exception("%s: a defect", display(entry.path))
+            self._failed(entry, StowError(f"a defect: {error!r}"))
         else:
             self._succeeded(entry, count)
         del self._busy[entry.key]

@@ -1,0 +1,258 @@
+"""The backlog: what is acknowledged is kept, committed in groups, merged or kept beside, and given up only on
+purpose."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from stowfs.config import FlushOptions
+from stowfs.errors import NoSuchPath
+from stowfs.store.memory import MemoryStore
+from stowfs.vault.draft import Draft
+from stowfs.vault.vault import Vault
+from tests.support.audit import audit
+from tests.support.faults import FailBefore, FaultyStore, Rule, Stall
+from tests.support.vaults import ATTRIBUTES, Hosts, append, flush, read, write
+from tests.vault.test_promises import log_lines
+
+LONG = log_lines(400)
+
+
+async def names(vault: Vault) -> list[str]:
+    return sorted([entry.path async for entry in vault.walk()])
+
+
+async def acknowledged(vault: Vault, path: str, data: bytes) -> Draft:
+    """A new conversation that waits."""
+    draft = vault.draft(path, None, ATTRIBUTES)
+    draft.write(0, data)
+    await vault.acknowledge(draft)
+    return draft
+
+
+async def test_what_is_not_acknowledged_is_gone_after_a_crash(tmp_path: Path) -> None:
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        vault = await hosts.start("a")
+        draft = await acknowledged(vault, "x", b"kept")
+        draft.write(4, b", and this is not")
+        draft.write(0, b"KEPT")
+        other = vault.draft("y", None, ATTRIBUTES)
+        other.write(0, b"never acknowledged")
+        await hosts.crash("a")
+        vault = await hosts.start("a")
+        (restored,) = vault.backlog.drafts
+        assert await restored.read(0, 100) == b"kept"
+        await flush(vault)
+        assert await read(vault, "x") == b"kept"
+        assert await names(vault) == ["x"]
+        await hosts.crash("a")
+        state = next((tmp_path / "a" / "state").glob("*/test"))
+        assert list((state / "spool").iterdir()) == []
+
+
+async def test_a_group_counts_a_shared_segment_together(tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    # Long enough for all of them to be cut on a slow machine.
+    options = FlushOptions(gather=2.0)
+    async with Hosts(store, tmp_path, asynchronous=True, flush=options) as hosts:
+        vault = await hosts.start("a")
+        await write(vault, "first", LONG)
+        await write(vault, "second", LONG)
+        for number in range(40):
+            await acknowledged(vault, f"c{number}", LONG)
+        vault.queue_backlog()
+        store.reset_log()
+        hosts.start_soon("a", vault.run_flusher)
+        assert await vault.flusher.flush(30) == []
+        segments = len([info async for page in store.inner.list("segments/") for info in page.objects])
+        assert store.count("put", "manifests") == 40
+        assert store.count("put", "segments") <= 4 * segments, "as many as a ring tells apart at a time"
+        assert (await audit(store.inner)).exact
+
+
+async def test_an_edit_that_lost_is_kept_beside_with_all_that_was_acknowledged(tmp_path: Path) -> None:
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        base = await write(a, "x", LONG)
+        draft = a.draft("x", base, base.attributes)
+        draft.write(10, b"EDITED")
+        await a.acknowledge(draft)
+        await write(b, "x", b"replaced by b", await b.head("x"))
+        await hosts.crash("a")
+        a = await hosts.start("a")
+        await flush(a)
+        assert await read(a, "x") == b"replaced by b"
+        (beside,) = [name for name in await names(a) if name != "x"]
+        assert beside.startswith("x.conflict-")
+        assert await read(a, beside) == LONG[:10] + b"EDITED" + LONG[16:]
+
+
+async def test_appends_of_both_hosts_are_kept_in_order(tmp_path: Path) -> None:
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        base = await write(a, "x", LONG)
+        draft = a.draft("x", base, base.attributes, appending=True)
+        draft.write(draft.size, b"a1\n")
+        await a.acknowledge(draft)
+        await append(b, "x", b"b1\n")
+        await flush(a)
+        draft = a.draft("x", await a.head("x"), base.attributes, appending=True)
+        draft.write(draft.size, b"a2\n")
+        await a.acknowledge(draft)
+        await append(b, "x", b"b2\n")
+        await hosts.crash("a")
+        a = await hosts.start("a")
+        await flush(a)
+        assert await read(b, "x") == LONG + b"b1\na1\nb2\na2\n"
+        assert await names(a) == ["x"]
+
+
+async def test_what_was_made_exclusively_or_where_a_directory_is_now_is_kept_beside(tmp_path: Path) -> None:
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        for path in ("x", "d"):
+            draft = a.draft(path, None, ATTRIBUTES)
+            draft.exclusive = path == "x"
+            draft.write(0, b"by a")
+            await a.acknowledge(draft)
+        await write(b, "x", b"by b")
+        await b.make_directory("d", ATTRIBUTES)
+        await flush(a)
+        assert await read(a, "x") == b"by b"
+        assert (await a.head("d")).is_directory
+        beside = [name for name in await names(a) if "conflict" in name]
+        assert [name[:2] for name in beside] == ["d.", "x."]
+        assert [await read(a, name) for name in beside] == [b"by a", b"by a"]
+
+
+async def test_a_draft_that_replaces_another_ends_it_in_the_same_instant(tmp_path: Path) -> None:
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        a = await hosts.start("a")
+        replaced = await acknowledged(a, "x", b"old")
+        draft = a.draft("x", None, ATTRIBUTES)
+        draft.write(0, b"new")
+        await a.acknowledge(draft, replacing=replaced)
+        assert replaced.acknowledged is None
+        await hosts.crash("a")
+        a = await hosts.start("a")
+        (restored,) = a.backlog.drafts
+        assert await restored.read(0, 10) == b"new"
+
+
+@pytest.mark.parametrize("happened", [False, True])
+async def test_a_removal_that_a_crash_interrupts_is_finished(happened: bool, tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts:
+        a = await hosts.start("a")
+        base = await write(a, "x", LONG)
+        draft = a.draft("x", base, base.attributes, appending=True)
+        draft.write(draft.size, b"waits")
+        await a.acknowledge(draft)
+        stalled = Stall()
+        if not happened:
+            store.add(Rule(stalled, "put", "manifests/*"))
+
+        async def remove() -> None:
+            async with a.backlog.removing(draft):
+                await a.remove("x")
+                stalled.reached.set()
+                await trio.sleep_forever()
+
+        hosts.start_soon("a", remove)
+        await stalled.reached.wait()
+        await hosts.crash("a")
+        store.rules.clear()
+        a = await hosts.start("a")
+        assert a.backlog.drafts == []
+        hosts.start_soon("a", a.run_flusher)
+        assert await a.flusher.flush(10) == []
+        with pytest.raises(NoSuchPath):
+            await a.head("x")
+        await a.drain()
+        assert (await audit(store.inner)).exact
+
+
+async def test_an_interrupted_removal_spares_what_was_written_since(tmp_path: Path) -> None:
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        draft = await acknowledged(a, "x", b"waits")
+        reached = trio.Event()
+
+        async def remove() -> None:
+            async with a.backlog.removing(draft):
+                reached.set()
+                await trio.sleep_forever()
+
+        hosts.start_soon("a", remove)
+        await reached.wait()
+        await hosts.crash("a")
+        await write(b, "x", b"another one")
+        a = await hosts.start("a")
+        hosts.start_soon("a", a.run_flusher)
+        assert await a.flusher.flush(10) == []
+        assert await read(a, "x") == b"another one"
+
+
+async def test_a_removal_that_fails_leaves_it_acknowledged(tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.2) as hosts:
+        a = await hosts.start("a")
+        draft = await acknowledged(a, "x", b"waits")
+        store.add(Rule(FailBefore(), times=None))
+        with pytest.raises(Exception, match="injected"):
+            async with a.backlog.removing(draft):
+                await a.remove("x")
+        store.rules.clear()
+        await hosts.crash("a")
+        a = await hosts.start("a")
+        await flush(a)
+        assert await read(a, "x") == b"waits"
+
+
+async def test_a_row_whose_bytes_are_gone_is_said_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        a = await hosts.start("a")
+        lost, kept = await acknowledged(a, "lost", b"lost"), await acknowledged(a, "kept", b"kept")
+        await hosts.crash("a")
+        state = next((tmp_path / "a" / "state").glob("*/test"))
+        (state / "spool" / lost.id).unlink()
+        with caplog.at_level(logging.ERROR):
+            a = await hosts.start("a")
+        assert f"the acknowledged draft {lost.id} cannot be restored" in caplog.text
+        assert [draft.id for draft in a.backlog.drafts] == [kept.id]
+        await flush(a)
+        assert await names(a) == ["kept"]
+
+
+async def test_changes_during_a_commit_follow_it(tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts:
+        a = await hosts.start("a")
+        draft = await acknowledged(a, "x", b"one ")
+        stalled = Stall()
+        store.add(Rule(stalled, "put", "manifests/*", nth=1))
+        lock = trio.Lock()
+        cleanness: list[bool] = []
+        commit = partial(a.backlog.flush, draft, lock, lambda committed, clean: cleanness.append(clean))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(commit)
+            await stalled.reached.wait()
+            async with lock:
+                draft.write(4, b"two ")
+                await a.acknowledge(draft)
+                draft.write(8, b"three")
+            stalled.go.set()
+        assert cleanness == [False]
+        assert await read(a, "x") == b"one "
+        assert await draft.read(0, 100) == b"one two three"
+        await commit()
+        assert await read(a, "x") == b"one two "
+        assert a.backlog.drafts == []
+        await a.acknowledge(draft)
+        await commit()
+        assert cleanness == [False, False, True]
+        assert await read(a, "x") == b"one two three"
+        await hosts.crash("a")
