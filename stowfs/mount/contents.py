@@ -144,9 +144,18 @@ class Contents:
                 self._committed(inode, before, committed)
 
             inode.attempted = True
-            await self._vault.backlog.flush(draft, inode.lock, settled)
+            if not await self._vault.backlog.flush(draft, inode.lock, settled):
+                async with inode.lock:
+                    self._expired(inode)
         await self._tell_size(inode)
         self._inodes.drop_if_unused(inode)
+
+    def _expired(self, inode: Inode) -> None:
+        """The deadline of the file has passed before the store had it: it is gone, but for those who have it open."""
+        if self._inodes.is_current(inode):
+            self._inodes.unlink(inode.path)
+        if not inode.handles:
+            self.discard(inode)
 
     async def flush_all(self, timeout: float) -> None:
         """Waits until everything that is acknowledged is in the store. Raises why something is not."""

@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import trio
 
-from stowfs.errors import CorruptObject, HotTierFailed, NoSuchPath
+from stowfs.errors import CorruptObject, Expired, HotTierFailed, NoSuchPath
 from stowfs.hot.journal import DraftRow, Journal
 from stowfs.hot.spool import Spool
 from stowfs.vault import manifest as manifests
@@ -158,15 +158,15 @@ class Backlog:
         self._spool.remove(removal.id)
         self._removals.remove(removal)
 
-    async def flush(self, draft: Draft, lock: trio.Lock, settled: Settled) -> None:
+    async def flush(self, draft: Draft, lock: trio.Lock, settled: Settled) -> bool:
         """Commits what is acknowledged of a draft. One at a time; the caller does not hold `lock`, the draft's.
 
-        Raises what `Committer.commit` raises (unattended), and errors of the hot tier; then it is acknowledged still.
+        False where its deadline has passed: then nothing of it is acknowledged any more. Raises what `Committer.commit` raises (unattended), and errors of the hot tier; then it is acknowledged still.
         """
         async with lock:
             acknowledged = draft.acknowledged
             if acknowledged is None:
-                return
+                return True
             # What a commit does to the draft on its way must not be seen by the next attempt.
             frozen = acknowledged.freeze()
 
@@ -175,9 +175,16 @@ class Backlog:
                 if draft.acknowledged is not None:
                     await self._journal.change_drafts([self._row(draft.acknowledged)])
 
-        committed = await self._committer.commit(frozen, unattended=True, attempting=attempting)
+        try:
+            committed = await self._committer.commit(frozen, unattended=True, attempting=attempting)
+        except Expired as error:
+            log.info("%s", error)
+            async with lock:
+                await self.withdraw(draft)
+            return False
         async with lock:
             settled(committed, await self._advance(draft, frozen, acknowledged, committed))
+        return True
 
     async def _advance(self, draft: Draft, frozen: Draft, done: Draft, committed: Snapshot) -> bool:
         """The store has the draft as it was when `done` was frozen. Whether there is nothing else in it."""

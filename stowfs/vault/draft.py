@@ -294,7 +294,10 @@ class Draft:
         """
         if not self._overlay.follow(mark, version.size, same=same):
             return False
+        keeps_deadline = self.attributes.expires_ns == mark.attributes.expires_ns
         self.attributes = merged(self.attributes, mark.attributes, version.attributes)
+        if keeps_deadline:
+            self.attributes = msgspec.structs.replace(self.attributes, expires_ns=version.attributes.expires_ns)
         self.base = version
         self.exclusive = False
         return True

@@ -30,7 +30,7 @@ FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
 """Seconds between attempts while the store is away, at most: it may have many clients that wait for it."""
 
-Commit = Callable[[], Awaitable[None]]
+Commit = Callable[[], Awaitable[object]]
 
 
 @dataclass(slots=True, eq=False)
