@@ -161,7 +161,8 @@ class Backlog:
     async def flush(self, draft: Draft, lock: trio.Lock, settled: Settled) -> bool:
         """Commits what is acknowledged of a draft. One at a time; the caller does not hold `lock`, the draft's.
 
-        False where its deadline has passed: then nothing of it is acknowledged any more. Raises what `Committer.commit` raises (unattended), and errors of the hot tier; then it is acknowledged still.
+        False where its deadline has passed: then nothing of it is acknowledged any more. Raises what
+        `Committer.commit` raises (unattended), and errors of the hot tier; then it is acknowledged still.
         """
         async with lock:
             acknowledged = draft.acknowledged
