@@ -11,10 +11,11 @@ import logging
 import platform
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 
 import msgspec
 import trio
@@ -33,6 +34,7 @@ from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import TARGET_LIMIT, Attributes, Manifest, Snapshot
 from stowfs.vault.naming import display, join, manifest_key, split
 from stowfs.vault.publish import Moved, Outcome, Overtaken, Published, next_ring, publish
+from stowfs.vault.record import Payload
 from stowfs.vault.recovery import Recovery
 from stowfs.vault.transaction import Kind, Source, Transaction
 
@@ -53,6 +55,9 @@ class Merge(Enum):
     BESIDE = "it can only be kept under another name"
 
 
+Keep = Callable[[Sequence[Payload]], Awaitable[None]]
+"""Keeps segments on this host that were just stored, so that they can be read without the store."""
+
 Next = Callable[[Snapshot | None], Manifest]
 
 
@@ -72,6 +77,7 @@ class Committer:
         *,
         deadline: float,
         trash_seconds: float,
+        keep: Keep | None = None,
     ) -> None:
         self._store = store
         self._hot = hot
@@ -83,6 +89,7 @@ class Committer:
         self._threads = threads
         self._deadline = deadline
         self._trash_seconds = trash_seconds
+        self._keep = keep
 
     async def commit(
         self, draft: Draft, *, unattended: bool = False, attempting: Callable[[], Awaitable[None]] | None = None
@@ -116,7 +123,7 @@ class Committer:
                 if _has_expired(draft, previous):
                     raise Expired(f"{display(draft.path)}: the deadline has passed")
                 transaction.held = await self._layouts.digests(previous)
-                assembled = await self._assembler.assemble(draft, transaction.acquire)
+                assembled = await self._assembler.assemble(draft, partial(self._acquire, transaction))
                 # The content that is kept may come from a version that is not under this name any more.
                 await transaction.acquire_existing(assembled.digests)
                 manifest = _manifest(transaction.id, draft, assembled, previous)
@@ -257,6 +264,11 @@ class Committer:
             await self._recovery.retire_source(transaction.row, source)
             self._finish(transaction)
             return committed
+
+    async def _acquire(self, transaction: Transaction, payloads: Sequence[Payload], there: set[str]) -> None:
+        await transaction.acquire(payloads, there)
+        if self._keep is not None:
+            await self._keep(payloads)
 
     @asynccontextmanager
     async def _transaction(self, kind: Kind, path: str) -> AsyncIterator[Transaction]:

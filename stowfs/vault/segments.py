@@ -17,6 +17,7 @@ from stowfs.hot.segments import CachedSegment, SegmentFiles
 from stowfs.store.base import Found, ObjectStore
 from stowfs.vault import record as records
 from stowfs.vault.naming import blob_key, segment_key
+from stowfs.vault.record import Payload
 
 log = logging.getLogger(__name__)
 
@@ -109,9 +110,11 @@ class SegmentReader:
             if self._memory.get(digest) is None and digest not in self._flights:
                 self._start(digest)
 
-    def remember(self, digest: str, raw: bytes) -> None:
-        """Keeps bytes in memory that the caller has just written, and knows to have this digest."""
-        self._memory.put(digest, raw)
+    async def keep(self, payloads: Iterable[Payload]) -> None:
+        """Keeps segments on the disk that the caller has just stored: they can be read without the store."""
+        for payload in payloads:
+            segment = CachedSegment(payload.dictionary, payload.raw_size, payload.compressed)
+            await self._files.put(bytes.fromhex(payload.digest), segment)
 
     def _start(self, digest: str) -> "_Flight":
         flight = self._flights[digest] = _Flight()

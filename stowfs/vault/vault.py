@@ -109,6 +109,8 @@ class Vault:
             threads,
             deadline=options.deadline,
             trash_seconds=descriptor.trash_seconds,
+            # What was acknowledged is read from here whether or not the store answers, also when it is stored.
+            keep=self.segments.keep if options.asynchronous else None,
         )
         self.backlog = Backlog(hot.journal, hot.spool, self._catalog, self._committer, self._layouts.read, threads)
         self.flusher = Flusher(options.flush, patience=options.deadline)
