@@ -33,7 +33,7 @@ class WriteConflict(StoreError):
 
 
 class AccessDenied(StoreError):
-    """The credentials are missing, wrong or not sufficient for the request."""
+    """The credentials are missing, wrong, expired or not sufficient for the request, or the store is read-only."""
 
 
 class StoreFull(StoreError):

@@ -15,6 +15,7 @@ import trio
 
 from stowfs.cli.leftovers import LOCK, Waiting, count, try_lock
 from stowfs.hot.directories import private_directory
+from stowfs.hot.failures import state_errors
 from stowfs.mount.options import MountOptions
 
 RECORD = "mount.json"
@@ -46,13 +47,16 @@ def log_file(state_root: Path, mountpoint: str) -> Path:
 
 
 def write_record(state_directory: Path, store_url: str, mountpoint: str, options: MountOptions) -> Path:
-    """Records this process as the daemon of a mount; the file, to be removed at its end. Raises `OSError`."""
+    """Records this process as the daemon of a mount; the file, to be removed at its end. Raises errors of the hot
+    tier."""
     path = state_directory / RECORD
     temporary = path.with_suffix(".new")
     # A name that is not UTF-8 is no JSON: escaped, and compared in that form.
     shown = os.fsencode(mountpoint).decode(errors="backslashreplace")
-    temporary.write_bytes(msgspec.json.encode(MountRecord(os.getpid(), shown, store_url, time.time(), options)))
-    temporary.rename(path)
+    record = MountRecord(os.getpid(), shown, store_url, time.time(), options)
+    with state_errors(f"writing {path}"):
+        temporary.write_bytes(msgspec.json.encode(record))
+        temporary.rename(path)
     return path
 
 

@@ -42,6 +42,8 @@ def log_to(path: Path | None) -> None:
         )
     logging.basicConfig(handlers=[handler], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("stowfs").setLevel(logging.INFO)
+    # It logs, with a stack, each error that it raises as well.
+    logging.getLogger("botocore.credentials").setLevel(logging.CRITICAL)
 
 
 async def serve_mount(request: MountRequest, *, ready: Callable[[], None]) -> None:

@@ -24,11 +24,15 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
+    LoginError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
 )
 from botocore.exceptions import (
     ConnectionError as BotoConnectionError,
@@ -67,6 +71,7 @@ Client = Any
 
 _MINIMUM_PART = 5 * MIB  # S3's own limit.
 _PART = 16 * MIB  # Big enough that the round trip is small beside the transfer, small enough to repeat.
+_RENEW = "Renew them where they come from: the role, the login or the credential_process of the profile."
 _CLEANUP_SECONDS = 10.0  # For aborting an upload that failed, before it is left to `pending_uploads`.
 
 
@@ -113,6 +118,11 @@ class S3Store:
             ) from error
         except (BotoCoreError, ResponseParserError, OSError) as error:
             raise _translated(error, self._place) from error
+        except RuntimeError as error:
+            # How botocore says that the credentials it was given in place of expired ones are expired, too.
+            if "credentials are still expired" not in str(error):
+                raise
+            raise AccessDenied(f"{self._place}: {error} {_RENEW}") from error
 
     async def get(
         self, key: str, *, byte_range: ByteRange | None = None, if_none_match: str | None = None
@@ -384,6 +394,8 @@ def _translated(error: Exception, place: str) -> StoreError | UsageError:
     match error:
         case NoCredentialsError() | PartialCredentialsError():
             return AccessDenied(f"{place}: {reason}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
+        case CredentialRetrievalError() | TokenRetrievalError() | SSOError() | LoginError():
+            return AccessDenied(f"{place}: {reason.rstrip('.')}. {_RENEW}")
         case ProfileNotFound():
             return UsageError(f"{reason}: check AWS_PROFILE and ~/.aws/config")
         case BotoConnectionError() | HTTPClientError() | IncompleteReadError() | ResponseParserError() | OSError():

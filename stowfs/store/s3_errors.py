@@ -20,14 +20,18 @@ _DENIED = frozenset(
         "AllAccessDisabled",
         "AuthorizationHeaderMalformed",
         "ExpiredToken",
+        "ExpiredTokenException",
         "InvalidAccessKeyId",
+        "InvalidIdentityToken",
         "InvalidToken",
         "RequestTimeTooSkewed",
         "SignatureDoesNotMatch",
         "TokenRefreshRequired",
     }
 )
-_FULL = frozenset({"QuotaExceeded", "InsufficientCapacity", "StorageFull", "XMinioStorageFull"})
+_FULL = frozenset(
+    {"QuotaExceeded", "InsufficientCapacity", "StorageFull", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
+)
 _THROTTLED = frozenset({"SlowDown", "RequestTimeout", "RequestTimeoutException", "Throttling", "ThrottlingException"})
 
 
@@ -44,7 +48,10 @@ def translate(code: str, status: int, message: str, *, place: str, key: str = ""
         case "RequestTimeTooSkewed":
             return AccessDenied(f"{place}: the clock of this host is wrong ({detail}): set it")
         case _ if code in _FULL or status == 507:
-            return StoreFull(f"{place}: the store has no room left ({detail}): free some, or raise the quota")
+            return StoreFull(
+                f"{place}: the store has no room left ({detail}): raise its quota, or free some there (to delete"
+                " conversations takes a little room, too)"
+            )
         case _ if code in _DENIED or status in (401, 403):
             return AccessDenied(
                 f"{where}: access denied ({detail}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE,"

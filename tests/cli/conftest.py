@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import Stow, stow
+from tests.support.rgw_user import rgw_user
 
-__all__ = ["mountpoint", "store", "stow"]
+__all__ = ["mountpoint", "rgw_user", "store", "stow"]
 
 
 @pytest.fixture
