@@ -20,6 +20,7 @@ import msgspec
 
 from stowfs.errors import CorruptObject, NoSuchPath, PathExists, StoreUnavailable, StowError
 from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
+from stowfs.mount.local_names import is_probe
 from stowfs.mount.moves import Moves
 from stowfs.vault.draft import Draft, Intent
 from stowfs.vault.manifest import Attributes, Snapshot
@@ -73,6 +74,7 @@ class Contents:
             if appending and not _is_mapped_page(inode, draft, offset, len(data)):
                 # The kernel puts appended data where it thinks the end is, and may not know that the file has grown.
                 position = draft.size
+            inode.local = inode.local and not is_probe(inode.path)
             try:
                 draft.write(position, data)
             except BaseException:
@@ -105,7 +107,7 @@ class Contents:
 
         On error it stays uncommitted. Raises what `Vault.commit` or `Vault.acknowledge` raises.
         """
-        if inode.draft is None:
+        if inode.draft is None or inode.local:
             return
         if self._asynchronous and not in_store:
             async with inode.lock:
@@ -118,7 +120,7 @@ class Contents:
     async def commit_locked(self, inode: Inode) -> None:
         """As `commit` in the store, for a caller that keeps the path steady and holds flight and lock."""
         draft = inode.draft
-        if draft is None or not inode.linked:
+        if draft is None or not inode.linked or inode.local:
             return
         before = _Before(inode.version, draft)
         inode.attempted = True
@@ -165,7 +167,7 @@ class Contents:
 
     async def _acknowledge(self, inode: Inode) -> None:
         draft = inode.draft
-        if draft is None or not inode.linked or _is_safe(draft):
+        if draft is None or not inode.linked or inode.local or _is_safe(draft):
             return
         try:
             await self._vault.acknowledge(draft)
@@ -192,9 +194,26 @@ class Contents:
             raise
         if other is not None:
             await self._vault.flusher.drop(other.id)
+        inode.local = False
         # The store may have another file of that name.
         inode.attempted = True
         self._queue(inode)
+
+    async def commit_as(self, inode: Inode, path: str, *, replace: bool) -> None:
+        """Commits a file that is nowhere but here under another name; with `replace` whatever is there. The caller
+        keeps both steady and holds flight and lock. Raises as `commit_locked`; then nothing has changed."""
+        draft = inode.draft
+        assert draft is not None
+        before = draft.path, draft.appending, draft.exclusive
+        local, failure = inode.local, inode.failure
+        draft.path, draft.appending, draft.exclusive = path, False, not replace
+        inode.local = False
+        try:
+            await self.commit_locked(inode)
+        except BaseException:
+            draft.path, draft.appending, draft.exclusive = before
+            inode.local, inode.failure, inode.attempted = local, failure, False
+            raise
 
     async def remove_locked(self, inode: Inode | None, path: str) -> None:
         """Removes a file from the store, if it may be there, and what is acknowledged of it. The caller keeps the path
@@ -259,7 +278,7 @@ class Contents:
 
         What a flush could not commit is not tried again: its caller knows.
         """
-        if inode.draft is None:
+        if inode.draft is None or (inode.local and inode.linked):
             return
         error = inode.failure
         if inode.linked and error is None:

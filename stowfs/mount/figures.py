@@ -23,12 +23,13 @@ LIBRARIES = ("pyfuse3", "trio", "zstandard")
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What a mount holds in memory: inodes, open files, of these such as were changed and not committed, and open
-    directories."""
+    """What a mount holds in memory: inodes, open files, files that were changed and not committed, files that are kept
+    out of the store, and open directories."""
 
     inodes: int
     open_files: int
     uncommitted: int
+    local: int
     open_directories: int
 
 
@@ -64,6 +65,7 @@ class Figures:
             "inodes": held.inodes,
             "open_files": held.open_files,
             "uncommitted_files": held.uncommitted,
+            "local_files": held.local,
             "backlog": {
                 "conversations": usage.backlog.count,
                 "bytes": usage.backlog.size,
@@ -121,6 +123,7 @@ class _Collector(Collector):
         yield GaugeMetricFamily("stowfs_inodes", "Files and directories the kernel knows.", held.inodes)
         yield GaugeMetricFamily("stowfs_open_files", "Handles on files.", held.open_files)
         yield GaugeMetricFamily("stowfs_uncommitted_files", "Files with changes not committed yet.", held.uncommitted)
+        yield GaugeMetricFamily("stowfs_local_files", "Files that are kept out of the store.", held.local)
         waiting = usage.backlog
         yield GaugeMetricFamily("stowfs_backlog_conversations", "Acknowledged, not in the store yet.", waiting.count)
         yield GaugeMetricFamily("stowfs_backlog_bytes", "Acknowledged bytes not in the store yet.", waiting.size)

@@ -89,6 +89,8 @@ class Inode:
         # another file's; and how the last attempt failed, if it did and nothing was changed since.
         self.attempted = False
         self.failure: Exception | None = None
+        # Kept out of the store (see `local_names`): what is written stays in the draft.
+        self.local = False
         self.linked = True
         # References the kernel holds, and handles of user space: all, those that may write, those that may also map.
         self.lookups = 0

@@ -36,6 +36,7 @@ from stowfs.mount.extended import ExtendedAttributes
 from stowfs.mount.figures import Inventory
 from stowfs.mount.inodes import CONVERSATIONS, Inode, Inodes, Version, now_ns
 from stowfs.mount.kernel import invalidate_attributes
+from stowfs.mount.local_names import LocalNames
 from stowfs.mount.monitor import Monitor
 from stowfs.mount.moves import Moves
 from stowfs.mount.options import MountOptions
@@ -105,7 +106,7 @@ class FileSystem(pyfuse3.Operations):
         self._vault = vault
         self._contents = Contents(vault, self._inodes, moves, invalidate_attributes)
         self._contents.restore()
-        self._tree = Tree(vault, self._inodes, self._contents, moves)
+        self._tree = Tree(vault, self._inodes, self._contents, moves, LocalNames(options.local))
         self._extended_attributes = (
             ExtendedAttributes(vault, self._tree, self._contents, options.attribute_timeout) if options.xattr else None
         )
@@ -117,8 +118,9 @@ class FileSystem(pyfuse3.Operations):
     def _inventory(self) -> Inventory:
         """What is held in memory now."""
         inodes = list(self._inodes)
-        uncommitted = sum(inode.draft is not None for inode in inodes)
-        return Inventory(len(inodes), len(self._handles), uncommitted, len(self._listings))
+        uncommitted = sum(inode.draft is not None and not inode.local for inode in inodes)
+        local = sum(inode.local for inode in inodes)
+        return Inventory(len(inodes), len(self._handles), uncommitted, local, len(self._listings))
 
     async def finish(self) -> None:
         """Commits what is left when the mount ends, while files are open for writing perhaps; what fails is logged.
@@ -126,6 +128,8 @@ class FileSystem(pyfuse3.Operations):
         What was acknowledged and cannot be committed stays in the hot tier.
         """
         for inode in self._inodes:
+            if inode.local:
+                self._contents.discard(inode)
             await self._contents.finish(inode)
         try:
             await self._contents.flush_all(FLUSH_TIMEOUT)

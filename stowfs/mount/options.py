@@ -8,6 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from stowfs.config import GIB, KIB, MIB, TIB, FlushOptions, HotTierOptions, StoreOptions, VaultOptions
 from stowfs.errors import UsageError
+from stowfs.mount.local_names import DEFAULT
 
 ENTRY_TIMEOUT = 60.0
 """Seconds for which the kernel believes that a name stands for an inode. Long, because nothing wrong is done on the
@@ -64,6 +65,8 @@ class MountOptions:
     endpoint: str | None = None
     region: str | None = None
     profile: str | None = None
+    # Patterns of names of new files that are kept out of the store.
+    local: tuple[str, ...] = DEFAULT
     # Changes a mount that is there.
     remount: bool = False
     # A file to which one line is appended for each operation.
@@ -124,6 +127,7 @@ class MountOptions:
         )
         fields = {**_FLAGS, **{name: field for name, (field, _) in _VALUES.items()}}
         shown = {name: getattr(resolved, field) for name, field in fields.items() if name != "remount"}
+        shown["local"] = ":".join(self.local)
         shown["umask"] = None if self.umask is None else f"{self.umask:03o}"
         return shown
 
@@ -222,6 +226,12 @@ def _without_credentials(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
+def _patterns(name: str, value: str) -> tuple[str, ...]:
+    if "/" in value:
+        raise UsageError(f"mount option {name}={value}: these are patterns of names, which have no slash")
+    return tuple(filter(None, value.split(":")))
+
+
 def _text(name: str, value: str) -> str:
     if not value:
         raise UsageError(f"mount option {name}= takes a value")
@@ -251,4 +261,5 @@ _VALUES: dict[str, tuple[str, Callable[[str, str], object]]] = {
     "region": ("region", _text),
     "profile": ("profile", _text),
     "access_log": ("access_log", _absolute),
+    "local": ("local", _patterns),
 }

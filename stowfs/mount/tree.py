@@ -19,6 +19,7 @@ from stowfs.errors import DirectoryNotEmpty, NoSuchPath, PathExists
 from stowfs.mount.contents import Contents
 from stowfs.mount.errnos import stale
 from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
+from stowfs.mount.local_names import LocalNames
 from stowfs.mount.moves import Moves
 from stowfs.mount.reopening import Reopening
 from stowfs.vault.manifest import Attributes, Snapshot
@@ -46,8 +47,9 @@ class Listing:
 class Tree:
     """Names and directories."""
 
-    def __init__(self, vault: Vault, inodes: Inodes, contents: Contents, moves: Moves) -> None:
+    def __init__(self, vault: Vault, inodes: Inodes, contents: Contents, moves: Moves, local: LocalNames) -> None:
         self._vault = vault
+        self._local = local
         self._inodes = inodes
         self._contents = contents
         self._moves = moves
@@ -174,6 +176,8 @@ class Tree:
             inode.handles -= 1
             if not inode.handles:
                 inode.snapshot = None
+                if inode.local and inode.linked and inode.draft is not None:
+                    inode.draft.park()
             self._inodes.drop_if_unused(inode)
 
     # Changing
@@ -183,8 +187,8 @@ class Tree:
     ) -> Inode:
         """A new, empty file, with a handle for writing counted.
 
-        It is committed with its first flush; with `at_once` in the store before this returns. Raises `PathExists`
-        where this host knows the name.
+        It is committed with its first flush, with `at_once` in the store before this returns, or by its name never.
+        Raises `PathExists` where this host knows the name.
         """
         path = self.child(parent, name)
         if self._inodes.at(path) is not None:
@@ -193,6 +197,7 @@ class Tree:
         inode = self._inodes.add(path, None)
         inode.draft = draft
         draft.exclusive = exclusive
+        inode.local = self._local.match(path)
         inode.cached = inode.content
         self.count_handle(inode, writing=True)
         if at_once:
@@ -275,11 +280,16 @@ class Tree:
         async with self._locks(source, target):
             if not replace and target is not None and target.version is None:
                 raise PathExists(f"{display(new)} exists")
-            if self._asynchronous and source is not None and _is_here_only(source):
-                # One commit, under the new name.
-                if not replace:
-                    await self._check_free(new)
-                await self._contents.acknowledge_as(source, new, target, exclusive=not replace)
+            if source is not None and _is_here_only(source):
+                if source.local and self._local.match(new) and (target is None or target.local):
+                    pass  # it goes on being nobody else's business
+                elif self._asynchronous:
+                    # One commit, under the new name.
+                    if not replace:
+                        await self._check_free(new)
+                    await self._contents.acknowledge_as(source, new, target, exclusive=not replace)
+                else:
+                    await self._contents.commit_as(source, new, replace=replace)
                 self._inodes.move(old, new)
                 self._end_unused(target)
                 return
@@ -288,6 +298,7 @@ class Tree:
                     await self._contents.commit_locked(inode)
             renamed = await self._vault.rename(old, new, replace=replace)
             self._inodes.move(old, new)
+            self._end_unused(target)
             if source is None:
                 return
             if source.version is not None and _same_state(source.version, renamed):
@@ -308,7 +319,7 @@ class Tree:
             await self._vault.rename_directory(old, new)
             self._inodes.move(old, new)
             for inode in inodes:
-                if inode.handles and self._inodes.is_current(inode):
+                if inode.handles and not inode.local and self._inodes.is_current(inode):
                     # The same bytes have a new manifest: what is written to the file from now on must be based on that.
                     snapshot = await self._vault.head(inode.path)
                     if inode.version is not None and _same_state(inode.version, snapshot):

@@ -22,7 +22,7 @@ def test_every_option_reaches_its_layer() -> None:
             "ro,allow_other,noexec",
             "revalidate=2.5,attr_timeout=3,timeout=7,excl=open,cache_size=4G,memory_cache=128MiB",
             "uid=1000,gid=0,umask=027,endpoint=http://localhost:9000,region=x,profile=y,remount",
-            "access_log=/var/log/stow,xattr",
+            "access_log=/var/log/stow,xattr,local=*.tmp:.x",
         ]
     )
     assert options == MountOptions(
@@ -44,6 +44,7 @@ def test_every_option_reaches_its_layer() -> None:
         remount=True,
         access_log="/var/log/stow",
         xattr=True,
+        local=("*.tmp", ".x"),
     )
     vault = options.for_vault()
     assert vault.read_only
@@ -70,7 +71,7 @@ def test_the_last_one_counts() -> None:
     [
         ("nonsense", "unknown mount option 'nonsense'"),
         ("nonsense=1", "unknown mount option 'nonsense=1'"),
-        ("commit=async", "can only do commit=sync"),
+        ("commit=never", "either commit=sync or commit=async"),
         ("ro=1", "takes no value"),
         ("timeout", "takes a value"),
         ("timeout=-1", "not a number of seconds"),
@@ -86,6 +87,7 @@ def test_the_last_one_counts() -> None:
         ("umask=1777", "not a mask"),
         ("endpoint=", "takes a value"),
         ("access_log=log", "not an absolute path"),
+        ("local=a/b", "have no slash"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_the_reason(text: str, reason: str) -> None:

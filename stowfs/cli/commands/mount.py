@@ -61,6 +61,8 @@ def mount(
       timeout=SECONDS    how long an operation tries to reach STORE before it fails (60)
       cache_size=SIZE    local disk for cached segments (1G)
       memory_cache=SIZE  memory for decompressed segments (64M)
+      local=PATTERN[:…]  names of new files that are kept out of STORE and go with the mount
+                         (.*.sw[a-px]:.*.swpx:.sw[a-p]:4913:.nfs000*:.fuse_hidden*)
       access_log=PATH    a file that gets one line for each operation
       endpoint=URL region=NAME profile=NAME  as --endpoint, --region and --profile
 
