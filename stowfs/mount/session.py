@@ -1,0 +1,195 @@
+"""What the handlers of a mount share: its parts, its open files, and what a request is about."""
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FUSEError,
+    StatvfsData,
+)
+
+from stowfs.errors import StowError
+from stowfs.mount.about import About, generated_files
+from stowfs.mount.attributes import Shown, answered, entry
+from stowfs.mount.contents import Contents
+from stowfs.mount.errnos import stale
+from stowfs.mount.extended import ExtendedAttributes
+from stowfs.mount.figures import Inventory
+from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
+from stowfs.mount.kernel import invalidate_attributes
+from stowfs.mount.local_names import LocalNames
+from stowfs.mount.monitor import Monitor
+from stowfs.mount.moves import Moves
+from stowfs.mount.options import MountOptions
+from stowfs.mount.tree import Listing, Tree
+from stowfs.store.counting import RequestCounts
+from stowfs.vault.manifest import Attributes
+from stowfs.vault.naming import display, join
+from stowfs.vault.vault import Vault
+
+log = logging.getLogger(__name__)
+
+CONVERSATIONS_NAME = b"conversations"
+"""The name of the directory that shows the vault, in the root of the mount."""
+
+CONVERSATIONS_MODE = 0o755
+"""Permissions of that directory, which is not stored; a mount can change them for as long as it lasts."""
+
+FLUSH_TIMEOUT = 600.0
+"""Seconds that a flush of everything, or an unmount, waits while commits succeed: it ends at once when one fails, and
+what is left then is safe on this host."""
+
+_BY_HANDLE = frozenset({"read", "write", "flush", "fsync", "release", "readdir", "fsyncdir", "releasedir"})
+"""Handlers whose first argument is a handle, not an inode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A file that somebody has open."""
+
+    inode: Inode
+    writing: bool
+    appending: bool
+    # May have mapped it for writing.
+    mapping: bool
+
+
+class Session(pyfuse3.Operations):
+    """One mount, but for its handlers."""
+
+    # Inodes are known as long as the kernel refers to them; they could not be looked up by number afterwards.
+    supports_dot_lookup = False
+
+    def __init__(
+        self,
+        vault: Vault,
+        options: MountOptions,
+        capacity: Callable[[], StatvfsData],
+        monitor: Monitor,
+        requests: RequestCounts,
+        about: About,
+    ) -> None:
+        super().__init__()
+        self.monitor = monitor
+        self._generated = generated_files(about, vault, monitor, requests, self._inventory)
+        self._attribute_timeout = options.attribute_timeout
+        self._exclusive_at_once = options.exclusive == "open"
+        self._shown = Shown(options.uid, options.gid, options.umask)
+        self._capacity = capacity
+        self._mounted_ns = now_ns()
+        self._owner = (os.getuid(), os.getgid())
+        root = Attributes(CONVERSATIONS_MODE, *self._owner, self._mounted_ns, self._mounted_ns)
+        moves = Moves()
+        self._inodes = Inodes(Version("", root, 0, is_directory=True))
+        self._vault = vault
+        self._contents = Contents(vault, self._inodes, moves, invalidate_attributes)
+        self._contents.restore()
+        self._tree = Tree(vault, self._inodes, self._contents, moves, LocalNames(options.local))
+        self._extended_attributes = (
+            ExtendedAttributes(vault, self._tree, self._contents, options.attribute_timeout) if options.xattr else None
+        )
+        self._handles: dict[int, Handle] = {}
+        # Of the root and of what is generated, the entries.
+        self._listings: dict[int, Listing | list[tuple[bytes, int]]] = {}
+        self._last_handle = 0
+
+    def _inventory(self) -> Inventory:
+        """What is held in memory now."""
+        inodes = list(self._inodes)
+        uncommitted = sum(inode.draft is not None and not inode.local for inode in inodes)
+        local = sum(inode.local for inode in inodes)
+        return Inventory(len(inodes), len(self._handles), uncommitted, local, len(self._listings))
+
+    async def finish(self) -> None:
+        """Commits what is left when the mount ends, while files are open for writing perhaps; what fails is logged.
+
+        What was acknowledged and cannot be committed stays in the hot tier.
+        """
+        for inode in self._inodes:
+            if inode.local:
+                self._contents.discard(inode)
+            await self._contents.finish(inode)
+        try:
+            await self._contents.flush_all(FLUSH_TIMEOUT)
+        except StowError as error:
+            lag = self._vault.flusher.lag
+            log.warning(
+                "%d conversations (%d bytes) are not in the store yet; the next mount here sends them: %s",
+                lag.count,
+                lag.size,
+                error,
+            )
+
+    def describe(self, handler: str, *arguments: object) -> str:
+        """The path that a request is about, for the log."""
+        match arguments:
+            case [int(number), bytes(name), *_] if handler not in _BY_HANDLE:
+                return f"{self._path(number).rstrip('/')}/{display(os.fsdecode(name))}"
+            case [int(number), *_] if handler in _BY_HANDLE:
+                handle = self._handles.get(number)
+                listing = self._listings.get(number)
+                if isinstance(listing, Listing):
+                    return self._path(listing.directory.number)
+                if (document := self._generated.number_of(number)) is not None:
+                    return self._path(document)
+                return self._path(handle.inode.number) if handle else f"handle {number}"
+            case [int(number), *_]:
+                return self._path(number)
+        return "the mount"
+
+    def _path(self, number: int) -> str:
+        if number == pyfuse3.ROOT_INODE:
+            return "/"
+        if number in self._generated:
+            return self._generated.path(number)
+        try:
+            return "/" + display(join(os.fsdecode(CONVERSATIONS_NAME), self._inodes[number].path)).rstrip("/")
+        except KeyError:
+            return f"inode {number}"
+
+    # For the handlers
+
+    def _inode(self, number: int) -> Inode:
+        """An inode below `/conversations`. Raises EROFS for what is not stored."""
+        if not self._is_stored(number):
+            raise FUSEError(errno.EROFS)
+        try:
+            return self._inodes[number]
+        except KeyError:
+            raise stale() from None
+
+    def _is_stored(self, number: int) -> bool:
+        return number != pyfuse3.ROOT_INODE and number not in self._generated
+
+    def _answer(self, inode: Inode) -> EntryAttributes:
+        answered(inode)
+        return self._entry(inode)
+
+    def _entry(self, inode: Inode) -> EntryAttributes:
+        timeout = self._attribute_timeout
+        if self._tree.is_shared(inode):
+            # Counted from when the store was asked, so that what a stat says is never older than promised.
+            timeout = max(0.0, timeout - (trio.current_time() - inode.validated))
+        return entry(inode, self._shown, timeout)
+
+    def _looked_up(self, inode: Inode) -> EntryAttributes:
+        inode.lookups += 1
+        return self._answer(inode)
+
+    def _new_handle(self, inode: Inode, flags: int, *, writing: bool) -> FileHandleT:
+        mapping = flags & os.O_ACCMODE == os.O_RDWR
+        inode.mappers += mapping
+        handle = self._next_handle()
+        self._handles[handle] = Handle(inode, writing, bool(flags & os.O_APPEND), mapping)
+        return handle
+
+    def _next_handle(self) -> FileHandleT:
+        self._last_handle += 1
+        return FileHandleT(self._last_handle)
