@@ -1,4 +1,5 @@
-"""Extended attributes: `user.*` is stored with the file; `user.stowfs.*` tells what is known of it, and is read-only.
+"""Extended attributes: `user.*` is stored with the file; `user.stowfs.*` tells what is known of it, and is read-only,
+but for `user.stowfs.ttl`: its lifetime from now on.
 
 What is known is not listed, only told to who asks for it by name: programs that copy all attributes of a file would
 otherwise try to set them on the copy.
@@ -7,19 +8,24 @@ otherwise try to set them on the copy.
 import errno
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pyfuse3
 
+from stowfs.durations import parse_duration
 from stowfs.errors import NoSuchPath
 from stowfs.mount.contents import Contents
 from stowfs.mount.errnos import stale
 from stowfs.mount.inodes import Inode
 from stowfs.mount.tree import Tree
-from stowfs.vault import extended
+from stowfs.vault import expiry, extended
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.vault import Vault
 
 STORED = b"user."
 KNOWN = b"user.stowfs."
+
+LIFETIME = b"user.stowfs.ttl"
+"""Set: a duration, as 'stowfs expire' takes it. Read: the whole seconds that are left."""
 
 
 class ExtendedAttributes:
@@ -50,22 +56,37 @@ class ExtendedAttributes:
     async def get(self, inode: Inode, name: bytes) -> bytes:
         """The value of an attribute. Raises `NoSuchAttribute`, ENODATA."""
         _check_namespace(name)
+        if name == LIFETIME:
+            await self._tree.revalidate(inode, self._within)
+            return str(int(expiry.seconds_left(_deadline(inode)))).encode()
         if name.startswith(KNOWN):
             return await self._tell(inode, name.removeprefix(KNOWN))
         await self._tree.revalidate(inode, self._within)
         return extended.value(inode.attributes, name)
 
     async def set(self, inode: Inode, name: bytes, value: bytes) -> None:
-        """Sets an attribute. Raises `AttributesFull`, EPERM."""
-        _check_writable(name)
+        """Sets an attribute. Raises `AttributesFull`, `UsageError` (no lifetime), EPERM."""
+        _check_writable(inode, name)
         await self._tree.revalidate(inode)
+        if name == LIFETIME:
+            await self._set_deadline(inode, expiry.deadline(parse_duration(value.decode("latin-1"))))
+            return
         await self._contents.change_attributes(inode, lambda current: extended.having(current, name, value))
 
     async def remove(self, inode: Inode, name: bytes) -> None:
         """Removes an attribute. Raises `NoSuchAttribute`, EPERM."""
-        _check_writable(name)
+        _check_writable(inode, name)
         await self._tree.revalidate(inode)
+        if name == LIFETIME:
+            _deadline(inode)
+            await self._set_deadline(inode, None)
+            return
         await self._contents.change_attributes(inode, lambda current: extended.lacking(current, name))
+
+    async def _set_deadline(self, inode: Inode, expires_ns: int | None) -> None:
+        await self._contents.change_attributes(
+            inode, lambda current: msgspec.structs.replace(current, expires_ns=expires_ns)
+        )
 
     async def _tell(self, inode: Inode, what: bytes) -> bytes:
         tell = self._known.get(what)
@@ -109,7 +130,16 @@ def _check_namespace(name: bytes) -> None:
         raise pyfuse3.FUSEError(errno.ENOTSUP)
 
 
-def _check_writable(name: bytes) -> None:
+def _check_writable(inode: Inode, name: bytes) -> None:
     _check_namespace(name)
-    if name.startswith(KNOWN):
+    # Only conversations expire.
+    if name.startswith(KNOWN) and (name != LIFETIME or inode.is_directory):
         raise pyfuse3.FUSEError(errno.EPERM)
+
+
+def _deadline(inode: Inode) -> int:
+    """When a file expires. Raises ENODATA where it never does."""
+    expires_ns = inode.attributes.expires_ns
+    if expires_ns is None:
+        raise pyfuse3.FUSEError(errno.ENODATA)
+    return expires_ns

@@ -123,6 +123,9 @@ class MountOptions:
             timeout=vault.deadline,
             memory_cache=vault.memory_cache_size,
             cache_size=hot.segment_cache_size,
+            flush_delay=vault.flush.delay,
+            backlog_size=vault.flush.size_limit,
+            backlog_count=vault.flush.count_limit,
             endpoint=None if self.endpoint is None else _without_credentials(self.endpoint),
         )
         fields = {**_FLAGS, **{name: field for name, (field, _) in _VALUES.items()}}

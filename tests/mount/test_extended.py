@@ -144,3 +144,35 @@ def test_a_file_that_is_not_stored_yet(mounts: Mounts) -> None:
     code = "fd = os.open(args[0], os.O_CREAT | os.O_RDWR)\nos.write(fd, b'text')\nos.getxattr(fd, 'user.stowfs.format')"
     assert failure(code, mount.root / "f") == "ENODATA"
     assert json.loads(run("cat", mount.mountpoint / ".stowfs" / "config.json").stdout)["options"]["xattr"] is True
+
+
+def test_a_lifetime(mounts: Mounts, stow: Stow) -> None:
+    mount = mounts.start("a", "xattr")
+    file = mount.root / "f"
+    store = mounts.store.as_uri()
+    run("tee", file, data=b"text")
+    left = "print(os.getxattr(args[0], 'user.stowfs.ttl').decode())"
+    assert failure(left, file) == "ENODATA"
+    assert failure("os.removexattr(args[0], 'user.stowfs.ttl')", file) == "ENODATA"
+    for nonsense in ("soon", "0", "-1", "\xff"):
+        assert failure(f"os.setxattr(args[0], 'user.stowfs.ttl', {nonsense.encode('latin-1')!r})", file) == "EINVAL"
+    assert failure("os.setxattr(args[0], 'user.stowfs.ttl', b'1d')", mount.root) == "EPERM"
+    python("os.setxattr(args[0], 'user.stowfs.ttl', b'2h')", file)
+    assert 7000 < int(python(left, file)) <= 7200
+    assert stow.json("stat", store, "f")["expires"]
+    run("sh", "-c", 'printf " and more" >> "$1"', "sh", file)
+    assert 7000 < int(python(left, file)) <= 7200
+    python("os.removexattr(args[0], 'user.stowfs.ttl')", file)
+    assert stow.json("stat", store, "f")["expires"] is None
+    # Before it is stored, too: one commit. It is gone when its time has come.
+    mount.requests()
+    code = (
+        "fd = os.open(args[0], os.O_CREAT | os.O_WRONLY)\n"
+        "os.setxattr(fd, 'user.stowfs.ttl', b'3s')\n"
+        "os.write(fd, b'text')\n"
+        "os.close(fd)"
+    )
+    python(code, mount.root / "short")
+    assert len([request for request in mount.requests() if request.startswith("put")]) == 1
+    run("sh", "-c", 'while [ -e "$1" ]; do sleep 0.2; done', "sh", mount.root / "short")
+    assert "no such conversation" in stow.error("stat", store, "short")

@@ -198,6 +198,8 @@ def test_config_shows_what_is_in_force_and_no_secrets(mounts: Mounts) -> None:
     options = config["options"]
     assert (options["cache_size"], options["memory_cache"], options["revalidate"]) == (32 << 20, 64 << 20, 0)
     assert (options["timeout"], options["umask"], options["ro"], options["uid"]) == (2, "022", False, None)
+    assert options["commit"] == "sync"
+    assert [name for name in ("flush_delay", "backlog_size", "backlog_count", "local") if not options[name]] == []
     assert options["endpoint"] == "https://s3.example.org:9000/x"
     assert "secret" not in text
     assert config["versions"]["stowfs"]
