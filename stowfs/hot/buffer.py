@@ -1,14 +1,17 @@
 """The index with its writes gathered: one transaction for many commits instead of two for each.
 
-What is not written yet is found all the same. A crash forgets the last few entries, which costs a cache nothing but a
-request each.
+What is not written yet is found all the same. Of manifests it is noted beside the database as well (`recent`): while
+the store is away they are shown without asking it, and after a crash must not be older than what this host did before.
+Of sightings a crash forgets the last few, which costs nothing but a request each.
 """
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
-from stowfs.hot.index import SIGHTINGS_LIMIT, CachedManifest, Index, Sighting
+from stowfs.hot.index import SIGHTINGS_LIMIT, CachedManifest, Index, Sighting, id_of, key_of
+from stowfs.hot.recent import Entry, RecentEntries
 
 ENTRIES = 128
 """Entries gathered at most: by then the transaction is a small part of what writing them takes."""
@@ -26,6 +29,29 @@ class BufferedIndex(Index):
         self._new_manifests: dict[str, CachedManifest | None] = {}
         self._new_sightings: dict[bytes, Sighting] = {}
         self._new_bytes = 0
+        self._recent = RecentEntries(path.with_name(path.name + "-recent"))
+        # Batches that were taken and are not in the database yet.
+        self._under_way = 0
+
+    @classmethod
+    def open(cls, path: Path, limit: int, sightings_limit: int = SIGHTINGS_LIMIT) -> Self:
+        """As `Index.open`, with what a crash kept from being written."""
+        index = super().open(path, limit, sightings_limit)
+        index._recover()
+        return index
+
+    def _recover(self) -> None:
+        """Writes what an earlier process has left, and begins to note anew."""
+        if self._connection is None:
+            return
+        try:
+            for entry in self._recent.read():
+                cached = None if entry.etag is None else CachedManifest(entry.etag, entry.body)
+                self._new_manifests[id_of(entry.key)] = cached
+            if self._attempt(self._writing(), False):
+                self._recent.begin_anew(())
+        except OSError as error:
+            self._trouble.report(error)
 
     async def manifests(self, ids: Sequence[str]) -> dict[str, CachedManifest]:
         """Those of the manifests that are cached."""
@@ -38,6 +64,7 @@ class BufferedIndex(Index):
         if self._connection is None:
             return  # without a database there is no cache
         self._new_manifests.update(entries)
+        self._note(entries)
         self._new_bytes += sum(len(entry.body) for entry in entries.values() if entry is not None)
         await self._write_many()
 
@@ -45,6 +72,7 @@ class BufferedIndex(Index):
         """Removes a manifest from the cache; from the disk with the next batch."""
         if self._connection is not None:
             self._new_manifests[id] = None
+            self._note({id: None})
 
     async def sightings(self, hashes: Sequence[bytes]) -> dict[bytes, Sighting]:
         """What is known of those segments (SHA-256 keys)."""
@@ -64,22 +92,49 @@ class BufferedIndex(Index):
 
     def close(self) -> None:
         """Writes what is left and closes the database; blocks. Every later call finds nothing."""
-        self._attempt(self._writing(), None)
+        if self._attempt(self._writing(), False):
+            self._begin_anew()
+        self._recent.close()
         super().close()
 
     async def _write_many(self) -> None:
         """Writes what has gathered, if it is enough. Whoever reads meanwhile waits for it: one at a time has the
         database."""
         if max(len(self._new_manifests), len(self._new_sightings)) >= ENTRIES or self._new_bytes >= BYTES:
-            await self._run(self._writing(), None)
+            self._under_way += 1
+            try:
+                written = await self._run(self._writing(), False)
+            finally:
+                self._under_way -= 1
+            if written and not self._under_way:
+                self._begin_anew()
 
-    def _writing(self) -> Callable[[sqlite3.Connection], None]:
-        """Takes what has gathered; what is returned writes it."""
+    def _note(self, entries: Mapping[str, CachedManifest | None]) -> None:
+        try:
+            self._recent.append(_noted(entries))
+        except OSError as error:
+            self._trouble.report(error)
+
+    def _begin_anew(self) -> None:
+        """The database has what was noted, but for what has gathered since."""
+        try:
+            self._recent.begin_anew(_noted(self._new_manifests))
+        except OSError as error:
+            self._trouble.report(error)
+
+    def _writing(self) -> Callable[[sqlite3.Connection], bool]:
+        """Takes what has gathered; what is returned writes it, and says that it did."""
         manifests, sightings = self._new_manifests, self._new_sightings
         self._new_manifests, self._new_sightings, self._new_bytes = {}, {}, 0
 
-        def write(connection: sqlite3.Connection) -> None:
+        def write(connection: sqlite3.Connection) -> bool:
             self._write_manifests(connection, manifests)
             self._write_sightings(connection, sightings)
+            return True
 
         return write
+
+
+def _noted(entries: Mapping[str, CachedManifest | None]) -> Iterator[Entry]:
+    for id, entry in entries.items():
+        yield Entry(key_of(id)) if entry is None else Entry(key_of(id), entry.etag, entry.body)

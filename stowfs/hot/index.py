@@ -197,16 +197,16 @@ class Index:
         found = {}
         damaged = []
         used = []
-        for chunk, holes in _chunks([_key(id) for id in ids]):
+        for chunk, holes in _chunks([key_of(id) for id in ids]):
             for key, etag, checksum, body, number, last_used in connection.execute(
                 "SELECT id, etag, checksum, body, number, generation FROM manifests JOIN uses USING (number)"
                 f" WHERE id IN ({holes})",
                 chunk,
             ):
                 if checksum != _checksum(etag, body):
-                    damaged.append(_id(key))
+                    damaged.append(id_of(key))
                     continue
-                found[_id(key)] = CachedManifest(etag, body)
+                found[id_of(key)] = CachedManifest(etag, body)
                 if last_used < generation:
                     used.append((generation, number))
         if damaged:
@@ -221,7 +221,7 @@ class Index:
         for id, entry in entries.items():
             if entry is None:
                 continue
-            key = _key(id)
+            key = key_of(id)
             cost = ROW_COST + len(key) + len(entry.etag) + len(entry.body)
             if cost > self._limit:
                 continue  # it would only drive out everything else
@@ -242,7 +242,7 @@ class Index:
 
     def _drop_manifests(self, connection: sqlite3.Connection, ids: Iterable[str]) -> None:
         freed = 0
-        for chunk, holes in _chunks([_key(id) for id in ids]):
+        for chunk, holes in _chunks([key_of(id) for id in ids]):
             dropped = connection.execute(
                 f"DELETE FROM uses WHERE number IN (SELECT number FROM manifests WHERE id IN ({holes})) RETURNING size",
                 chunk,
@@ -309,12 +309,13 @@ def _chunks(keys: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], str]]:
         yield chunk, ",".join("?" * len(chunk))
 
 
-def _key(id: str) -> bytes:
+def key_of(id: str) -> bytes:
     """The bytes of a name, which need not be UTF-8; independent of the locale."""
     return id.encode("utf-8", "surrogateescape")
 
 
-def _id(key: bytes) -> str:
+def id_of(key: bytes) -> str:
+    """The name of which these are the bytes."""
     return key.decode("utf-8", "surrogateescape")
 
 

@@ -19,7 +19,7 @@ def _on_disk(path: Path) -> Index:
     copy.mkdir()
     for file in path.parent.glob("index.db*"):
         shutil.copy(file, copy)
-    return Index.open(copy / path.name, LIMIT)
+    return BufferedIndex.open(copy / path.name, LIMIT)
 
 
 async def test_what_is_not_written_yet_is_found(tmp_path: Path) -> None:
@@ -51,18 +51,50 @@ async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
 
 
 async def test_many_entries_are_written_in_batches(tmp_path: Path) -> None:
-    """A crash leaves all but the last few, however many there were."""
+    """A crash leaves all manifests, and all but the last few sightings, however many there were."""
     index = BufferedIndex.open(tmp_path / "index.db", LIMIT)
-    count = 10 * ENTRIES
+    count = 10 * ENTRIES - 1
     for number in range(count):
         await index.put_manifests({f"{number}": CachedManifest("1", b"body")})
         await index.note_sightings({_hash(number): Sighting("inline", 1.0)})
     crashed = _on_disk(tmp_path / "index.db")
     ids = [f"{number}" for number in range(count)]
-    assert count - ENTRIES <= len(await crashed.manifests(ids)) < count
-    assert len(await crashed.sightings([_hash(number) for number in range(count)])) >= count - ENTRIES
+    assert len(await crashed.manifests(ids)) == count
+    assert count - ENTRIES <= len(await crashed.sightings([_hash(number) for number in range(count)])) < count
+    # What was noted beside the database is not noted for ever.
+    assert (tmp_path / "index.db-recent").stat().st_size < ENTRIES * 40
     crashed.close()
     assert len(await index.manifests(ids)) == len(ids)
+    index.close()
+
+
+async def test_a_crash_leaves_nothing_older_than_the_last_change(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    index = BufferedIndex.open(path, LIMIT)
+    await index.put_manifests({"a": CachedManifest("1", b"one"), "b": CachedManifest("1", b"one")})
+    index.close()
+    index = BufferedIndex.open(path, LIMIT)
+    await index.put_manifests({"a": CachedManifest("2", b"two"), "c": CachedManifest("1", b"one")})
+    index.forget_manifest("b")
+    index.forget_manifest("c")
+    await index.put_manifests({"c": CachedManifest("2", b"two")})
+    crashed = _on_disk(path)
+    two = CachedManifest("2", b"two")
+    assert await crashed.manifests(["a", "b", "c"]) == {"a": two, "c": two}
+    crashed.close()
+    index.close()
+
+
+async def test_a_record_cut_off_by_a_power_failure_ends_what_is_believed(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    index = BufferedIndex.open(path, LIMIT)
+    for name in ("a", "b"):
+        await index.put_manifests({name: CachedManifest("1", b"one")})
+    with (tmp_path / "index.db-recent").open("r+b") as file:
+        file.truncate((tmp_path / "index.db-recent").stat().st_size - 1)
+    crashed = _on_disk(path)
+    assert await crashed.manifests(["a", "b"]) == {"a": CachedManifest("1", b"one")}
+    crashed.close()
     index.close()
 
 

@@ -22,7 +22,12 @@ async def test_state_and_cache_are_private_and_apart(options: HotTierOptions) ->
         cache = options.cache_root / STORE_ID / "mount"
         assert tier.state_directory == state
         assert sorted(entry.name for entry in state.iterdir()) == ["journal.db", "journal.db-wal", "lock", "spool"]
-        assert sorted(entry.name for entry in cache.iterdir()) == ["index.db", "index.db-wal", "segments"]
+        assert sorted(entry.name for entry in cache.iterdir()) == [
+            "index.db",
+            "index.db-recent",
+            "index.db-wal",
+            "segments",
+        ]
         for directory in (options.state_root, state.parent, state, state / "spool", cache.parent, cache):
             assert stat.S_IMODE(directory.stat().st_mode) == 0o700, directory
     finally:

@@ -147,3 +147,19 @@ def test_the_work_of_others_is_seen_when_the_store_is_back(mounts: Mounts) -> No
     assert run("cat", mount.root / "cached").stdout == b"newer and appended"
     assert run("cat", other.root / "cached").stdout == b"newer and appended"
     assert failure("open(args[0])", mount.root / "short") == "ENOENT"
+
+
+def test_after_a_crash_nothing_is_older_than_what_was_done_here(mounts: Mounts) -> None:
+    mount = mounts.start()
+    for name in ("changed", "removed"):
+        run("tee", mount.root / name, data=b"old")
+        assert run("cat", mount.root / name).stdout == b"old"
+    mount.unmount()
+    mount = mounts.start()
+    run("tee", mount.root / "changed", data=b"new")
+    run("rm", mount.root / "removed")
+    mount.kill()
+    mount = mounts.start()
+    _meet_the_outage(mount, "down")
+    assert run("cat", mount.root / "changed").stdout == b"new"
+    assert failure("open(args[0])", mount.root / "removed") == "EIO"
