@@ -9,9 +9,10 @@ change can have made rules out the earlier ones for all that come after.
 one is linearisable if the times in which its values must have been there do not overlap (Gibbons and Korach, 1997).
 `logs/…` must keep every acknowledged append once. `claims/…` have one winner.
 
-With `commit=async` other hosts may see what is acknowledged here later, but before the end. And while a host does not
-get an answer from the store, because that is away or because the host was stopped itself, it may show what it saw last:
-never what is older than its own changes.
+With `commit=async` other hosts may see what is acknowledged here later, but before the end; and of two that claim a
+name on different hosts, the one that comes second is kept beside it. And while a host does not get an answer from the
+store, because that is away or because the host was stopped itself, it may show what it saw last: never what is older
+than its own changes.
 """
 
 import math
@@ -22,6 +23,9 @@ from dataclasses import dataclass, field
 
 from tests.torture.history import Operation, Value
 from tests.torture.settings import host_of
+
+CONFLICT = ".conflict-"
+"""What the name of a copy has after that of its original."""
 
 END = "end"
 """The host that reads everything when all is over."""
@@ -63,6 +67,8 @@ class Oracle:
         self._operations = sorted(operations, key=lambda operation: operation.began.at)
         self._asynchronous = asynchronous
         self._files: dict[str, OwnFile] = {}
+        # What the readers found beside other files, by path of those and reader.
+        self._beside: dict[tuple[str, str], list[Value]] = {}
         # When it was first certain that a rename took effect, by worker and number.
         self._renamed: dict[tuple[str, int], float] = {}
         self.violations: list[str] = []
@@ -75,6 +81,7 @@ class Oracle:
                 self._violated(operation, f"is torn: {operation.ended.torn}")
             if operation.host == END and operation.ended.outcome != "done":
                 self._violated(operation, f"cannot be read when all is over: {operation.ended.error}")
+        self._note_copies()
         self._changes()
         self._reads()
         for path, found in self._by_path("races/").items():
@@ -121,7 +128,7 @@ class Oracle:
     def _reads(self) -> None:
         for operation in sorted(self._operations, key=lambda operation: operation.ended.at):
             began, ended = operation.began, operation.ended
-            if not began.path.startswith("own/"):
+            if not began.path.startswith("own/") or CONFLICT in began.path:
                 continue
             absent = ended.error == "ENOENT" and ended.outcome == "failed" and began.kind != "replace"
             if absent and began.kind != "list":
@@ -276,23 +283,40 @@ class Oracle:
                 self._violated(read, f"found what {writer} appended in another order")
 
     def _judge_claim(self, path: str, operations: list[Operation]) -> None:
-        won = [o for o in operations if o.began.kind == "create" and o.ended.outcome == "done"]
-        maybe = {o.began.part for o in operations if o.began.kind == "create" and o.ended.outcome == "unknown"}
+        creates = [o for o in operations if o.began.kind == "create"]
+        won = {o.began.part for o in creates if o.ended.outcome == "done"}
+        maybe = {o.began.part for o in creates if o.ended.outcome == "unknown"}
         if len(won) > 1 and not self._asynchronous:
-            self.violations.append(f"{path} was created by {[o.began.part for o in won]}")
+            self.violations.append(f"{path} was created by {sorted(won)}")
+        allowed = won or maybe
+        if self._asynchronous:
+            allowed = won | maybe
         for read in (o for o in operations if o.began.kind == "read" and o.ended.outcome == "done"):
             self.judged += 1
-            allowed = {o.began.part for o in won} or maybe
-            if read.ended.value is None and not won:
+            value = read.ended.value
+            if value is None and not won:
                 continue
-            if read.ended.value is None or len(read.ended.value) != 1 or read.ended.value[0] not in allowed:
-                self._violated(read, f"found {_shown(read.ended.value)}, not one of {sorted(allowed)}")
+            if value is None or len(value) != 1 or value[0] not in allowed:
+                self._violated(read, f"found {_shown(value)}, not one of {sorted(allowed)}")
+            beside = {part for copy in self._beside.get((path, read.worker), ()) for part in copy or ()}
+            if self._asynchronous and (lost := sorted(won - {*(value or ()), *beside})):
+                self._violated(read, f"and beside it there is nothing of {lost}")
+
+    def _note_copies(self) -> None:
+        """Finds what was kept beside another file, which only claims with commits in the background may be."""
+        for operation in self._operations:
+            path, mark, _ = operation.began.path.partition(CONFLICT)
+            if not mark or operation.began.kind != "read":
+                continue
+            self._beside.setdefault((path, operation.worker), []).append(operation.ended.value)
+            if not (self._asynchronous and path.startswith("claims/")):
+                self._violated(operation, "is the copy of an edit that lost, which nobody made")
 
     def _by_path(self, prefix: str) -> dict[str, list[Operation]]:
         found: dict[str, list[Operation]] = defaultdict(list)
         for operation in self._operations:
             path = operation.began.target or operation.began.path
-            if path.startswith(prefix):
+            if path.startswith(prefix) and CONFLICT not in path:
                 found[path].append(operation)
         return found
 

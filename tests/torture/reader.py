@@ -18,8 +18,8 @@ def main(arguments: list[str]) -> None:
     client = Client(mountpoint, Recorder(settings.histories / f"{name}.jsonl"), settings.seed)
     while not client.enter():
         pass
-    for worker in everybody():
-        client.list(f"own/{worker}")
+    for directory in [*(f"own/{worker}" for worker in everybody()), "logs", "races", "claims"]:
+        paths.update(f"{directory}/{entry}" for entry in client.list(directory).names)
     for path in sorted(paths):
         client.read(path)
     client.leave()

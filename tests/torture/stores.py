@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -124,7 +123,7 @@ class Rgw:
                 check=False,
             )
         if done.returncode != 0:
-            raise subprocess.CalledProcessError(done.returncode, f"rgw {command}", done.stdout, done.stderr)
+            raise RuntimeError(f"rgw {command}: {done.returncode}: {done.stderr.decode()[-2000:]}")
         return done.stdout.decode()
 
 

@@ -215,6 +215,17 @@ def test_a_name_is_claimed_once() -> None:
     assert len(story.violations()) == 2
 
 
+def test_what_was_claimed_twice_in_the_background_is_kept_beside() -> None:
+    story = Story()
+    story.did("a0", "create", "claims/1", part="a0.1")
+    story.did("b0", "create", "claims/1", part="b0.2")
+    story.read("claims/1", "a0.1", worker=END)
+    assert len(story.violations(asynchronous=True)) == 1
+    story.read("claims/1.conflict-host-time", "b0.2", worker=END)
+    assert not story.violations(asynchronous=True)
+    assert len(story.violations()) == 2
+
+
 def test_what_cannot_be_read_in_the_end_is_lost() -> None:
     story = written()
     story.did(END, "read", FILE, outcome="failed", error="EIO")
