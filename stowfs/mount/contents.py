@@ -66,8 +66,7 @@ class Contents:
 
         Raises `HotTierFull`, `FileTooLarge`.
         """
-        if self._asynchronous:
-            await self._vault.flusher.room()
+        await self.room()
         async with inode.lock:
             draft = self._draft(inode, appending=appending)
             position = offset
@@ -92,6 +91,11 @@ class Contents:
         if draft.attributes.mode != mode:
             # The kernel expects that of a size and of times, but not of a mode.
             await self._invalidate(inode)
+
+    async def room(self) -> None:
+        """Waits while too much waits for the store. Raises `BacklogFull` where it stays so."""
+        if self._asynchronous:
+            await self._vault.flusher.room()
 
     async def truncate(self, inode: Inode, size: int) -> None:
         """Cuts or extends an open file. Raises `FileTooLarge`, `HotTierFailed`."""
@@ -137,6 +141,11 @@ class Contents:
         async with self._moves.steady(lambda: (inode.path,)), inode.flight:
             draft = inode.draft
             if draft is None or draft.acknowledged is None:
+                return
+            if not inode.linked:
+                # Its name went while it showed something else.
+                async with inode.lock:
+                    await self._vault.backlog.withdraw(draft)
                 return
             before = _Before(inode.version, draft.acknowledged)
 

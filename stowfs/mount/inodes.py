@@ -250,7 +250,7 @@ class Inodes:
                 del self._current[inode.path]
             inode.path = new + inode.path[len(old) :]
             if inode.draft is not None:
-                inode.draft.path = inode.path
+                inode.draft.rename(inode.path)
             if current:
                 self._current[inode.path] = inode
 

@@ -190,6 +190,7 @@ class Tree:
         It is committed with its first flush, with `at_once` in the store before this returns, or by its name never.
         Raises `PathExists` where this host knows the name.
         """
+        await self._contents.room()
         path = self.child(parent, name)
         if self._inodes.at(path) is not None:
             raise PathExists(f"{display(path)} exists")

@@ -240,6 +240,12 @@ class Draft:
         frozen.moved = self.moved and self._mark is not None
         return frozen
 
+    def rename(self, path: str) -> None:
+        """The conversation has another name."""
+        self.path = path
+        if self.acknowledged is not None:
+            self.acknowledged.path = path
+
     def attempt(self, commit: str, over: Snapshot | None) -> None:
         """What is in the draft now is about to be committed under this id, in the place of `over`; nobody may ever
         tell whether it was."""
