@@ -99,6 +99,8 @@ class ExtentMap:
         """Non-empty pieces that tile the range in order."""
         if not 0 <= start <= end:
             raise ValueError(f"not a range: {start} to {end}")
+        if start == end:
+            return
         offset = start
         first, last = self._overlapping(start, end)
         for extent in self._extents[first:last]:

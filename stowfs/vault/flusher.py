@@ -27,8 +27,9 @@ between its requests."""
 FIRST_PAUSE = 1.0
 """Seconds after a first failure: what fails at once will hardly succeed within less."""
 
-LONGEST_PAUSE = 30.0
-"""Seconds between attempts while the store is away, at most: it may have many clients that wait for it."""
+LONGEST_PAUSE = 5.0
+"""Seconds between attempts while the store is away, at most: they cost it nothing, since the circuit breaker stops
+them, and what waits should be on its way soon after it answers again."""
 
 Commit = Callable[[], Awaitable[object]]
 

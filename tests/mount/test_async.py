@@ -244,6 +244,7 @@ def test_writers_wait_for_room_and_then_are_told(mounts: Mounts) -> None:
     appending = "os.write(os.open(args[0], os.O_WRONLY | os.O_APPEND), b'!')"
     assert failure(appending, mount.root / "0") == "ENOSPC"
     mount.mend_store()
+    flush(mount)
     assert failure(appending, mount.root / "0") == ""
     flush(mount)
     assert run("cat", mounts.start("b").root / "0").stdout == b"waits and more!"

@@ -72,6 +72,7 @@ def test_the_last_one_counts() -> None:
         ("nonsense", "unknown mount option 'nonsense'"),
         ("nonsense=1", "unknown mount option 'nonsense=1'"),
         ("commit=never", "either commit=sync or commit=async"),
+        ("backlog_count=many", "not a number"),
         ("ro=1", "takes no value"),
         ("timeout", "takes a value"),
         ("timeout=-1", "not a number of seconds"),
