@@ -32,8 +32,9 @@ def test_without_the_option_there_are_none(mounts: Mounts) -> None:
     assert failure("os.listxattr(args[0])", mount.root / "f") == "ENOTSUP"
 
 
-def test_set_list_change_and_remove(mounts: Mounts) -> None:
-    mount = mounts.start("a", "xattr")
+@pytest.mark.parametrize("commit", ["sync", "async"])
+def test_set_list_change_and_remove(mounts: Mounts, commit: str) -> None:
+    mount = mounts.start("a", f"xattr,commit={commit}")
     file, directory = mount.root / "f", mount.root / "d"
     run("tee", file, data=b"text")
     run("mkdir", directory)
@@ -85,8 +86,9 @@ def test_what_is_not_stored_has_none(mounts: Mounts) -> None:
 
 
 @pytest.mark.parametrize("copy", ['cp -a "$1" "$2"', 'rsync -aX "$1/" "$2/"'], ids=["cp", "rsync"])
-def test_copies_keep_them(mounts: Mounts, copy: str) -> None:
-    mount = mounts.start("a", "xattr")
+@pytest.mark.parametrize("commit", ["sync", "async"])
+def test_copies_keep_them(mounts: Mounts, copy: str, commit: str) -> None:
+    mount = mounts.start("a", f"xattr,commit={commit}")
     script = (
         "os.mkdir(args[0])\n"
         "open(args[0] + '/f', 'wb').write(b'text')\n"
@@ -97,10 +99,14 @@ def test_copies_keep_them(mounts: Mounts, copy: str) -> None:
     assert run("sh", "-c", copy, "sh", mount.root / "from", mount.root / "to").stderr == b""
     for name in ("", "f"):
         assert shown(mount.root / "to" / name) == "[('user.origin', b'a\\x00b')]"
-    mount.requests()
+    mount.unmount()
+    again = mounts.start("b", "xattr")
+    for name in ("", "f"):
+        assert shown(again.root / "to" / name) == "[('user.origin', b'a\\x00b')]"
+    again.requests()
     if "rsync" in copy:
-        run("sh", "-c", copy, "sh", mount.root / "from", mount.root / "to")
-        assert not [request for request in mount.requests() if request.startswith("put")]
+        run("sh", "-c", copy, "sh", again.root / "from", again.root / "to")
+        assert not [request for request in again.requests() if request.startswith("put")]
 
 
 def test_a_new_file_and_its_attributes_are_one_commit(mounts: Mounts) -> None:

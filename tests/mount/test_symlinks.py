@@ -126,8 +126,9 @@ def test_owner_and_times_of_a_link_are_its_own(mounts: Mounts) -> None:
     ],
     ids=["cp", "rsync", "tar"],
 )
-def test_programs_keep_links(mounts: Mounts, tree: Path, tmp_path: Path, copy: str) -> None:
-    mount = mounts.start()
+@pytest.mark.parametrize("commit", ["sync", "async"])
+def test_programs_keep_links(mounts: Mounts, tree: Path, tmp_path: Path, copy: str, commit: str) -> None:
+    mount = mounts.start("a", f"commit={commit}")
     assert run("sh", "-c", copy, "sh", tree, mount.root).stderr == b""
     assert links(mount.root) == links(tree)
     assert listing(mount.root) == listing(tree)
