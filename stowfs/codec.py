@@ -1,7 +1,7 @@
 """Compression: the only module that imports zstandard.
 
-Frames always carry their content size and a checksum. Decompression is bounded by the size the caller expects, so that
-a hostile frame costs no more memory than an honest one.
+Frames always carry their content size and a checksum. Decompression is bounded by the size the caller expects, whatever
+a frame claims and whatever it then holds, so that a hostile one costs no more memory than an honest one.
 """
 
 from collections import deque
@@ -21,6 +21,11 @@ BytesLike = bytes | bytearray | memoryview
 LEVEL = 9
 """zstd level of everything that is stored: on the conversations measured it stores about a tenth less than the
 default 3, and still compresses faster than a store takes the result. Higher levels gain little before `compact`."""
+
+
+STEP = 512
+"""Compressed bytes of a frame decompressed at a time where its end is not known beforehand. The claimed size is checked
+by the library at the end of a frame only, and four bytes can stand for 128 KiB: so this much for at most 16 MiB."""
 
 
 class _Contexts(Generic[T]):
@@ -65,10 +70,17 @@ def decompress(frame: BytesLike, *, expected: int) -> bytes:
 
     Raises `CorruptObject` where the frame is damaged, is followed by other bytes, or claims another size.
     """
-    data, rest = decompress_first(frame, limit=expected)
-    if len(data) != expected or rest:
-        raise CorruptObject(f"a compressed frame holds {len(data)} bytes and {len(rest)} after it, not {expected}")
-    return data
+    if not expected:
+        data, rest = decompress_first(frame, limit=0)
+        if rest:
+            raise CorruptObject(f"a compressed frame is followed by {len(rest)} bytes")
+        return data
+    with _damage_is_corruption(), _decompressors.one() as decompressor:
+        claimed = zstandard.frame_content_size(frame)
+        if claimed != expected:
+            raise CorruptObject(f"a compressed frame claims {claimed} bytes, not {expected}")
+        # In one step: into memory of the claimed size, and not a byte more.
+        return decompressor.decompress(frame, allow_extra_data=False)
 
 
 def decompress_first(frames: BytesLike, *, limit: int) -> tuple[bytes, memoryview]:
@@ -77,16 +89,29 @@ def decompress_first(frames: BytesLike, *, limit: int) -> tuple[bytes, memoryvie
     Raises `CorruptObject` where it is damaged, incomplete, or claims more.
     """
     view = memoryview(frames)
-    try:
+    with _damage_is_corruption(), _decompressors.one() as decompressor:
         claimed = zstandard.frame_content_size(view)
         if claimed < 0 or claimed > limit:
             raise CorruptObject(f"a compressed frame claims {claimed} bytes where at most {limit} are allowed")
-        with _decompressors.one() as decompressor:
-            stream = decompressor.decompressobj()
-            data = stream.decompress(view)
-        if not stream.eof or len(data) != claimed:
+        stream = decompressor.decompressobj()
+        parts: list[bytes] = []
+        size = position = 0
+        while not stream.eof and position < len(view):
+            parts.append(stream.decompress(view[position : position + STEP]))
+            position += STEP
+            size += len(parts[-1])
+            if size > claimed:
+                raise CorruptObject(f"a compressed frame holds more than the {claimed} bytes it claims")
+        if not stream.eof or size != claimed:
             raise CorruptObject("a compressed frame is truncated")
+    rest = min(position, len(view)) - len(stream.unused_data)
+    return b"".join(parts), view[rest:]
+
+
+@contextmanager
+def _damage_is_corruption() -> Iterator[None]:
+    """What zstandard says of a frame as `CorruptObject`."""
+    try:
+        yield
     except zstandard.ZstdError as error:
         raise CorruptObject(f"a compressed frame is damaged: {error}") from error
-    rest = len(stream.unused_data)
-    return data, view[len(view) - rest :]

@@ -180,12 +180,13 @@ def _name(quoted: str) -> str | None:
         return None
 
 
-def _unicode(text: str) -> str:
-    """A text decoded from latin-1 as what it is in UTF-8. With characters beyond latin-1 it came from escapes."""
+def _unicode(text: str) -> str | None:
+    """A text decoded from latin-1 as what it is in UTF-8. With characters beyond latin-1 it came from escapes: one that
+    names half a character names nothing."""
     try:
         return text.encode("latin-1").decode("utf-8")
     except UnicodeError:
-        return text
+        return text if text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text) else None
 
 
 def _time_in(record: dict[str, object]) -> float | None:

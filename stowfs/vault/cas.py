@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from stowfs.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable, WriteConflict
-from stowfs.store.base import IF_ABSENT, Found, IfMatch, NotModified, ObjectStore
+from stowfs.store.base import IF_ABSENT, Found, IfMatch, ObjectStore
 from stowfs.store.retry import Backoff
+from stowfs.vault.untrusted import read_bounded
 
 
 class Transition(Protocol):
@@ -41,13 +42,11 @@ class Swapped:
 
 
 async def read_or_none(store: ObjectStore, key: str) -> Found | None:
-    """The object under `key`, or `None` where there is none."""
+    """The object under `key`, or `None` where there is none. Raises `CorruptObject` where it is absurdly large."""
     try:
-        found = await store.get(key)
+        return await read_bounded(store, key)
     except ObjectNotFound:
         return None
-    assert not isinstance(found, NotModified)
-    return found
 
 
 async def compare_and_swap(

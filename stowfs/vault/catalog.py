@@ -12,12 +12,12 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
 from stowfs.config import MIB
-from stowfs.errors import CorruptObject, ObjectNotFound, StoreUnavailable, UnsupportedVersion
+from stowfs.errors import CorruptObject, ObjectNotFound, StoreUnavailable, StowError, UnsupportedVersion
 from stowfs.hot.buffer import BufferedIndex
 from stowfs.hot.index import CachedManifest
 from stowfs.store.base import Found, NotModified, ObjectInfo, ObjectStore
@@ -25,6 +25,7 @@ from stowfs.vault import manifest as manifests
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import display, manifest_key, path_of_manifest
 from stowfs.vault.parallel import each
+from stowfs.vault.untrusted import get_bounded, read_bounded
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,10 @@ MEMORY = 32 * MIB
 
 OVERHEAD = 2048
 """Bytes of Python objects a decoded manifest costs besides its inline bytes, about."""
+
+UNREADABLE_LIMIT = 10_000
+"""Objects that cannot be read of which this is remembered: some megabytes. What is forgotten is fetched and logged once
+more."""
 
 FETCHES = 32
 """Manifests fetched at once for a listing; the store has a limit of its own."""
@@ -56,6 +61,8 @@ class Catalog:
         self._size = 0
         # Something was shown without asking the store, and it has not answered since.
         self._stale = False
+        # Objects that make no sense, by key, with the ETag of the version that did not.
+        self._unreadable: OrderedDict[str, str] = OrderedDict()
 
     async def current(self, path: str, *, trust: bool = True, stale_ok: bool = False) -> Snapshot | None:
         """What is under `path` now: live, expired, a tombstone, or `None` where nothing ever was. Raises store errors,
@@ -73,7 +80,7 @@ class Catalog:
             return entry.snapshot
         known = await self._known(path)
         try:
-            answer = await self._store.get(manifest_key(path), if_none_match=known.etag if known else None)
+            answer = await get_bounded(self._store, manifest_key(path), if_none_match=known.etag if known else None)
         except ObjectNotFound:
             self._stale = False
             self.forget(path)
@@ -123,11 +130,11 @@ class Catalog:
         """The versions that a listing names: from memory or the index where the ETag is known, else fetched, in
         parallel.
 
-        What vanished since the listing is left out. A manifest that cannot be read is logged and left out, too: it
-        must not hide the rest of the directory; to open it is an error.
+        What vanished since the listing is left out. A manifest that cannot be read is left out, too, and logged once:
+        it must not hide the rest of the directory; to open it is an error.
         """
         asked = trio.current_time()
-        paths = {info.key: path for info in objects if (path := _path_or_none(info.key)) is not None}
+        paths = {info.key: path for info in objects if (path := self._path_or_none(info)) is not None}
         found: dict[str, Snapshot] = {}
         unknown: list[ObjectInfo] = []
         for info in objects:
@@ -135,7 +142,7 @@ class Catalog:
             if entry is not None and entry.snapshot.etag == info.etag:
                 entry.checked = max(entry.checked, asked)
                 found[info.key] = entry.snapshot
-            elif info.key in paths:
+            elif info.key in paths and self._unreadable.get(info.key) != info.etag:
                 unknown.append(info)
         cached = await self._index.manifests([paths[info.key] for info in unknown]) if unknown else {}
         missing: list[ObjectInfo] = []
@@ -144,7 +151,7 @@ class Catalog:
             body = cached.get(path)
             if body is None or body.etag != info.etag:
                 missing.append(info)
-            elif (snapshot := self._decode_or_none(path, body.etag, body.body)) is not None:
+            elif (snapshot := self._decode_or_none(path, info, body.body)) is not None:
                 found[info.key] = snapshot
                 self._keep(snapshot, asked)
         fetched = await each(self._fetch, [(info, paths[info.key]) for info in missing], limit=FETCHES)
@@ -163,18 +170,20 @@ class Catalog:
         """Raises what is wrong with the first of the objects that is there and cannot be read (`CorruptObject`,
         `UnsupportedVersion`): where `resolve` leaves it out, nothing may be concluded from its absence."""
         for info in objects:
-            path = _path_or_none(info.key)
+            path = self._path_or_none(info)
             if path is not None:
                 await self.current(path)
 
     async def _fetch(self, wanted: tuple[ObjectInfo, str]) -> tuple[Snapshot, bytes] | None:
         info, path = wanted
         try:
-            answer = await self._store.get(info.key)
+            answer = await read_bounded(self._store, info.key)
         except ObjectNotFound:
             return None
-        assert isinstance(answer, Found)
-        snapshot = self._decode_or_none(path, answer.etag, answer.body)
+        except CorruptObject as error:
+            self._leave_out(info, error)
+            return None
+        snapshot = self._decode_or_none(path, replace(info, etag=answer.etag), answer.body)
         return None if snapshot is None else (snapshot, answer.body)
 
     async def _known(self, path: str) -> Snapshot | None:
@@ -183,7 +192,12 @@ class Catalog:
         if entry is not None:
             return entry.snapshot
         cached = await self._index.manifest(path)
-        return self._decode_or_none(path, cached.etag, cached.body) if cached else None
+        if cached is None:
+            return None
+        try:
+            return self._decode(path, cached.etag, cached.body)
+        except (CorruptObject, UnsupportedVersion):
+            return None  # another version of stowfs took it for good: it is fetched, and judged, again
 
     def _warn_once(self, error: StoreUnavailable) -> None:
         if not self._stale:
@@ -196,12 +210,29 @@ class Catalog:
         except (CorruptObject, UnsupportedVersion) as error:
             raise type(error)(f"{display(path)}: {error}") from error
 
-    def _decode_or_none(self, path: str, etag: str, body: bytes) -> Snapshot | None:
+    def _decode_or_none(self, path: str, info: ObjectInfo, body: bytes) -> Snapshot | None:
         try:
-            return self._decode(path, etag, body)
+            return self._decode(path, info.etag, body)
         except (CorruptObject, UnsupportedVersion) as error:
-            log.error("%s", error)
+            self._leave_out(info, error)
             return None
+
+    def _path_or_none(self, info: ObjectInfo) -> str | None:
+        """The path of a manifest's key; `None`, logged, for a key that stowfs never writes."""
+        try:
+            return path_of_manifest(info.key)
+        except CorruptObject as error:
+            self._leave_out(info, error)
+            return None
+
+    def _leave_out(self, info: ObjectInfo, error: StowError) -> None:
+        """Says once why an object is left out of listings, and remembers not to fetch it again."""
+        if self._unreadable.get(info.key) == info.etag:
+            return
+        log.error("left out of listings: %s", error)
+        self._unreadable[info.key] = info.etag
+        if len(self._unreadable) > UNREADABLE_LIMIT:
+            self._unreadable.popitem(last=False)
 
     def _keep(self, snapshot: Snapshot, checked: float) -> Snapshot:
         """Remembers what the store said to a question of the time `checked`, unless something later is known."""
@@ -221,12 +252,3 @@ class Catalog:
         entry = self._entries.pop(path, None)
         if entry is not None:
             self._size -= entry.cost
-
-
-def _path_or_none(key: str) -> str | None:
-    """The path of a manifest's key; `None`, logged, for a key that stowfs never writes."""
-    try:
-        return path_of_manifest(key)
-    except CorruptObject as error:
-        log.warning("%s", error)
-        return None

@@ -21,6 +21,7 @@ from stowfs.vault.cas import UNREAD, Swapped, Unread, compare_and_swap
 from stowfs.vault.naming import blob_key, segment_key
 from stowfs.vault.record import Operation, Payload, Record
 from stowfs.vault.ring import CAPACITY, new_id
+from stowfs.vault.untrusted import read_bounded
 
 log = logging.getLogger(__name__)
 
@@ -130,10 +131,9 @@ class Counts:
     async def read(self, digest: str) -> Record | None:
         """The record of a segment as it is now, or `None`."""
         try:
-            found = await self._store.get(segment_key(digest))
+            found = await read_bounded(self._store, segment_key(digest))
         except ObjectNotFound:
             return None
-        assert isinstance(found, Found)
         return records.decode(digest, found.body)
 
     async def _submit(self, digest: str, request: _Request, *, exists: bool) -> None:

@@ -2,6 +2,7 @@
 mount."""
 
 import time
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
@@ -9,26 +10,29 @@ from uuid_utils import uuid7
 
 from stowfs.conversation.segmenter import DEFAULT_PARAMETERS, SegmenterParameters
 from stowfs.errors import CorruptObject, NotAStore, ObjectNotFound, PathExists, PreconditionFailed, UnsupportedVersion
-from stowfs.store.base import IF_ABSENT, Found, ObjectStore
+from stowfs.store.base import IF_ABSENT, ObjectStore
 from stowfs.vault.naming import DESCRIPTOR
-from stowfs.vault.record import MANY
-from stowfs.vault.untrusted import parse
+from stowfs.vault.record import MANY, RAW_LIMIT
+from stowfs.vault.untrusted import Moment, Word, parse, read_bounded
 
 VERSION = 1
 
 TRASH_SECONDS = 7 * 86400.0
 """Seconds for which a deleted conversation keeps its content: a week is what people take to notice."""
 
+CENTURY = 100 * 365.25 * 86400.0
+"""Seconds for which a deleted conversation may keep its content at most, so that dates do not overflow."""
+
 
 class Descriptor(msgspec.Struct, frozen=True):
     """`store_id` names the store's hot tiers. `segmenter`: how all hosts cut. `many`: the count at which counting ends.
     `trash_seconds`: how long a deleted conversation keeps its content."""
 
-    store_id: str
-    created_at: float
+    store_id: Word
+    created_at: Moment
     segmenter: SegmenterParameters = DEFAULT_PARAMETERS
-    many: int = MANY
-    trash_seconds: float = TRASH_SECONDS
+    many: Annotated[int, msgspec.Meta(ge=1, le=1 << 32)] = MANY
+    trash_seconds: Annotated[float, msgspec.Meta(ge=0, le=CENTURY)] = TRASH_SECONDS
     # A factory, since a plain default would be left out of what is stored.
     v: int = msgspec.field(default_factory=lambda: VERSION)
 
@@ -63,10 +67,9 @@ async def create_descriptor(
 async def read_descriptor(store: ObjectStore) -> Descriptor:
     """The descriptor. Raises `NotAStore`, `UnsupportedVersion`, `CorruptObject` and store errors."""
     try:
-        found = await store.get(DESCRIPTOR)
+        found = await read_bounded(store, DESCRIPTOR)
     except ObjectNotFound:
         raise NotAStore(f"{store.url} is not a stowfs store: prepare it with 'stowfs mkfs {store.url}'") from None
-    assert isinstance(found, Found)
     what = f"the descriptor {DESCRIPTOR} of {store.url}"
     version = parse(_version_decoder, found.body, what).v
     if version != VERSION:
@@ -78,4 +81,6 @@ async def read_descriptor(store: ObjectStore) -> Descriptor:
         UUID(descriptor.store_id)
     except ValueError as error:
         raise CorruptObject(f"{what} is not valid: {error}") from error
+    if descriptor.segmenter.maximum > RAW_LIMIT:
+        raise CorruptObject(f"{what} is not valid: no segment can have {descriptor.segmenter.maximum} bytes")
     return descriptor

@@ -13,6 +13,7 @@ from stowfs.vault import record as records
 from stowfs.vault.naming import blob_key, segment_key
 from stowfs.vault.record import Header
 from stowfs.vault.segments import unpack_verified
+from stowfs.vault.untrusted import read_bounded
 
 T = TypeVar("T")
 
@@ -75,11 +76,7 @@ class Inspector:
 
     async def bounded(self, key: str, limit: int) -> Found:
         """An object of at most `limit` bytes. Raises `ObjectNotFound`, and `CorruptObject` where it is longer."""
-        found = await self._store.get(key, byte_range=ByteRange(0, limit + 1))
-        assert isinstance(found, Found)
-        if len(found.body) > limit:
-            raise CorruptObject(f"{key} has more than {limit} bytes, which nothing honest has")
-        return found
+        return await read_bounded(self._store, key, limit=limit)
 
     async def run(self, size: int, function: Callable[..., T], *arguments: object) -> T:
         """Calls a function that works on `size` bytes: here, or in a thread where that takes long."""

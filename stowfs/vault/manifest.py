@@ -12,7 +12,7 @@ writer may still have to find out there what became of its commit.
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -21,16 +21,20 @@ from stowfs.config import MIB
 from stowfs.errors import CorruptObject, UnsupportedVersion
 from stowfs.vault import expiry
 from stowfs.vault.ring import Ring
-from stowfs.vault.untrusted import parse
+from stowfs.vault.untrusted import Count, Digest, Moment, Nanoseconds, Owner, Permissions, Size, Word, parse
 
 VERSION = 1
 
-HEADER_LIMIT = 4 * MIB
-"""Bytes a decompressed header may claim. An honest one has some 400 references of 80 bytes; a hostile one must not
-exhaust memory."""
+HEADER_LIMIT = 1 * MIB
+"""Bytes a decompressed header may claim. An honest one has some hundreds of references of 80 bytes, a quarter of this
+at most; a hostile one costs some ten times its size in memory."""
 
-INLINE_LIMIT = 16 * MIB
-"""Bytes the decompressed inline part may claim; honest ones stay far below (see `placement`)."""
+INLINE_LIMIT = 8 * MIB
+"""Bytes the decompressed inline part may claim: 2 MiB of sealed runs (see `placement`), and a last run of any size that
+a segment may have."""
+
+LEVEL_LIMIT = 4
+"""Levels of pages. Four hold 256^4 segments, far more than any file; a deeper one is hostile."""
 
 
 TARGET_LIMIT = 4095
@@ -41,9 +45,9 @@ class Reference(msgspec.Struct, frozen=True, array_like=True):
     """A piece that is stored as a segment: SHA-256 (hexadecimal) of its raw bytes, and the bytes of the conversation
     it stands for. Level 0: the segment holds these bytes; n > 0: it is a page that lists references of level n-1."""
 
-    digest: str
-    size: int
-    level: int = 0
+    digest: Digest
+    size: Annotated[int, msgspec.Meta(ge=1, le=1 << 60)]
+    level: Annotated[int, msgspec.Meta(ge=0, le=LEVEL_LIMIT)] = 0
 
 
 Piece = Reference | int
@@ -56,12 +60,12 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True):
     `expires_ns` is the deadline (see `expiry`).
     """
 
-    mode: int
-    uid: int
-    gid: int
-    mtime_ns: int
-    ctime_ns: int
-    atime_ns: int | None = None
+    mode: Permissions
+    uid: Owner
+    gid: Owner
+    mtime_ns: Nanoseconds
+    ctime_ns: Nanoseconds
+    atime_ns: Nanoseconds | None = None
     extended: tuple[tuple[bytes, bytes], ...] = ()
     expires_ns: int | None = None
 
@@ -71,32 +75,32 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
     `tail_messages`: how many of `messages` lie in the unsealed run. `resumable`: cutting can go on from any sealed
     end."""
 
-    format: str = "bytes"
+    format: Word = "bytes"
     resumable: bool = False
-    model: str | None = None
-    application: str | None = None
-    messages: int | None = None
-    time: float | None = None
-    tail_messages: int = 0
+    model: Word | None = None
+    application: Word | None = None
+    messages: Count | None = None
+    time: Moment | None = None
+    tail_messages: Count = 0
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """The header of a manifest. `commit` is the id of the write that made it, also the newest in `ring`; `tail` the
     raw size of the unsealed run; `inline` the raw size of all inline bytes and `inline_digest` their SHA-256."""
 
-    commit: str
+    commit: Word
     ring: Ring
     attributes: Attributes
     # A factory, since a plain default would be left out of what is stored.
     v: int = msgspec.field(default_factory=lambda: VERSION)
     kind: Literal["conversation", "directory", "symlink"] = "conversation"
-    size: int = 0
-    pieces: tuple[Reference | int, ...] = ()
-    tail: int = 0
-    inline: int = 0
-    inline_digest: str = ""
+    size: Size = 0
+    pieces: tuple[Reference | Size, ...] = ()
+    tail: Size = 0
+    inline: Annotated[int, msgspec.Meta(ge=0, le=INLINE_LIMIT)] = 0
+    inline_digest: Word = ""
     facts: Facts = Facts()
-    deleted: float | None = None
+    deleted: Moment | None = None
 
     @property
     def live(self) -> bool:
@@ -196,13 +200,11 @@ def decode(path: str, etag: str, body: bytes) -> Snapshot:
     if version != VERSION:
         raise UnsupportedVersion(f"the manifest has format version {version}; this stowfs reads {VERSION}: upgrade it")
     manifest = parse(_decoder, header, "the manifest")
-    if not 0 <= manifest.inline <= INLINE_LIMIT:
-        raise CorruptObject(f"the manifest claims {manifest.inline} inline bytes")
     inline = codec.decompress(rest, expected=manifest.inline) if manifest.inline else b""
     if manifest.inline and hashlib.sha256(inline).hexdigest() != manifest.inline_digest:
         raise CorruptObject("the inline bytes of the manifest do not match their SHA-256")
     _check_sizes(manifest)
-    if manifest.kind == "symlink" and manifest.pieces:
+    if manifest.kind == "symlink" and (manifest.live or manifest.pieces):
         _check_target(manifest, inline)
     return Snapshot(path, etag, manifest, inline, len(body))
 

@@ -14,7 +14,7 @@ import msgspec
 from stowfs.config import KIB
 from stowfs.errors import CorruptObject, FileTooLarge
 from stowfs.vault import untrusted
-from stowfs.vault.manifest import Piece, Reference
+from stowfs.vault.manifest import LEVEL_LIMIT, Piece, Reference
 
 PAGE = 256
 """References in a page: about 20 KB raw, 9 KB stored (digests do not compress)."""
@@ -22,9 +22,6 @@ PAGE = 256
 FANOUT_LIMIT = 640
 """References of one level a list may hold before its start becomes a page: some 64 MiB of conversation whose appends
 rewrite about 22 KB of references."""
-
-LEVEL_LIMIT = 4
-"""Levels of pages. Four hold 256^4 segments, far more than any file; a deeper one is hostile."""
 
 REFERENCES_LIMIT = 1 << 20
 """References a conversation may have in all, some 128 GiB of it. They are held in memory while it is read, 200 MB at

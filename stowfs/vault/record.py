@@ -17,7 +17,7 @@ from stowfs import codec
 from stowfs.config import KIB, MIB
 from stowfs.errors import CorruptObject, UnsupportedVersion
 from stowfs.vault.ring import Ring, Verdict, first_ring
-from stowfs.vault.untrusted import parse
+from stowfs.vault.untrusted import Count, Moment, Revision, Size, Word, parse
 
 VERSION = 1
 
@@ -41,19 +41,19 @@ it will hardly ever be free, and counting it would make one object hot for every
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     """The first line of a record. `stored_size` is the compressed size; times in seconds since the epoch."""
 
-    hash: str
+    hash: Word
     state: Literal["live", "dead"]
-    ref_count: int
+    ref_count: Count
     ring: Ring
-    raw_size: int
-    stored_size: int
-    created_at: float
+    raw_size: Size
+    stored_size: Size
+    created_at: Moment
     # A factory, since a plain default would be left out of what is stored.
     v: int = msgspec.field(default_factory=lambda: VERSION)
-    dictionary: str | None = None
+    dictionary: Word | None = None
     type: Literal["data", "page"] = "data"
-    zero_since: float | None = None
-    redirect: str | None = None
+    zero_since: Moment | None = None
+    redirect: Revision | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def encode(record: Record) -> bytes:
 def decode(digest: str, body: bytes) -> Record:
     """The record of segment `digest` that `encode` stored. Raises `CorruptObject` or `UnsupportedVersion`."""
     header = decode_header(digest, body)
-    payload = body.partition(b"\n")[2]
+    payload = body[body.index(b"\n") + 1 :]
     if header.state == "live" and header.redirect is None and len(payload) != header.stored_size:
         raise CorruptObject(f"the record of segment {digest} contradicts itself")
     return Record(header, payload)
@@ -116,7 +116,7 @@ def decode(digest: str, body: bytes) -> Record:
 
 def decode_header(digest: str, start: bytes) -> Header:
     """The header of a record that begins with `start` (`HEADER_LIMIT` bytes of it are enough). Errors as `decode`."""
-    line, newline, _ = start.partition(b"\n")
+    line, newline, _ = start[:HEADER_LIMIT].partition(b"\n")
     header = parse(_decoder, line, f"the record of segment {digest}")
     if header.v != VERSION:
         raise UnsupportedVersion(

@@ -10,14 +10,15 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable, Iterator, Set
+from contextlib import contextmanager
 from enum import Enum
 from functools import partial
 
 import msgspec
 import trio
 
-from stowfs.errors import StowError
+from stowfs.errors import CorruptObject, StowError, UnsupportedVersion
 from stowfs.hot.journal import Journal
 from stowfs.store.base import Found, ObjectStore
 from stowfs.store.retry import Backoff
@@ -136,7 +137,8 @@ class Recovery:
 
     async def _settle(self, row: Row, phase: Phase, counted: Set[str], *, retried: bool) -> None:
         async def undo(digest: str) -> None:
-            await self._counts.undo(row.commit, digest, certain=digest in counted, retried=retried)
+            with _left_counted(row):
+                await self._counts.undo(row.commit, digest, certain=digest in counted, retried=retried)
 
         fate = await self._fate(row, phase)
         match fate:
@@ -165,23 +167,37 @@ class Recovery:
                 return Fate.TOOK_EFFECT
             case "written":
                 fence = _Fence(row)
-                await compare_and_swap(self._store, manifest_key(row.path), fence, deadline=self._deadline)
                 self._catalog.forget(row.path)
-                return fence.fate
+                with _left_counted(row):
+                    await compare_and_swap(self._store, manifest_key(row.path), fence, deadline=self._deadline)
+                    return fence.fate
+                return Fate.UNKNOWN
 
     async def _complete(self, row: Row, *, retried: bool) -> None:
         released = list(row.release)
-        if row.source is not None and await self.retire_source(row):
-            released += row.source.digests
+        if row.source is not None:
+            with _left_counted(row):
+                if await self.retire_source(row):
+                    released += row.source.digests
 
         async def release(given_up: tuple[str, int]) -> None:
             digest, times = given_up
             # Each time under an id of its own.
             for nth in range(1, times + 1):
-                await self._counts.release(row.commit, digest, nth=nth, retried=retried)
+                with _left_counted(row):
+                    await self._counts.release(row.commit, digest, nth=nth, retried=retried)
 
         await each(release, Counter(released).items())
         await self._journal.remove(row.commit)
+
+
+@contextmanager
+def _left_counted(row: Row) -> Iterator[None]:
+    """What is damaged stays so however often it is asked: what was to be given up there stays counted."""
+    try:
+        yield
+    except (CorruptObject, UnsupportedVersion) as error:
+        log.error("commit %s of %s leaves references counted: %s", row.commit, display(row.path), error)
 
 
 class _Fence:

@@ -14,13 +14,19 @@ older one the answer is `UNKNOWN`: a new object begins with the horizon as its f
 
 import time
 from enum import Enum
+from typing import Annotated
 
 import msgspec
 from uuid_utils import uuid7
 
+from stowfs.vault.untrusted import Count, Word
+
 CAPACITY = 16
 """Ids a ring keeps. An id costs 17 bytes compressed; this many concurrent writers of one object can lose their
 responses at once before a doubt can arise."""
+
+RECENT_LIMIT = 256
+"""Ids that a ring which is read may have: room for another capacity, and a bound for what is made up."""
 
 FORGOTTEN_AFTER = 30 * 86400.0
 """Seconds without a write after which a dead record or an empty tombstone may be removed together with its ring. Far
@@ -46,9 +52,9 @@ class Verdict(Enum):
 class Ring(msgspec.Struct, frozen=True, array_like=True):
     """The ids of the last writes of one object (newest last), the greatest one dropped, and how many there were."""
 
-    recent: tuple[str, ...] = ()
-    floor: str = ""
-    generation: int = 0
+    recent: Annotated[tuple[Word, ...], msgspec.Meta(max_length=RECENT_LIMIT)] = ()
+    floor: Word = ""
+    generation: Count = 0
 
     def add(self, *ids: str) -> "Ring":
         """The ring after writes with these ids."""

@@ -14,10 +14,11 @@ import trio
 
 from stowfs.errors import CorruptObject, ObjectNotFound, StowError
 from stowfs.hot.segments import CachedSegment, SegmentFiles
-from stowfs.store.base import Found, ObjectStore
+from stowfs.store.base import ObjectStore
 from stowfs.vault import record as records
 from stowfs.vault.naming import blob_key, segment_key
 from stowfs.vault.record import Payload
+from stowfs.vault.untrusted import read_bounded
 
 log = logging.getLogger(__name__)
 
@@ -158,22 +159,20 @@ class SegmentReader:
             if header.redirect is None:
                 return CachedSegment(header.dictionary, header.raw_size, record.payload)
             try:
-                blob = await self._store.get(blob_key(digest, header.redirect))
+                blob = await read_bounded(self._store, blob_key(digest, header.redirect))
             except ObjectNotFound:
                 # Recompressed between the two requests: the record now points elsewhere.
                 if last_try:
                     raise CorruptObject(f"the bytes of segment {digest} are missing in the store") from None
                 continue
-            assert isinstance(blob, Found)
             return CachedSegment(header.dictionary, header.raw_size, blob.body)
         raise AssertionError("unreachable")
 
     async def _record(self, digest: str) -> records.Record:
         try:
-            found = await self._store.get(segment_key(digest))
+            found = await read_bounded(self._store, segment_key(digest))
         except ObjectNotFound:
             raise CorruptObject(f"segment {digest} is missing in the store") from None
-        assert isinstance(found, Found)
         record = records.decode(digest, found.body)
         if record.header.state == "dead":
             raise CorruptObject(f"segment {digest} was collected")

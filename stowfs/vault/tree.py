@@ -10,7 +10,16 @@ from collections.abc import AsyncIterator
 
 import trio
 
-from stowfs.errors import DirectoryNotEmpty, IsDirectory, NoSuchPath, NotDirectory, PathExists, UsageError
+from stowfs.errors import (
+    CorruptObject,
+    DirectoryNotEmpty,
+    IsDirectory,
+    NoSuchPath,
+    NotDirectory,
+    PathExists,
+    UnsupportedVersion,
+    UsageError,
+)
 from stowfs.store.base import ObjectStore, Page
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
@@ -46,7 +55,13 @@ class Tree:
         """What is live under `path`; `stale_ok` as in `Catalog.current`. Raises `NoSuchPath`."""
         if not path:
             return unwritten_directory("")
-        snapshot = await self._catalog.current(path, stale_ok=stale_ok)
+        try:
+            snapshot = await self._catalog.current(path, stale_ok=stale_ok)
+        except (CorruptObject, UnsupportedVersion):
+            # Nothing but the attributes of a directory is lost with its manifest: what is in it must not be.
+            if not await self._has_live(children_prefix(path)):
+                raise
+            return unwritten_directory(path)
         if snapshot is None or not snapshot.manifest.live:
             raise NoSuchPath(f"{display(path)}: no such conversation or directory")
         return snapshot
@@ -63,23 +78,28 @@ class Tree:
         await self.directory(path)
         entries: list[Snapshot] = []
         prefixes: list[str] = []
+        unread: set[str] = set()
         async for page in self._pages(children_prefix(path)):
-            entries += [s for s in await self._catalog.resolve(page.objects) if s.manifest.live]
+            found = await self._catalog.resolve(page.objects)
+            unread |= {info.key for info in page.objects} - {manifest_key(snapshot.path) for snapshot in found}
+            entries += [snapshot for snapshot in found if snapshot.manifest.live]
             prefixes += [prefix for prefix in page.prefixes if not is_cut(prefix)]
         # A conversation may stand in the place of a directory, too, if both were made at once.
         known = {children_prefix(entry.path) for entry in entries}
         for prefix in prefixes:
             if prefix not in known and await self._has_live(prefix):
-                entries.append(await self._make_again(path_of_prefix(prefix)))
+                child = path_of_prefix(prefix)
+                damaged = manifest_key(child) in unread
+                entries.append(unwritten_directory(child) if damaged else await self._make_again(child))
         return sorted(entries, key=lambda entry: entry.path.encode(errors="surrogateescape"))
 
     async def _pages(self, prefix: str) -> AsyncIterator[Page]:
-        """What lies directly below `prefix`, and what long names that are cut go on with."""
-        async for page in self._store.list(prefix, delimiter="/"):
-            yield page
-            for longer in filter(is_cut, page.prefixes):
-                async for rest in self._pages(longer):
-                    yield rest
+        """What lies directly below `prefix`, and then what long names that are cut go on with."""
+        prefixes = [prefix]
+        while prefixes:
+            async for page in self._store.list(prefixes.pop(), delimiter="/"):
+                yield page
+                prefixes += filter(is_cut, page.prefixes)
 
     async def walk(self, directory: str) -> AsyncIterator[Snapshot]:
         """Everything below a directory, in the order of the keys."""
@@ -177,8 +197,8 @@ class Tree:
 
 
 def unwritten_directory(path: str) -> Snapshot:
-    """A directory whose manifest is not there, or not to be had: the root, one that a read-only mount cannot make
-    again, one that is known only by what waits in it."""
+    """A directory whose manifest is not there, or not to be had: the root, one whose manifest is damaged, one that a
+    read-only mount cannot make again, one that is known only by what waits in it."""
     now = time.time_ns()
     attributes = Attributes(DIRECTORY_MODE, 0, 0, now, now)
     return Snapshot(path, "", Manifest("", Ring(), attributes, kind="directory"), b"", 0)

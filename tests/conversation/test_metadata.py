@@ -269,3 +269,13 @@ def test_the_model_that_plays_the_user_is_not_the_model() -> None:
     answer = {"role": "assistant", "content": "y", "turn_idx": 1, "raw_data": {"model": "of-the-answer"}}
     metadata = segment(json.dumps({"messages": [user, answer]}, indent=2).encode()).metadata
     assert (metadata.format, metadata.model) == ("tau2", "of-the-answer")
+
+
+@pytest.mark.parametrize("escape", [b"\\ud800", b"x\\udfff", b"\\udc00\\ud800"])
+def test_half_a_character_names_no_model(escape: bytes) -> None:
+    """JSON can say it, UTF-8 cannot: what is stored must be able to."""
+    for conversation in (
+        b'{"model":"%s","messages":[{"role":"user","content":"x"}]}' % escape,
+        b'{"role":"assistant","model":"%s","content":"x"}\n' % escape * 3,
+    ):
+        assert segment(conversation).metadata.model is None

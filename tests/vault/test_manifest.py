@@ -13,7 +13,8 @@ from stowfs.vault import manifest as manifests
 from stowfs.vault.manifest import HEADER_LIMIT, INLINE_LIMIT, Attributes, Facts, Manifest, Piece, Reference
 from stowfs.vault.ring import CAPACITY, Ring
 
-INTEGERS = st.integers(-(1 << 63), (1 << 63) - 1)
+OWNERS = st.integers(0, (1 << 32) - 1)
+TIMES = st.integers(-(1 << 63), (1 << 63) - 1)
 REFERENCES = st.builds(
     Reference, st.binary(min_size=32, max_size=32).map(bytes.hex), st.integers(1, 1 << 40), st.integers(0, 4)
 )
@@ -35,7 +36,7 @@ def manifests_with_inline(draw: st.DrawFn) -> tuple[Manifest, bytes]:
     return Manifest(
         commit=draw(st.text(max_size=40)),
         ring=draw(RINGS),
-        attributes=draw(st.builds(Attributes, INTEGERS, INTEGERS, INTEGERS, INTEGERS, INTEGERS)),
+        attributes=draw(st.builds(Attributes, st.integers(0, 0o7777), OWNERS, OWNERS, TIMES, TIMES)),
         kind=draw(st.sampled_from(["conversation", "directory"])),
         size=sum(sizes),
         pieces=tuple(pieces),
@@ -43,7 +44,7 @@ def manifests_with_inline(draw: st.DrawFn) -> tuple[Manifest, bytes]:
         inline=len(inline),
         inline_digest=hashlib.sha256(inline).hexdigest() if inline else "",
         facts=draw(st.builds(Facts, st.text(), st.booleans(), st.none() | st.text(), st.none() | st.text())),
-        deleted=draw(st.none() | st.floats(0, 1e12)),
+        deleted=draw(st.none() | st.floats(0, 2e11)),
     ), inline
 
 
@@ -162,6 +163,24 @@ def test_any_damage_under_good_checksums_is_refused_or_consistent(data: st.DataO
         {"attributes": [1, 2, 3]},
         {"commit": None},
         {"deleted": "yes"},
+        {"deleted": -1.0},
+        {"deleted": 1e300},
+        {"pieces": [["../" * 21 + "x", 500], len(INLINE)]},
+        {"pieces": [["AB" * 32, 500], len(INLINE)]},
+        {"pieces": [["ab" * 32, 500, 5], len(INLINE)]},
+        {"pieces": [["ab" * 32, 500, -1], len(INLINE)]},
+        {"pieces": [["ab" * 32, 1 << 62], len(INLINE)], "size": (1 << 62) + len(INLINE)},
+        {"attributes": [0o100644, 0, 0, 0, 0]},
+        {"attributes": [-1, 0, 0, 0, 0]},
+        {"attributes": [0, -1, 0, 0, 0]},
+        {"attributes": [0, 0, 1 << 32, 0, 0]},
+        {"attributes": [0, 0, 0, 1 << 63, 0]},
+        {"attributes": [0, 0, 0, 0, 0, -(1 << 63) - 1]},
+        {"facts": {"format": "x" * 2000}},
+        {"facts": {"time": 1e300}},
+        {"facts": {"messages": -1}},
+        {"ring": [["0" * 32] * 257]},
+        {"kind": "symlink", "pieces": [], "size": 0, "tail": 0, "inline": 0, "inline_digest": ""},
     ],
 )
 def test_a_header_that_contradicts_itself_is_corrupt(changes: dict[str, object]) -> None:

@@ -17,6 +17,7 @@ from stowfs.vault.ring import CAPACITY
 
 RAW = b"".join(b"turn %d of a conversation, %x\n" % (n, n**5) for n in range(60))
 DIGEST = hashlib.sha256(RAW).hexdigest()
+REVISION = "0" * 32
 PAYLOAD = Payload(DIGEST, codec.compress(RAW), len(RAW))
 
 
@@ -57,8 +58,8 @@ def test_a_record_is_a_line_of_json_and_the_payload() -> None:
 
 
 def test_a_redirected_record_has_no_payload_of_its_own() -> None:
-    record = records.acquire(None, [op("a")], replace(PAYLOAD, redirect="r1"))
-    assert (record.header.redirect, record.payload) == ("r1", b"")
+    record = records.acquire(None, [op("a")], replace(PAYLOAD, redirect=REVISION))
+    assert (record.header.redirect, record.payload) == (REVISION, b"")
     assert record.header.stored_size == len(PAYLOAD.compressed)
     assert records.decode(DIGEST, records.encode(record)) == record
 
@@ -265,7 +266,7 @@ def test_another_sound_payload_is_left_alone() -> None:
 def test_recompression_changes_the_stored_form_only() -> None:
     record = live(2)
     inline = replace(PAYLOAD, compressed=codec.compress(RAW, level=19), dictionary="d")
-    for payload in (replace(inline, redirect="r1"), inline):
+    for payload in (replace(inline, redirect=REVISION), inline):
         changed = records.recompress(record, "r", payload)
         assert changed is not None
         header = changed.header
@@ -305,3 +306,33 @@ def test_a_count_is_the_number_of_its_holders(steps: list[tuple[str, int]]) -> N
                 record = records.recompress(record, f"r{step}", PAYLOAD)
         count = record.header.ref_count if record else 0
         assert count == len(holders)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"redirect": "../../../manifests/x.json"},
+        {"redirect": "0" * 31},
+        {"redirect": "0" * 32 + "\n"},
+        {"redirect": ""},
+        {"ref_count": -1},
+        {"ref_count": 1 << 64},
+        {"raw_size": -1},
+        {"stored_size": -1},
+        {"zero_since": -1.0},
+        {"created_at": 1e300},
+        {"state": "undead"},
+        {"ring": [["x"] * 257]},
+        {"ring": [["x" * 2000]]},
+        {"ring": [[], "", -1]},
+    ],
+)
+def test_a_header_that_was_made_to_harm_is_corrupt(changes: dict[str, object]) -> None:
+    header = msgspec.json.decode(records.encode(live(2)).partition(b"\n")[0]) | changes
+    with pytest.raises(CorruptObject):
+        records.decode_header(DIGEST, msgspec.json.encode(header) + b"\n")
+
+
+def test_a_header_has_an_end() -> None:
+    with pytest.raises(CorruptObject):
+        records.decode(DIGEST, b" " * records.HEADER_LIMIT + records.encode(live(2)))

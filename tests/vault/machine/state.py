@@ -1,0 +1,134 @@
+"""What a tree may look like, as far as users can tell: files, directories, and what can be brought back."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+
+class File(NamedTuple):
+    """A conversation: its bytes and permissions."""
+
+    data: bytes
+    mode: int
+
+
+class Trashed(NamedTuple):
+    """A deleted conversation. `sure`: it can be brought back; otherwise it may be gone already."""
+
+    file: File
+    sure: bool
+
+
+@dataclass(frozen=True)
+class State:
+    """One state of a tree. The constructors and the methods that change something return new ones."""
+
+    files: frozenset[tuple[str, File]]
+    directories: frozenset[str]
+    trash: frozenset[tuple[str, Trashed]]
+
+    @staticmethod
+    def of(files: Mapping[str, File], directories: Iterable[str], trash: Mapping[str, Trashed]) -> "State":
+        """The state with these things by path."""
+        return State(frozenset(files.items()), frozenset(directories), frozenset(trash.items()))
+
+    def file(self, path: str) -> File | None:
+        """The conversation of that name."""
+        return dict(self.files).get(path)
+
+    def trashed(self, path: str) -> Trashed | None:
+        """What was deleted under that name."""
+        return dict(self.trash).get(path)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a directory of that name, or it is the root."""
+        return not path or path in self.directories
+
+    def is_empty(self, directory: str) -> bool:
+        """Whether nothing live has a name below that directory."""
+        below = directory + "/"
+        return not any(path.startswith(below) for path in [*dict(self.files), *self.directories])
+
+    def with_file(self, path: str, file: File) -> "State":
+        """With a file in place of whatever had the name."""
+        files, trash = dict(self.files), dict(self.trash)
+        files[path] = file
+        trash.pop(path, None)
+        return State.of(files, self.directories, trash)
+
+    def without_file(self, path: str, *, keep: bool) -> "State":
+        """Without a file. `keep`: it can be brought back."""
+        files, trash = dict(self.files), dict(self.trash)
+        gone = files.pop(path)
+        if keep:
+            trash[path] = Trashed(gone, sure=True)
+        return State.of(files, self.directories, trash)
+
+    def with_directories(self, paths: Iterable[str]) -> "State":
+        """With directories in place of whatever was deleted under their names."""
+        added = frozenset(paths)
+        return State(self.files, self.directories | added, frozenset(t for t in self.trash if t[0] not in added))
+
+    def without_directory(self, path: str) -> "State":
+        """Without that directory; what has names below it stays."""
+        return State(self.files, self.directories - {path}, self.trash)
+
+    def without_trash(self) -> "State":
+        """With nothing to be brought back."""
+        return State(self.files, self.directories, frozenset())
+
+    def with_trash_in_doubt(self) -> "State":
+        """With nothing that is sure to be there to be brought back."""
+        return State(self.files, self.directories, frozenset((path, t._replace(sure=False)) for path, t in self.trash))
+
+    def moved(self, old: str, new: str) -> "State":
+        """With everything below directory `old` below `new`, and without `old`."""
+        here = self._below(old)
+        state = self.with_directories([new, *(new + path[len(old) :] for path in here if path in self.directories)])
+        for path, file in self.files:
+            if path in here:
+                state = state.without_file(path, keep=False).with_file(new + path[len(old) :], file)
+        return State(state.files, state.directories - {old, *here}, state.trash)
+
+    def partly_moved(self, old: str, new: str) -> set["State"]:
+        """Everything that an interrupted move of a directory may leave: each file under either name, or both."""
+        here = self._below(old)
+        files = [(path, file) for path, file in self.files if path in here]
+        directories = [old, *(path for path in here if path in self.directories)]
+        whole = self.moved(old, new)
+        states = set()
+        for where in product(("old", "both", "new"), repeat=len(files)):
+            state = self
+            for (path, file), place in zip(files, where, strict=True):
+                if place != "old":
+                    state = state.with_file(new + path[len(old) :], file)
+                if place == "new":
+                    state = state.without_file(path, keep=False)
+            for made in _subsets([d for d in whole.directories if d not in self.directories]):
+                for removed in _subsets(directories):
+                    grown = state.with_directories(made)
+                    states.add(State(grown.files, grown.directories - set(removed), grown.trash))
+        return states
+
+    def _below(self, directory: str) -> set[str]:
+        below = directory + "/"
+        return {path for path in [*dict(self.files), *self.directories] if path.startswith(below)}
+
+
+def parent(path: str) -> str:
+    """The directory that a name is in; '' is the root."""
+    return path.rpartition("/")[0]
+
+
+def ancestors(path: str) -> list[str]:
+    """The directories that a name is in, the outermost first."""
+    parts = path.split("/")
+    return ["/".join(parts[:n]) for n in range(1, len(parts))]
+
+
+def _subsets(items: list[str]) -> list[tuple[str, ...]]:
+    return [
+        tuple(item for item, taken in zip(items, chosen, strict=True) if taken)
+        for chosen in product((False, True), repeat=len(items))
+    ]

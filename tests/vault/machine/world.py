@@ -1,0 +1,433 @@
+"""The hosts, each with a line of its own to one store, and the states that the tree may be in.
+
+Where an operation fails it may or may not have taken effect, so the model is a set of states; each look at the tree
+leaves those that agree with it. A write that is on its way may land at any time, and what a host could not finish it
+finishes when it can: as long as there may be such (`pending`), a look excludes nothing.
+
+What a host has acknowledged is in the store, so one set of states serves all hosts (`World.seen_by`).
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+import trio
+from hypothesis import event
+
+from stowfs.errors import CorruptObject, NoSuchPath, StoreError
+from stowfs.store.memory import MemoryStore
+from stowfs.vault.check import Checker
+from stowfs.vault.collect import collect_garbage
+from stowfs.vault.descriptor import Descriptor
+from stowfs.vault.draft import Draft, Intent
+from stowfs.vault.repair import repair
+from stowfs.vault.vault import Vault
+from tests.support.faults import FaultyStore, Late, Stall, StallAfter
+from tests.support.vaults import ATTRIBUTES, Hosts
+from tests.vault.machine import troubles, views
+from tests.vault.machine.state import File, State, ancestors
+from tests.vault.machine.steps import REFUSALS, Step, content
+
+HOSTS = ["a", "b", "c"]
+
+PATIENCE = 0.5
+"""Seconds that a collection may take: while the store is away it waits for releases that cannot be done."""
+
+SETTLED = 20.0
+"""Seconds in which a host that reaches the store comes to rest, far more than it takes."""
+
+
+@dataclass
+class Opened:
+    """A draft that a host has open, made on what the conversation was then."""
+
+    path: str
+    draft: Draft
+    base: File
+    written: bytes
+    intent: Intent
+    collected: bool = False
+    """Since it was opened there was a collection without grace: what it is based on may be gone."""
+
+
+@dataclass
+class World:
+    """The hosts, and what is known of the tree. `forgetful`: rings forget what is still needed, so that what is tried
+    again may be done twice, and counts may be too high."""
+
+    hosts: Hosts
+    store: MemoryStore
+    descriptor: Descriptor
+    forgetful: bool
+    lines: dict[str, FaultyStore] = field(default_factory=dict)
+    vaults: dict[str, Vault] = field(default_factory=dict)
+    states: set[State] = field(default_factory=set)
+    opened: dict[str, Opened] = field(default_factory=dict)
+    pending: bool = False
+    troubled: bool = False
+
+    # Hosts
+
+    async def start(self, host: str) -> None:
+        line = self.lines.setdefault(host, FaultyStore(self.store))
+        self.vaults[host] = await self.hosts.start(host, line)
+
+    async def restart(self, host: str) -> None:
+        """The host crashes, and comes back."""
+        await self.hosts.crash(host)
+        # What was not committed is gone with the host.
+        self.opened.pop(host, None)
+        await self.start(host)
+
+    def seen_by(self, _host: str) -> set[State]:
+        """The states that the tree may be in for a host."""
+        return self.states
+
+    async def rest(self) -> None:
+        """Every host finishes what it has begun. One that waits before it tries again is not waited for."""
+        for host in self.vaults:
+            self.lines[host].down = False
+            if await self.vaults[host].drain(0.1):
+                await self.restart(host)
+                assert await self.vaults[host].drain(SETTLED) == 0
+
+    async def land(self) -> None:
+        """What was late takes effect now, where it still can."""
+        for line in self.lines.values():
+            await line.carry_out_late()
+
+    # Steps
+
+    async def take(self, step: Step) -> None:
+        """One step of a sequence."""
+        step = step.aimed(self.states)
+        match step.kind:
+            case "crash":
+                await self.restart(step.host)
+            case "land":
+                await self.land()
+            case "deliver":
+                # Late writes of what was given up long ago, or that arrive before anybody looks for them.
+                await (self.rest() if step.seed % 2 else self.land())
+                await (self.land() if step.seed % 2 else self.rest())
+                self.pending = False
+            case "outage":
+                self.lines[step.host].down = True
+                self.troubled = True
+            case "return":
+                for line in self.lines.values():
+                    line.down = False
+            case "collect" | "empty trash":
+                await self.collect(step)
+            case "check":
+                await self.check(step.host)
+            case "open":
+                await self.open(step)
+            case "close":
+                await self.close(step)
+            case "both":
+                await self.both(step)
+            case "look":
+                await self.look(step.host)
+            case "move" if self.pending:
+                # Where a file of the directory may still come or go, too many states are possible.
+                await self.rest()
+                await self.land()
+                self.pending = False
+                await self.attempt(step)
+            case _:
+                await self.attempt(step)
+
+    async def attempt(self, step: Step) -> None:
+        """An operation, with its trouble; then the states it may have led to."""
+        before = set(self.states)
+        results = {state: step.results(state) for state in before}
+        done = {new for result in results.values() for new in result.done}
+        refused = {new for result in results.values() for new in result.refused}
+        between = {new for state in before for new in step.between(state)}
+        cut_off = self.lines[step.host].down
+        outcome = await self.run(step, lambda: step.carry_out(self.vaults[step.host]))
+        event(f"{step.kind}: {outcome}")
+        match outcome:
+            case "done":
+                self.states = done
+                if step.kind == "rmdir" and self.pending:
+                    # What lands in it later was not seen.
+                    self.states = done | {state.without_directory(step.directory) for state in before}
+            case "refused" if self.pending:
+                self.states |= refused | (between if step.is_long else set())
+            case "refused":
+                self.states = refused
+            case _ if cut_off:
+                pass  # nothing of it has left the host
+            case _:
+                self.states = before | done | between
+                # Once a new name is there, the old one goes as soon as the store is back.
+                self.pending |= step.kind in ("rename", "rename to a free name", "move")
+        assert self.states, (step, outcome)
+
+    async def run(self, step: Step, operation: Callable[[], Awaitable[object]]) -> str:
+        """Carries an operation out under trouble, and beside what another host does; how it ended."""
+        outcome = "crashed"
+        ended = trio.Event()
+        line = self.lines[step.host]
+
+        async def carry_out() -> None:
+            nonlocal outcome
+            try:
+                await operation()
+                outcome = "done"
+            except REFUSALS:
+                outcome = "refused"
+            except StoreError:
+                outcome = "failed"
+            finally:
+                ended.set()
+
+        async def stalled(stall: Stall | StallAfter) -> None:
+            await stall.reached.wait()
+            ended.set()
+
+        rules = [line.add(rule) for rule in troubles.rules(step.trouble, step.nth)]
+        stall = next((rule.action for rule in rules if isinstance(rule.action, Stall | StallAfter)), None)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.meanwhile, step)
+            if stall is not None:
+                self.hosts.start_soon(step.host, lambda: stalled(stall))
+            self.hosts.start_soon(step.host, carry_out)
+            await ended.wait()
+        if outcome == "crashed":
+            await self.restart(step.host)
+        for rule in rules:
+            line.rules.remove(rule)
+            met = rule.seen >= (rule.nth or 1)
+            self.troubled |= met
+            self.pending |= met and isinstance(rule.action, Late)
+        return outcome
+
+    async def meanwhile(self, step: Step) -> None:
+        """What the next host does beside a step."""
+        if not step.beside:
+            return
+        host = HOSTS[(HOSTS.index(step.host) + 1) % len(HOSTS)]
+        if self.lines[host].down:
+            return
+        match step.beside:
+            case "collect":
+                self.note_collection()
+                with trio.move_on_after(PATIENCE):
+                    await collect_garbage(self.lines[host], self.vaults[host], grace=0.0)
+            case "check":
+                await self.check(host)
+
+    async def collect(self, step: Step) -> None:
+        """A collection without any grace; with it, perhaps, the trash goes."""
+        trash = 0.0 if step.kind == "empty trash" else None
+        cut_off = self.lines[step.host].down
+        self.note_collection()
+
+        async def collect() -> None:
+            with trio.move_on_after(PATIENCE) as scope:
+                await collect_garbage(self.lines[step.host], self.vaults[step.host], grace=0.0, trash=trash)
+            if scope.cancelled_caught:
+                raise StoreError("given up")
+
+        outcome = await self.run(step, collect)
+        event(f"{step.kind}: {outcome}")
+        if trash is None or cut_off:
+            return
+        if outcome == "done" and not self.pending:
+            self.states = {state.without_trash() for state in self.states}
+        else:
+            self.states = {state.with_trash_in_doubt() for state in self.states}
+
+    def note_collection(self) -> None:
+        for opened in self.opened.values():
+            opened.collected = True
+
+    async def check(self, host: str) -> None:
+        """A check beside whatever goes on finds nothing that could be lost, and repairs nothing that is right."""
+        line = self.lines[host]
+        if line.down:
+            return
+        checked = await Checker(line, self.descriptor, grace=0.0).run()
+        assert views.only_waste(checked), checked.findings
+        await repair(line, self.descriptor, checked, deadline=1.0)
+
+    async def both(self, step: Step) -> None:
+        """Two hosts at once; either order, and an append to what is deleted at the moment."""
+        kinds = ["append", "replace", "delete"]
+        hosts = [host for host in HOSTS if not self.lines[host].down]
+        if len(hosts) < 2:
+            return
+
+        def of(kind: str, host: str, seed: int) -> Step:
+            return Step(kind, host, step.path, step.path, "", "", seed, "", 1, "")
+
+        one, other = of(kinds[step.seed % 3], hosts[0], step.seed), of(kinds[step.nth % 3], hosts[1], step.nth + 7)
+        results: set[State] = set()
+        for state in self.states:
+            for first, second in ((one, other), (other, one)):
+                results |= {end for middle in _either(first, state) for end in _either(second, middle)}
+                if {first.kind, second.kind} == {"append", "delete"} and state.file(step.path) is not None:
+                    results |= (first if first.kind == "append" else second).results(state).done
+
+        async def carry_out(step: Step) -> None:
+            try:
+                await step.carry_out(self.vaults[step.host])
+            except NoSuchPath:
+                event("both: refused")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(carry_out, one)
+            nursery.start_soon(carry_out, other)
+        self.states = results | (self.states if self.pending else set())
+
+    # Drafts
+
+    async def open(self, step: Step) -> None:
+        """Begins to write to a conversation."""
+        vault = self.vaults[step.host]
+        if step.host in self.opened or self.lines[step.host].down:
+            return
+        try:
+            base = await vault.head(step.path)
+        except NoSuchPath:
+            return
+        data = content(step.seed)
+        before = File(await vault.read(base, 0, base.size), base.attributes.mode)
+        draft = vault.draft(step.path, base, ATTRIBUTES)
+        match step.seed % 3:
+            case 0:
+                draft.truncate(0)
+                draft.write(0, data)
+            case 1:
+                draft.write(draft.size, data)
+            case _:
+                draft.write(draft.size // 2, data)
+        written = await draft.read(0, draft.size)
+        self.opened[step.host] = Opened(step.path, draft, before, written, draft.intent)
+
+    async def close(self, step: Step) -> None:
+        """Commits what a host began to write, perhaps long ago; where that fails, again."""
+        if not self.opened:
+            return
+        if step.host not in self.opened:
+            step = replace(step, host=next(iter(self.opened)))
+        opened = self.opened[step.host]
+        states = set(self.states)
+
+        async def commit() -> None:
+            try:
+                await self.vaults[step.host].commit(opened.draft)
+            except CorruptObject:
+                # Collected without grace, while only this draft still stood on it.
+                if not opened.collected:
+                    raise
+                raise StoreError("its base is gone") from None
+
+        outcome = await self.run(step, commit)
+        self.opened.pop(step.host, None)
+        if outcome == "failed" and not opened.collected and not self.forgetful:
+            self.lines[step.host].down = False
+            outcome = await self.run(Step("close", step.host, "", "", "", "", 0, "", 1, ""), commit)
+            assert outcome == "done"
+        event(f"close: {opened.intent.value}: {outcome}")
+        if outcome != "crashed":
+            opened.draft.discard()
+        beside = await self.forget_conflicts(opened)
+        after = states if beside else {self.closed(state, opened) for state in states}
+        self.states = after if outcome == "done" and not self.pending else states | after
+
+    @staticmethod
+    def closed(state: State, opened: Opened) -> State:
+        """What a draft makes of a state. The mode is the draft's, unless it was changed elsewhere only."""
+        current = state.file(opened.path)
+        if current is None:
+            return state.with_file(opened.path, File(opened.written, ATTRIBUTES.mode))
+        mode = current.mode if opened.base.mode == ATTRIBUTES.mode else ATTRIBUTES.mode
+        match opened.intent:
+            case Intent.APPEND:
+                data = current.data + opened.written[len(opened.base.data) :]
+            case Intent.EDIT if current.data != opened.base.data:
+                return state  # kept beside
+            case _:
+                data = opened.written
+        return state.with_file(opened.path, File(data, mode))
+
+    async def forget_conflicts(self, opened: Opened) -> bool:
+        """An edit that lost lies beside the winner, whole. Returns whether there was one."""
+        keys = [info.key async for page in self.store.list("manifests/") for info in page.objects]
+        if not any(".conflict-" in key for key in keys):
+            return False
+        host = next(iter(self.vaults))
+        self.lines[host].down = False
+        vault = self.vaults[host]
+        lost = [snapshot async for snapshot in vault.walk() if ".conflict-" in snapshot.path]
+        for snapshot in lost:
+            assert snapshot.path.startswith(opened.path)
+            assert opened.intent is Intent.EDIT
+            if not opened.collected:
+                assert await vault.read(snapshot, 0, snapshot.size) == opened.written
+            await vault.remove(snapshot.path)
+            event("conflict")
+        return bool(lost)
+
+    # Looking
+
+    async def look(self, host: str) -> None:
+        """Reads everything: it is one of the states that the tree may be in; and what is there is listed."""
+        vault = self.vaults[host]
+        if self.lines[host].down:
+            return
+        files, directories = await views.files(vault), await views.directories(vault)
+        expected = self.seen_by(host)
+        matching = {s for s in expected if dict(s.files) == files and s.directories == directories}
+        assert matching, (
+            views.sizes(files),
+            directories,
+            [(views.sizes(dict(s.files)), s.directories) for s in expected],
+        )
+        if self.pending:
+            return
+        listed = await views.listed(vault)
+        # A directory that was removed while something was written in it is made again by whoever lists its parent.
+        again = await views.directories(vault) - directories
+        assert again <= {above for path in [*files, *directories] for above in ancestors(path)}
+        self.states = {state.with_directories(again) for state in matching}
+        directories |= again
+        reachable = {path for path in [*files, *directories] if directories.issuperset(ancestors(path))}
+        assert listed == reachable
+
+    async def finish(self) -> None:
+        """Everything comes to rest, is what it should be, and nothing is counted wrongly; a repair changes nothing that
+        is in use, and leaves nothing that is not."""
+        for opened in self.opened.values():
+            opened.draft.discard()
+        self.opened.clear()
+        await self.rest()
+        await self.land()
+        self.pending = False
+        for host in HOSTS:
+            await self.look(host)
+            await self.restart(host)
+            assert await self.vaults[host].drain(SETTLED) == 0
+        await self.start("fresh")
+        await self.look("fresh")
+        await self.look_at_trash("fresh")
+        await self.hosts.stop()
+        self.vaults.clear()
+        await views.close_accounts(self.store, self.descriptor, exact=not self.troubled, leaks=self.forgetful)
+        await self.start("last")
+        await self.collect(Step("collect", "last", "", "", "", "", 0, "", 1, ""))
+        await self.look("last")
+        await self.look_at_trash("last")
+
+    async def look_at_trash(self, host: str) -> None:
+        """What can be brought back is what was deleted, and can be read."""
+        found = await views.trash(self.vaults[host])
+        assert any(views.has_trash(state, found) for state in self.seen_by(host)), views.sizes(found)
+
+
+def _either(step: Step, state: State) -> set[State]:
+    results = step.results(state)
+    return results.done | results.refused
