@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import trio
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +35,9 @@ EXAMPLES = int(os.environ.get("STOWFS_EXAMPLES", "25"))
 
 DEADLINE = 0.1
 """Seconds an operation tries while the store is away: a hundred requests to a store in memory."""
+
+SECONDS = 60.0
+"""In which a sequence ends, on a slow machine, too: nothing hangs."""
 
 PARAMETERS = SegmenterParameters(minimum=4 << 10, target=12 << 10, maximum=24 << 10)
 """Small runs, so that small contents have segments of every kind."""
@@ -109,7 +113,7 @@ FIRST_DIRECTORIES = ["d", "d/s"]
 @given(st.lists(STEPS, min_size=10, max_size=25))
 async def test_whatever_happens_the_tree_is_what_the_model_says(name: str, steps: list[Step]) -> None:
     circumstances = CIRCUMSTANCES[name]
-    with tempfile.TemporaryDirectory(dir=MEMORY) as directory, circumstances.hold():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as directory, circumstances.hold(), trio.fail_after(SECONDS):
         store = MemoryStore(page_size=20)
         descriptor = await create_descriptor(
             store, segmenter=PARAMETERS, many=circumstances.many, trash_seconds=circumstances.trash_seconds
