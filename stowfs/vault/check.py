@@ -33,6 +33,7 @@ from stowfs.vault.findings import (
     MissingBlob,
     OrphanBlob,
     StrayObject,
+    Uncounted,
     Undecodable,
     UnfinishedUpload,
 )
@@ -104,7 +105,8 @@ class _Suspect:
 
 
 class Checker:
-    """One check of one store. `exclusive`: nothing else uses it, so that what is seen is what is there."""
+    """One check of one store. `exclusive`: nothing else uses it, so that what is seen is what is there. `recount`, for
+    which it takes that: segments that nobody counts any more are counted, too."""
 
     def __init__(
         self,
@@ -113,11 +115,14 @@ class Checker:
         *,
         grace: float = GRACE,
         exclusive: bool = False,
+        recount: bool = False,
         now: Callable[[], float] = time.time,
         progress: Progress = UNWATCHED,
     ) -> None:
+        assert exclusive or not recount
         self._store = store
         self._many = descriptor.many
+        self._recount = recount
         self._grace = 0.0 if exclusive else grace
         self._exclusive = exclusive
         self._now = now
@@ -248,7 +253,7 @@ class Checker:
             holders = await self._unchanged(holders)
             findings = self._judge(inspection, len(holders), _paths(holders))
         if not self._stands(inspection, holders, self._suspects[digest]):
-            findings = [finding for finding in findings if not isinstance(finding, CountTooHigh)]
+            findings = [finding for finding in findings if not isinstance(finding, CountTooHigh | Uncounted)]
         raw = inspection.raw
         if raw is not None:
             for holder in holders:
@@ -323,6 +328,16 @@ class Checker:
         elif damage is not None:
             found.append(Corrupt(key=key, conversations=conversations, digest=digest, reason=damage))
         counted = header.ref_count
+        if self._recount and references < self._many <= counted and inspection.etag is not None:
+            found.append(
+                Uncounted(
+                    key=key,
+                    conversations=conversations,
+                    digest=digest,
+                    references=references,
+                    revision=inspection.etag,
+                )
+            )
         if counted < self._many and counted != references and inspection.etag is not None:
             kind = CountTooLow if counted < references else CountTooHigh
             found.append(

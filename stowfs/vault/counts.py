@@ -57,8 +57,16 @@ class Acquired:
     saturated: bool
 
 
+CLOCK_ALLOWANCE = 3600.0
+"""Seconds by which the clocks of two hosts may differ."""
+
+
 class Counts:
-    """The counted references of all segments, as this process changes them."""
+    """The counted references of all segments, as this process changes them.
+
+    `recounted_at`: see `Descriptor`. `believed_from`: that a segment was seen not to be counted any more is to be
+    believed only if it was seen after that time.
+    """
 
     def __init__(
         self,
@@ -68,9 +76,12 @@ class Counts:
         deadline: float,
         many: int = records.MANY,
         gather: float = 0.0,
+        recounted_at: float = 0.0,
     ) -> None:
         # Seconds that a first change waits for others of the same segment.
         self._gather = gather
+        # Another host's clock may be ahead of the one that noted the time.
+        self.believed_from = recounted_at + CLOCK_ALLOWANCE
         self._store = store
         self._nursery = nursery
         self._deadline = deadline

@@ -10,7 +10,8 @@ from uuid_utils import uuid7
 
 from stowfs.conversation.segmenter import DEFAULT_PARAMETERS, SegmenterParameters
 from stowfs.errors import CorruptObject, NotAStore, ObjectNotFound, PathExists, PreconditionFailed, UnsupportedVersion
-from stowfs.store.base import IF_ABSENT, ObjectStore
+from stowfs.store.base import IF_ABSENT, Found, ObjectStore
+from stowfs.vault.cas import compare_and_swap
 from stowfs.vault.naming import DESCRIPTOR
 from stowfs.vault.record import MANY, RAW_LIMIT
 from stowfs.vault.untrusted import Moment, Word, parse, read_bounded
@@ -26,13 +27,15 @@ CENTURY = 100 * 365.25 * 86400.0
 
 class Descriptor(msgspec.Struct, frozen=True):
     """`store_id` names the store's hot tiers. `segmenter`: how all hosts cut. `many`: the count at which counting ends.
-    `trash_seconds`: how long a deleted conversation keeps its content."""
+    `trash_seconds`: how long a deleted conversation keeps its content. `recounted_at`: when segments that nobody
+    counted any more began to be counted again; what a host saw before, it must not believe."""
 
     store_id: Word
     created_at: Moment
     segmenter: SegmenterParameters = DEFAULT_PARAMETERS
     many: Annotated[int, msgspec.Meta(ge=1, le=1 << 32)] = MANY
     trash_seconds: Annotated[float, msgspec.Meta(ge=0, le=CENTURY)] = TRASH_SECONDS
+    recounted_at: Moment = 0.0
     # A factory, since a plain default would be left out of what is stored.
     v: int = msgspec.field(default_factory=lambda: VERSION)
 
@@ -43,6 +46,7 @@ class _Version(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(Descriptor)
 _version_decoder = msgspec.json.Decoder(_Version)
+_fields_decoder = msgspec.json.Decoder(dict[str, object])
 
 
 async def create_descriptor(
@@ -54,14 +58,43 @@ async def create_descriptor(
 ) -> Descriptor:
     """Makes a place a store. Raises `PathExists` where it is one already, and store errors."""
     descriptor = Descriptor(str(uuid7()), time.time(), segmenter, many, trash_seconds)
-    body = msgspec.json.format(msgspec.json.encode(descriptor), indent=2) + b"\n"
     try:
-        await store.put(DESCRIPTOR, body, IF_ABSENT)
+        await store.put(DESCRIPTOR, _body(descriptor), IF_ABSENT)
     except PreconditionFailed:
         existing = await read_descriptor(store)
         if existing.store_id != descriptor.store_id:
             raise PathExists(f"{store.url} is a store already") from None
     return descriptor
+
+
+async def note_recount(store: ObjectStore, *, deadline: float) -> None:
+    """Tells every host that begins to use the store from now on that segments are about to be counted again.
+
+    Raises `RetriesExhausted` and other store errors.
+    """
+    await compare_and_swap(store, DESCRIPTOR, _NoteRecount(time.time()), deadline=deadline)
+
+
+class _NoteRecount:
+    """A later `recounted_at`; whatever else the descriptor has stays as it is."""
+
+    def __init__(self, now: float) -> None:
+        self._now = now
+
+    def propose(self, current: Found | None) -> bytes | None:
+        if current is None:
+            raise NotAStore("the store has lost its descriptor")
+        fields = parse(_fields_decoder, current.body, f"the descriptor {DESCRIPTOR}")
+        if fields.get("recounted_at") == self._now:
+            return None
+        return _body({**fields, "recounted_at": self._now})
+
+    def in_doubt(self) -> None:
+        """Nothing to note: the time in the descriptor tells."""
+
+
+def _body(descriptor: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(descriptor), indent=2) + b"\n"
 
 
 async def read_descriptor(store: ObjectStore) -> Descriptor:

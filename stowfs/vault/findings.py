@@ -89,6 +89,18 @@ class CountTooHigh(Finding):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Uncounted(Finding):
+    """A segment had so many references that nobody counts them any more, and has few now. `revision` as above."""
+
+    digest: str
+    references: int
+    revision: str
+
+    def describe(self) -> str:
+        return f"nobody counts it any more, and it is referenced {_times(self.references)}: it wastes space"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OrphanBlob(Finding):
     """A redirected payload that no record names."""
 

@@ -7,6 +7,10 @@ Only where nothing else uses the store (`exclusive`), because a writer that was 
 to publish what looks superfluous: lowering a count, removing an orphan blob, putting back a record whose payload is
 still there under a revision key. What is lowered or put back settles all that was done to the record before: a host
 that crashed and comes back later must not release a second time.
+
+Above all, counting a segment again that nobody counted any more: whoever has seen that it is not counted refers to it
+without a request, so there is nothing in the store by which such a writer could be noticed, or made to fail. And hosts
+remember it: before the first such count is set, the descriptor tells those that come later not to believe it.
 """
 
 import time
@@ -22,7 +26,8 @@ from stowfs.store.base import IF_ABSENT, Found, IfMatch, ObjectStore, PendingUpl
 from stowfs.vault import record as records
 from stowfs.vault.cas import compare_and_swap, read_or_none
 from stowfs.vault.check import Checked
-from stowfs.vault.descriptor import Descriptor
+from stowfs.vault.counts import CLOCK_ALLOWANCE
+from stowfs.vault.descriptor import Descriptor, note_recount
 from stowfs.vault.findings import (
     Corrupt,
     CountTooHigh,
@@ -32,6 +37,7 @@ from stowfs.vault.findings import (
     MissingBlob,
     OrphanBlob,
     StrayObject,
+    Uncounted,
     Undecodable,
     UnfinishedUpload,
 )
@@ -42,9 +48,6 @@ from stowfs.vault.record import Header, Record
 from stowfs.vault.ring import first_ring, new_id
 from stowfs.vault.segments import unpack_verified
 from stowfs.vault.vault import THREADS
-
-CLOCK_ALLOWANCE = 3600.0
-"""Seconds by which another host's clock may be ahead: what it began before the repair has an id that old at most."""
 
 REPAIRS = 16
 """Findings repaired at once; the store has a limit of its own."""
@@ -69,9 +72,11 @@ async def repair(
 ) -> list[Outcome]:
     """Repairs what a check found, or says why not. Raises store errors; what was repaired until then is."""
     repairer = _Repairer(store, descriptor, checked, exclusive=exclusive, deadline=deadline)
+    if exclusive and any(isinstance(finding, Uncounted) for finding in checked.findings):
+        await note_recount(store, deadline=deadline)
     # Counts first: they are set on the records that were checked.
-    counts = [finding for finding in checked.findings if isinstance(finding, CountTooLow | CountTooHigh)]
-    others = [finding for finding in checked.findings if not isinstance(finding, CountTooLow | CountTooHigh)]
+    counts = [finding for finding in checked.findings if isinstance(finding, CountTooLow | CountTooHigh | Uncounted)]
+    others = [finding for finding in checked.findings if finding not in counts]
     outcomes = await each(repairer.repair, counts, limit=REPAIRS)
     return outcomes + await each(repairer.repair, others, limit=REPAIRS)
 
@@ -102,7 +107,10 @@ class _Repairer:
                 return None
             case StrayObject():
                 return FOREIGN
-            case CountTooHigh(digest=digest, references=references, revision=revision):
+            case (
+                CountTooHigh(digest=digest, references=references, revision=revision)
+                | Uncounted(digest=digest, references=references, revision=revision)
+            ):
                 if not self._exclusive:
                     return NEEDS_EXCLUSIVE
                 return await self._recount(_Recount(digest, revision, references, settle=True))

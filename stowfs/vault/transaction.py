@@ -24,8 +24,8 @@ Phase = Literal["recorded", "written", "updated"]
 Kind = Literal["commit", "delete", "rename"]
 
 TRUST_SATURATED = 3600.0
-"""Seconds for which a count that was seen saturated is believed to be so, and not asked again. Far below the grace
-period for which a full check waits before it frees such a segment."""
+"""Seconds for which a count that was seen saturated is believed to be so, and not asked again; not beyond the next
+recount (`fsck --recount`), for which nobody may have the store mounted."""
 
 
 class Source(msgspec.Struct, frozen=True, array_like=True):
@@ -152,7 +152,7 @@ class Transaction:
     async def _saturated(self, digests: Sequence[str]) -> list[str]:
         """Those of the segments that nobody counts any more, as this host saw not long ago."""
         sightings = await self._index.sightings([bytes.fromhex(digest) for digest in digests]) if digests else {}
-        recent = time.time() - TRUST_SATURATED
+        recent = max(time.time() - TRUST_SATURATED, self._counts.believed_from)
         return [
             d.hex() for d, sighting in sightings.items() if sighting.state == "saturated" and sighting.seen_at > recent
         ]

@@ -92,8 +92,14 @@ class Vault:
         self._hot = hot
         self._store = store
         self._catalog = Catalog(store, hot.index, revalidate=options.revalidate)
-        gather = options.flush.gather if options.asynchronous else 0.0
-        self.counts = Counts(store, nursery, deadline=options.deadline, many=descriptor.many, gather=gather)
+        self.counts = Counts(
+            store,
+            nursery,
+            deadline=options.deadline,
+            many=descriptor.many,
+            gather=options.flush.gather if options.asynchronous else 0.0,
+            recounted_at=descriptor.recounted_at,
+        )
         self.segments = SegmentReader(store, hot.segments, nursery, memory=options.memory_cache_size, threads=threads)
         self._layouts = LayoutReader(self.segments, prefetch=options.prefetch)
         assembler = Assembler(self._layouts, hot.index, descriptor.segmenter, threads)

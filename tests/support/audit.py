@@ -14,12 +14,13 @@ from stowfs.vault.naming import MANIFESTS, SEGMENTS, blob_key, path_of_manifest
 @dataclass
 class Audit:
     """`dangling`: referenced, and not there. `too_low`/`too_high`: counts that are off. `orphan_blobs`: nobody points
-    there."""
+    there. `uncounted`: had many references, and has few."""
 
     dangling: set[str] = field(default_factory=set)
     too_low: set[str] = field(default_factory=set)
     too_high: set[str] = field(default_factory=set)
     orphan_blobs: set[str] = field(default_factory=set)
+    uncounted: set[str] = field(default_factory=set)
     segments: int = 0
 
     @property
@@ -73,6 +74,8 @@ async def audit(store: ObjectStore, *, many: int = record.MANY) -> Audit:
     for digest, entry in records.items():
         have = entry.header.ref_count if entry.header.state == "live" else 0
         if have >= many:
+            if counted[digest] < many:
+                result.uncounted.add(digest)
             continue
         if have < counted[digest]:
             result.too_low.add(digest)

@@ -39,11 +39,11 @@ class Subject:
         self.hosts = hosts
         self.vault = vault
 
-    async def check(self, *, exclusive: bool = True, grace: float = 0.0) -> Checked:
-        return await Checker(self.store, self.descriptor, exclusive=exclusive, grace=grace).run()
+    async def check(self, *, exclusive: bool = True, recount: bool = False, grace: float = 0.0) -> Checked:
+        return await Checker(self.store, self.descriptor, exclusive=exclusive, recount=recount, grace=grace).run()
 
-    async def repair(self, *, exclusive: bool = True) -> list[Outcome]:
-        checked = await self.check(exclusive=exclusive)
+    async def repair(self, *, exclusive: bool = True, recount: bool = False) -> list[Outcome]:
+        checked = await self.check(exclusive=exclusive, recount=recount)
         return await repair(self.store, self.descriptor, checked, exclusive=exclusive, deadline=DEADLINE)
 
     async def only(self, *, exclusive: bool = True) -> Finding:

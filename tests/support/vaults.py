@@ -60,8 +60,12 @@ class Hosts:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        await self.stop()
-        return await self._stack.__aexit__(kind, error, trace)
+        try:
+            await self.stop()
+        finally:
+            # Where a host has failed, this is what says why.
+            ended = await self._stack.__aexit__(kind, error, trace)
+        return ended
 
     async def start(self, name: str, store: ObjectStore | None = None) -> Vault:
         """Starts a host; it begins to recover what it left when it crashed."""
@@ -92,12 +96,14 @@ class Hosts:
         assert self.descriptor is not None
         ended = trio.Event()
         options = VaultOptions(**{"deadline": DEADLINE, **self.options})  # type: ignore[arg-type]
-        async with trio.open_nursery() as nursery:
-            vault = Vault(store, hot, self.descriptor, options, nursery)
-            await vault.recover()
-            task_status.started(_Host(vault, hot, nursery, ended))
-            await trio.sleep_forever()
-        ended.set()
+        try:
+            async with trio.open_nursery() as nursery:
+                vault = Vault(store, hot, self.descriptor, options, nursery)
+                await vault.recover()
+                task_status.started(_Host(vault, hot, nursery, ended))
+                await trio.sleep_forever()
+        finally:
+            ended.set()
 
 
 async def write(

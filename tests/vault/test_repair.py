@@ -5,16 +5,19 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.check import Checked, Checker
+from stowfs.vault.descriptor import read_descriptor
 from stowfs.vault.findings import (
     Corrupt,
     CountTooHigh,
     CountTooLow,
     OrphanBlob,
+    Uncounted,
 )
 from stowfs.vault.naming import blob_key, manifest_key, revision_of_blob, segment_key
 from stowfs.vault.repair import NEEDS_EXCLUSIVE, OVERTAKEN, repair
@@ -58,6 +61,52 @@ async def test_a_count_that_is_too_high(subject: Subject) -> None:
     await subject.vault.empty_trash("one", before=time.time())
     await subject.vault.drain()
     assert (await subject.record(digest)).header.ref_count == 0
+
+
+async def test_a_segment_that_nobody_counts_any_more(subject: Subject) -> None:
+    shared, alone, many = await subject.shared(), await subject.alone(), subject.descriptor.many
+    for digest in (shared, alone):
+        await subject.change(digest, ref_count=many)
+    assert (await subject.check()).findings == []
+    checked = await subject.check(recount=True)
+    found = {finding.digest: finding for finding in checked.findings if isinstance(finding, Uncounted)}
+    assert {digest: finding.references for digest, finding in found.items()} == {shared: 3, alone: 1}
+    assert found[shared].conversations == HOLDERS
+    # Not without being alone, whoever asks.
+    left = await repair(subject.store, subject.descriptor, checked, deadline=DEADLINE)
+    assert {outcome.left for outcome in left} == {NEEDS_EXCLUSIVE}
+    assert (await read_descriptor(subject.store)).recounted_at == 0.0
+    assert {outcome.left for outcome in await subject.repair(recount=True)} == {None}
+    assert (await subject.record(shared)).header.ref_count == 3
+    assert (await audit(subject.store)).exact
+    assert (await subject.check(recount=True)).findings == []
+    after = await read_descriptor(subject.store)
+    assert time.time() - 60 < after.recounted_at <= time.time()
+    assert msgspec.structs.replace(after, recounted_at=0.0) == subject.descriptor
+
+
+async def test_a_segment_that_is_still_needed_too_often_to_be_counted(subject: Subject) -> None:
+    shared = await subject.shared()
+    subject.descriptor = msgspec.structs.replace(subject.descriptor, many=3)
+    assert (await subject.record(shared)).header.ref_count == 3
+    assert [f for f in (await subject.check(recount=True)).findings if isinstance(f, Uncounted)] == []
+
+
+async def test_a_host_does_not_believe_what_it_saw_before_a_recount(subject: Subject) -> None:
+    """It remembers that a segment was not counted, and would not count its next reference."""
+    await subject.change(await subject.shared(), ref_count=subject.descriptor.many)
+    await write(subject.vault, "three", SHARED)
+    (shared,) = {await subject.shared()}
+    await subject.vault.remove("three")
+    await subject.vault.empty_trash("three", before=time.time())
+    await subject.vault.drain()
+    await subject.hosts.crash("a")
+    assert {outcome.left for outcome in await subject.repair(recount=True)} == {None}
+    assert (await subject.record(shared)).header.ref_count == 3
+    subject.hosts.descriptor = await read_descriptor(subject.store)
+    await write(await subject.hosts.start("a"), "four", SHARED)
+    assert (await subject.record(shared)).header.ref_count == 4
+    assert (await audit(subject.store)).exact
 
 
 async def test_a_segment_that_leaked(subject: Subject) -> None:

@@ -37,6 +37,11 @@ NOT_ASKED = "not repaired: pass --repair"
     " and --repair goes further.",
 )
 @click.option(
+    "--recount",
+    is_flag=True,
+    help="With --exclusive: also count the segments that are shared so often that nobody counts them any more.",
+)
+@click.option(
     "--grace",
     type=click.FloatRange(min=0),
     default=GRACE,
@@ -53,6 +58,7 @@ def fsck(
     options: StoreOptions,
     repairing: bool,
     exclusive: bool,
+    recount: bool,
     grace: float,
     as_json: bool,
 ) -> None:
@@ -61,15 +67,19 @@ def fsck(
     Reads and verifies every object, counts all references, and names the conversations that a finding touches. Safe
     beside mounts, with --repair, too: counts that are too low are raised at once; to lower counts that are too high,
     to delete payloads that nothing names and to put back records takes --exclusive. Segments that are shared so often
-    that nobody counts them any more are verified, but stay.
+    that nobody counts them any more are verified, but stay, however few need them later; --recount counts them again.
+    It takes --exclusive: mounts refer to them without a trace in the store.
 
     The exit status is 0 where nothing is wrong (any more), 4 where errors are left, 1 where the check failed.
 
     \b
     Example:
       stowfs fsck s3://my-bucket/conversations
-      stowfs fsck file:///srv/store --repair --exclusive --json
+      stowfs fsck file:///srv/store --repair --exclusive --recount --json
     """
+
+    if recount and not exclusive:
+        raise click.UsageError("--recount needs --exclusive: a mount refers to what nobody counts without a trace")
 
     async def run() -> tuple[Checked, list[Outcome]]:
         async with contact(location, options, writing=repairing or exclusive) as reached, AsyncExitStack() as stack:
@@ -77,7 +87,8 @@ def fsck(
             if exclusive:
                 await stack.enter_async_context(alone(store, descriptor, options))
             with progress("fsck") as bar:
-                checked = await Checker(store, descriptor, grace=grace, exclusive=exclusive, progress=bar).run()
+                checker = Checker(store, descriptor, grace=grace, exclusive=exclusive, recount=recount, progress=bar)
+                checked = await checker.run()
             if not repairing:
                 return checked, [Outcome(finding, NOT_ASKED) for finding in checked.findings]
             return checked, await repair(store, descriptor, checked, exclusive=exclusive, deadline=options.deadline)
