@@ -67,7 +67,7 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True):
     ctime_ns: Nanoseconds
     atime_ns: Nanoseconds | None = None
     extended: tuple[tuple[bytes, bytes], ...] = ()
-    expires_ns: int | None = None
+    expires_ns: Nanoseconds | None = None
 
 
 class Facts(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -41,7 +41,7 @@ from tests.support.vaults import ATTRIBUTES, Hosts, append, edit, read, write
 from tests.vault.test_promises import log_lines, noise
 from tests.vault.test_state_machine import MEMORY, PARAMETERS
 
-EXAMPLES = int(os.environ.get("STOWFS_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("STOWFS_EXAMPLES", "30"))
 """Stores that are damaged; a quarter of a second each."""
 
 SECONDS = 60.0

@@ -30,7 +30,7 @@ from tests.vault.machine.steps import DIRECTORIES, FILES, Step, content
 from tests.vault.machine.troubles import CRASHES, TROUBLES
 from tests.vault.machine.world import HOSTS, World
 
-EXAMPLES = int(os.environ.get("STOWFS_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("STOWFS_EXAMPLES", "15"))
 """Sequences under each of the circumstances; a third of a second each."""
 
 DEADLINE = 0.1
