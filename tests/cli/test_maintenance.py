@@ -175,6 +175,24 @@ def test_fsck_repairs(stow: Stow, filled: str) -> None:
     assert stow.json("fsck", filled)["findings"] == []
 
 
+def test_fsck_counts_again_what_nobody_counts_any_more(stow: Stow, filled: str) -> None:
+    path = objects(stow, "segments")[0]
+    header, _, payload = path.read_bytes().partition(b"\n")
+    counted = json.loads(header)["ref_count"]
+    path.write_bytes(json.dumps(json.loads(header) | {"ref_count": 256}).encode() + b"\n" + payload)
+    assert stow.json("fsck", filled, "--exclusive")["findings"] == []
+    assert "--recount needs --exclusive" in stow.error("fsck", filled, "--recount", "--repair", status=2)
+    report = stow.json("fsck", filled, "--exclusive", "--recount", status=4)
+    assert [(found["kind"], found["references"]) for found in report["findings"]] == [("uncounted", counted)]
+    done = stow.run("fsck", filled, "--exclusive", "--recount", "--repair")
+    assert (
+        f"nobody counts it any more, and it is referenced {'once' if counted == 1 else f'{counted} times'}"
+        in done.stdout
+    )
+    assert json.loads(path.read_bytes().partition(b"\n")[0])["ref_count"] == counted
+    assert stow.json("fsck", filled, "--exclusive", "--recount")["findings"] == []
+
+
 def test_fsck_says_where_it_could_not_count(stow: Stow, filled: str) -> None:
     manifest = stow.directory / "store" / "manifests" / "kept.json"
     manifest.write_bytes(manifest.read_bytes()[:-3])
