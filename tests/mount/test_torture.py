@@ -22,9 +22,12 @@ END_LIMIT = 120
 """Seconds for a run that is interrupted to unmount and to end what it has started."""
 
 
-@pytest.mark.parametrize("kind", ["file", pytest.param("rgw", marks=pytest.mark.rgw)])
-def test_nothing_is_lost(kind: str, tmp_path: Path) -> None:
-    arguments = ["--seconds", SECONDS, "--seed", "1", "--store", kind, "--directory", tmp_path / "run", "--json"]
+@pytest.mark.parametrize(
+    ("kind", "commit"), [("file", "async"), pytest.param("rgw", "sync", marks=pytest.mark.rgw)], ids=["file", "rgw"]
+)
+def test_nothing_is_lost(kind: str, commit: str, tmp_path: Path) -> None:
+    arguments = ["--seconds", SECONDS, "--seed", "1", "--store", kind, "--commit", commit, "--json"]
+    arguments += ["--directory", str(tmp_path / "run")]
     with subprocess.Popen(
         [SCRIPT, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
