@@ -26,7 +26,8 @@ def test_mount_copy_unmount_mount_again_elsewhere(stow: Stow, mountpoint: Path) 
     assert stow.mounted() == [str(mountpoint)]
     run("cp", "-r", SAMPLES / "agent", mountpoint / "conversations")
     run("diff", "-r", SAMPLES / "agent", mountpoint / "conversations" / "agent")
-    assert stow.json("umount", mountpoint) == {"mountpoint": str(mountpoint), "daemon_was_dead": False, "queued": 0}
+    said = stow.json("umount", mountpoint)
+    assert (said["mountpoint"], said["daemon_was_dead"], said["queued"]) == (str(mountpoint), False, 0)
     assert stow.mounted() == []
     assert list(stow.state.glob("*/*/mount.json")) == []
 
@@ -108,11 +109,15 @@ def killed(stow: Stow, store: str, mountpoint: Path) -> Path:
     stow.run("mount", store, mountpoint)
     (mountpoint / "conversations" / "kept.json").write_text("{}")
     os.kill(stow.daemon(), signal.SIGKILL)
+    _until_dead(mountpoint)
+    return mountpoint
+
+
+def _until_dead(mountpoint: Path) -> None:
     end = time.monotonic() + END_TIMEOUT
     while not is_dead(str(mountpoint)):
         assert time.monotonic() < end
         time.sleep(0.05)
-    return mountpoint
 
 
 def test_a_mount_point_of_a_dead_daemon_is_mounted_again(stow: Stow, store: str, killed: Path) -> None:
@@ -125,6 +130,32 @@ def test_a_mount_point_of_a_dead_daemon_is_unmounted(stow: Stow, store: str, kil
     assert stow.json("umount", killed)["daemon_was_dead"] is True
     assert stow.mounted() == []
     assert list(killed.iterdir()) == []
+
+
+def test_a_dead_mount_point_that_is_in_use_is_freed(stow: Stow, store: str, mountpoint: Path) -> None:
+    """By programs in it and with files of it open; what they had open is gone, and they are told so."""
+    stow.run("mount", store, mountpoint)
+    root = mountpoint / "conversations"
+    (root / "kept.json").write_text("{}")
+    code = (
+        "import sys\nfile = open('kept.json', 'a')\nprint(flush=True)\nsys.stdin.read()\nfile.write('x')\nfile.close()"
+    )
+    command = [sys.executable, "-c", code]
+    user = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert user.stdout is not None
+        assert user.stdout.readline() == b"\n"
+        os.kill(stow.daemon(), signal.SIGKILL)
+        _until_dead(mountpoint)
+        assert stow.json("umount", mountpoint)["daemon_was_dead"] is True
+        assert stow.mounted() == []
+        stow.run("mount", store, mountpoint)
+        _, said = user.communicate(timeout=END_TIMEOUT)
+        assert b"Transport endpoint is not connected" in said
+    finally:
+        user.kill()
+        user.communicate(timeout=END_TIMEOUT)
+    assert (root / "kept.json").read_text() == "{}"
 
 
 def test_umount_of_a_busy_mount_says_so_and_leaves_it(stow: Stow, store: str, mountpoint: Path) -> None:

@@ -2,12 +2,17 @@
 to mount again."""
 
 import random
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+import trio
 
-from tests.support.mounting import Mount, Mounts, failure, python, run
+from stowfs.store.file import FileStore
+from tests.support.audit import audit
+from tests.support.mounting import DAEMON_TIMEOUT, Mount, Mounts, failure, python, run
 
 pytestmark = pytest.mark.fuse
 
@@ -163,3 +168,26 @@ def test_after_a_crash_nothing_is_older_than_what_was_done_here(mounts: Mounts) 
     _meet_the_outage(mount, "down")
     assert run("cat", mount.root / "changed").stdout == b"new"
     assert failure("open(args[0])", mount.root / "removed") == "EIO"
+
+
+def test_a_signal_ends_what_waits_for_the_store_at_the_end(mounts: Mounts) -> None:
+    """The mount is gone, and what its daemon has still to settle waits in the journal for the next one."""
+    mount = mounts.start()
+    run("tee", mount.root / "kept", data=LONG)
+    _meet_the_outage(mount, "down")
+    code = "with open(args[0], 'ab') as file: file.write(os.urandom(3_000_000))"
+    assert failure(code, mount.root / "kept") == "EIO"
+    mount.process.send_signal(signal.SIGTERM)
+    end = time.monotonic() + DAEMON_TIMEOUT
+    while mount.mountpoint.is_mount():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert mount.alive()
+    mount.process.send_signal(signal.SIGTERM)
+    assert mount.process.wait(DAEMON_TIMEOUT) == -signal.SIGTERM
+    mount.mend_store()
+    mount = mounts.start()
+    assert run("cat", mount.root / "kept").stdout == LONG
+    mount.unmount()
+    found = trio.run(audit, FileStore(mounts.store))
+    assert found.exact, found
