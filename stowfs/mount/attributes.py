@@ -8,12 +8,17 @@ import pyfuse3
 from stowfs.config import KIB
 from stowfs.mount.inodes import Inode
 from stowfs.mount.options import ENTRY_TIMEOUT
+from stowfs.vault import expiry
 
 BLOCK_SIZE = 128 * KIB
 """What programs are advised to read and write at once (`st_blksize`): the size of the kernel's own requests."""
 
 PERMISSIONS = 0o777
 """The bits that `umask=` decides about, as in other file systems: all of them are shown but those in the mask."""
+
+TICK = 0.02
+"""Seconds by which the kernel may believe something longer than it was told: it counts in ticks of up to a hundredth of
+a second, and rounds up."""
 
 SECTOR = 512
 """Bytes of the unit in which `st_blocks` counts, by definition."""
@@ -47,8 +52,10 @@ def entry(inode: Inode, shown: Shown, attribute_timeout: float) -> pyfuse3.Entry
     attributes = inode.attributes
     answer = pyfuse3.EntryAttributes()
     answer.st_ino = inode.number
-    answer.entry_timeout = ENTRY_TIMEOUT
-    answer.attr_timeout = attribute_timeout
+    # Neither is to outlast the deadline.
+    left = max(0.0, expiry.seconds_left(attributes.expires_ns) - TICK)
+    answer.entry_timeout = min(ENTRY_TIMEOUT, left)
+    answer.attr_timeout = min(attribute_timeout, left)
     answer.st_mode = pyfuse3.ModeT(inode.type_bits | attributes.mode)
     # A directory's count is 1, which says that it is not kept: a count of 2 would say that there are no subdirectories.
     answer.st_nlink = 1 if inode.linked else 0

@@ -18,10 +18,11 @@ from mmap import PAGESIZE
 
 import msgspec
 
-from stowfs.errors import CorruptObject, NoSuchPath, PathExists, StoreUnavailable, StowError
+from stowfs.errors import CorruptObject, Expired, NoSuchPath, PathExists, StoreUnavailable, StowError
 from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
 from stowfs.mount.local_names import is_probe
 from stowfs.mount.moves import Moves
+from stowfs.vault import expiry
 from stowfs.vault.draft import Draft, Intent
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display
@@ -36,8 +37,12 @@ Invalidate = Callable[[Inode], Awaitable[None]]
 class Contents:
     """The bytes and attributes of files, by inode."""
 
-    def __init__(self, vault: Vault, inodes: Inodes, moves: Moves, invalidate: Invalidate) -> None:
+    def __init__(
+        self, vault: Vault, inodes: Inodes, moves: Moves, invalidate: Invalidate, *, lifetime: float | None
+    ) -> None:
+        """`lifetime`: seconds after which new content expires; None: it does not."""
         self._vault = vault
+        self._lifetime = lifetime
         self._inodes = inodes
         self._moves = moves
         self._invalidate = invalidate
@@ -104,6 +109,9 @@ class Contents:
             draft.truncate(size)
             draft.appending = False
             _touch(draft)
+            if size == 0:
+                draft.attributes = msgspec.structs.replace(draft.attributes, expires_ns=None)
+                inode.fresh = True
             self._attach(inode, draft)
 
     async def commit(self, inode: Inode, *, in_store: bool = False) -> None:
@@ -126,10 +134,14 @@ class Contents:
         draft = inode.draft
         if draft is None or not inode.linked or inode.local:
             return
+        self._fix_deadline(inode, draft)
         before = _Before(inode.version, draft)
         inode.attempted = True
         try:
             committed = await self._vault.commit(draft)
+        except Expired:
+            self._expired(inode)
+            return
         except Exception as error:
             inode.failure = error
             raise
@@ -163,10 +175,16 @@ class Contents:
 
     def _expired(self, inode: Inode) -> None:
         """The deadline of the file has passed before the store had it: it is gone, but for those who have it open."""
-        if self._inodes.is_current(inode):
-            self._inodes.unlink(inode.path)
+        log.info("%s has expired, and what was written to it since has gone with it", display(inode.path))
+        self._inodes.expire(inode)
         if not inode.handles:
             self.discard(inode)
+
+    def _fix_deadline(self, inode: Inode, draft: Draft) -> None:
+        """Before new content is committed or acknowledged for the first time: its lifetime begins."""
+        if inode.fresh:
+            draft.attributes = msgspec.structs.replace(draft.attributes, expires_ns=expiry.deadline(self._lifetime))
+            inode.fresh = False
 
     async def flush_all(self, timeout: float) -> None:
         """Waits until everything that is acknowledged is in the store. Raises why something is not."""
@@ -178,6 +196,7 @@ class Contents:
         draft = inode.draft
         if draft is None or not inode.linked or inode.local or _is_safe(draft):
             return
+        self._fix_deadline(inode, draft)
         try:
             await self._vault.acknowledge(draft)
         except Exception as error:
@@ -192,6 +211,7 @@ class Contents:
         raises; then nothing has changed."""
         draft = inode.draft
         assert draft is not None
+        self._fix_deadline(inode, draft)
         before = draft.path, draft.appending, draft.exclusive
         # Whatever is under that name is replaced.
         draft.path, draft.appending, draft.exclusive = path, False, exclusive

@@ -84,6 +84,7 @@ class ExtendedAttributes:
         await self._contents.change_attributes(inode, lambda current: extended.lacking(current, name))
 
     async def _set_deadline(self, inode: Inode, expires_ns: int | None) -> None:
+        inode.fresh = False
         await self._contents.change_attributes(
             inode, lambda current: msgspec.structs.replace(current, expires_ns=expires_ns)
         )

@@ -30,6 +30,7 @@ import pyfuse3
 import trio
 
 from stowfs.mount.moves import is_within
+from stowfs.vault import expiry
 from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import split
@@ -85,6 +86,8 @@ class Inode:
         self.snapshot: Snapshot | None = None
         # Uncommitted changes; None where there are none.
         self.draft: Draft | None = None
+        # Created or emptied here since the last commit: the next one fixes the deadline.
+        self.fresh = False
         # The store may have a file of this name though there is no version: a commit was tried, or the name was
         # another file's; and how the last attempt failed, if it did and nothing was changed since.
         self.attempted = False
@@ -151,6 +154,11 @@ class Inode:
         assert self.version is not None
         return self.version.attributes
 
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline of what it shows has passed. Only the store can tell that nobody has put it off."""
+        return expiry.is_over(self.attributes.expires_ns)
+
     def show(self, version: Version) -> None:
         """From now on this is the version the inode shows."""
         self.version = version
@@ -185,8 +193,8 @@ class Inodes:
         return inode.linked and self._current.get(inode.path) is inode
 
     def uncommitted_in(self, directory: str) -> list[Inode]:
-        """The files in `directory` that were created here and never committed."""
-        return [inode for inode in self._uncommitted if split(inode.path)[0] == directory]
+        """The files in `directory` that were created here and never committed, nor have expired."""
+        return [inode for inode in self._uncommitted if split(inode.path)[0] == directory and not inode.expired]
 
     def add(self, path: str, version: Version | None) -> Inode:
         """A new inode, current at `path`; one that was there is superseded.
@@ -214,6 +222,15 @@ class Inodes:
         """The path of this current inode shows something else from now on."""
         del self._current[inode.path]
         self._superseded.add(inode)
+        self.drop_if_unused(inode)
+
+    def expire(self, inode: Inode) -> None:
+        """What a linked inode shows has expired, and with it what was written to it: it has no name any more."""
+        if self._current.get(inode.path) is inode:
+            del self._current[inode.path]
+        self._superseded.discard(inode)
+        self._uncommitted.discard(inode)
+        inode.linked = False
         self.drop_if_unused(inode)
 
     def unlink(self, path: str) -> None:

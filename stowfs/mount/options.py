@@ -7,6 +7,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from stowfs.config import GIB, KIB, MIB, TIB, FlushOptions, HotTierOptions, StoreOptions, VaultOptions
+from stowfs.durations import parse_duration
 from stowfs.errors import UsageError
 from stowfs.mount.local_names import DEFAULT
 
@@ -55,6 +56,8 @@ class MountOptions:
     timeout: float | None = None
     # When an O_CREAT|O_EXCL finds out that another host was first: at its close, or, for one more request, in the open.
     exclusive: Literal["open", "close"] = "close"
+    # Seconds after which new content expires; None: it does not.
+    lifetime: float | None = None
     cache_size: int | None = None
     memory_cache: int | None = None
     # What is shown instead of the owner, the group and the permissions that are stored (a mask takes bits away).
@@ -183,6 +186,13 @@ def _seconds(name: str, value: str) -> float:
     return float(value)
 
 
+def _duration(name: str, value: str) -> float:
+    try:
+        return parse_duration(value)
+    except UsageError as error:
+        raise UsageError(f"mount option {name}: {error}") from None
+
+
 def _size(name: str, value: str) -> int:
     match = re.fullmatch(r"(\d{1,12})([kmgt]?)(i?b)?", value.lower(), re.ASCII)
     if match is None:
@@ -250,6 +260,7 @@ _VALUES: dict[str, tuple[str, Callable[[str, str], object]]] = {
     "revalidate": ("revalidate", _seconds),
     "timeout": ("timeout", _seconds),
     "attr_timeout": ("attribute_timeout", _seconds),
+    "ttl": ("lifetime", _duration),
     "excl": ("exclusive", _either("open", "close")),
     "commit": ("commit", _either("sync", "async")),
     "flush_delay": ("flush_delay", _seconds),

@@ -89,7 +89,7 @@ class Session(pyfuse3.Operations):
         moves = Moves()
         self._inodes = Inodes(Version("", root, 0, is_directory=True))
         self._vault = vault
-        self._contents = Contents(vault, self._inodes, moves, invalidate_attributes)
+        self._contents = Contents(vault, self._inodes, moves, invalidate_attributes, lifetime=options.lifetime)
         self._contents.restore()
         self._tree = Tree(vault, self._inodes, self._contents, moves, LocalNames(options.local))
         self._extended_attributes = (

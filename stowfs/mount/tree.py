@@ -22,6 +22,8 @@ from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
 from stowfs.mount.local_names import LocalNames
 from stowfs.mount.moves import Moves
 from stowfs.mount.reopening import Reopening
+from stowfs.vault import expiry
+from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display, join, split
 from stowfs.vault.parallel import each
@@ -72,24 +74,28 @@ class Tree:
         """
         while True:
             inode = self._inodes.at(path)
-            if inode is not None and inode.draft is not None:
+            version, draft = (inode.version, inode.draft) if inode else (None, None)
+            if inode is not None and draft is not None and not inode.expired:
                 return inode, None
-            version = inode.version if inode else None
             asked = trio.current_time()
             try:
                 snapshot = await self._vault.head(path, stale_ok=stale_ok)
             except NoSuchPath:
-                if self._unchanged(path, inode, version):
+                if self._unchanged(path, inode, version, draft):
                     if inode is not None:
                         self._inodes.supersede(inode)
                     raise
                 continue
-            if self._unchanged(path, inode, version):
+            if self._unchanged(path, inode, version, draft):
+                if inode is not None and draft is not None:
+                    # Its deadline was put off elsewhere.
+                    return inode, None
                 return self._meet(path, snapshot, asked), snapshot
 
-    def _unchanged(self, path: str, inode: Inode | None, version: Version | None) -> bool:
+    def _unchanged(self, path: str, inode: Inode | None, version: Version | None, draft: Draft | None) -> bool:
         """Whether `path` is on this host as it was before the store was asked."""
-        return self._inodes.at(path) is inode and (inode is None or (inode.version is version and inode.draft is None))
+        same = inode is None or (inode.version is version and inode.draft is draft)
+        return self._inodes.at(path) is inode and same
 
     def _meet(self, path: str, snapshot: Snapshot, asked: float) -> Inode:
         inode = self.meet(path, Version.of(snapshot), asked)
@@ -122,7 +128,7 @@ class Tree:
         """
         if not inode.linked and not inode.handles and not inode.is_directory:
             raise stale()
-        if not self.is_shared(inode) or trio.current_time() - inode.validated < within:
+        if not self.is_shared(inode) or (trio.current_time() - inode.validated < within and not inode.expired):
             return
         try:
             found, _ = await self.find(inode.path, stale_ok=stale_ok)
@@ -144,9 +150,9 @@ class Tree:
         if known is not None:
             inode.snapshot = known
         elif not inode.linked:
-            if not inode.handles:
+            if not inode.handles or inode.expired:
                 raise stale()
-        elif inode.draft is None or not self._inodes.is_current(inode):
+        elif inode.draft is None or inode.expired or not self._inodes.is_current(inode):
             try:
                 found, snapshot = await self.find(inode.path, stale_ok=True)
             except NoSuchPath:
@@ -192,13 +198,15 @@ class Tree:
         """
         await self._contents.room()
         path = self.child(parent, name)
-        if self._inodes.at(path) is not None:
+        known = self._inodes.at(path)
+        if known is not None and not known.expired:
             raise PathExists(f"{display(path)} exists")
         draft = self._vault.draft(path, None, inherit(parent, attributes), appending=appending)
         inode = self._inodes.add(path, None)
         inode.draft = draft
         draft.exclusive = exclusive
         inode.local = self._local.match(path)
+        inode.fresh = True
         inode.cached = inode.content
         self.count_handle(inode, writing=True)
         if at_once:
@@ -224,7 +232,7 @@ class Tree:
         """Something new that is committed at once."""
         async with self._moves.steady(lambda: (self.child(parent, name),)) as (path,):
             inode = self._inodes.at(path)
-            if inode is not None and inode.version is None:
+            if inode is not None and inode.version is None and not inode.expired:
                 raise PathExists(f"{display(path)} exists")
             snapshot = await make(path)
             parent.entries_changed_ns = now_ns()
@@ -322,7 +330,12 @@ class Tree:
             for inode in inodes:
                 if inode.handles and not inode.local and self._inodes.is_current(inode):
                     # The same bytes have a new manifest: what is written to the file from now on must be based on that.
-                    snapshot = await self._vault.head(inode.path)
+                    try:
+                        snapshot = await self._vault.head(inode.path)
+                    except NoSuchPath:
+                        # Deleted elsewhere, or expired.
+                        self._inodes.supersede(inode)
+                        continue
                     if inode.version is not None and _same_state(inode.version, snapshot):
                         self._contents.adopt_same_bytes(inode, snapshot)
 
@@ -390,9 +403,10 @@ class Tree:
             return None
         path = join(listing.directory.path, name)
         inode = self._inodes.at(path)
-        if version is not None and (inode is None or inode.settled <= listing.asked):
+        current = version is not None and not expiry.is_over(version.attributes.expires_ns)
+        if version is not None and current and (inode is None or inode.settled <= listing.asked):
             inode = self.meet(path, version, listing.asked)
-        return (name, inode) if inode is not None else None
+        return (name, inode) if inode is not None and not inode.expired else None
 
     def _gone_from_listings(self, parent: Inode, name: bytes) -> None:
         for listing in self._listings:

@@ -59,6 +59,12 @@ def test_what_fstab_holds_for_others_is_passed_over() -> None:
     assert parse_options([text, "user_id=0,group_id=0"]) == MountOptions()
 
 
+def test_a_lifetime_is_a_duration() -> None:
+    assert parse_options([]).lifetime is None
+    assert parse_options(["ttl=90"]).lifetime == 90
+    assert parse_options(["ttl=1d,ttl=2h"]).lifetime == 7200
+
+
 def test_the_last_one_counts() -> None:
     assert not parse_options(["ro", "rw"]).read_only
     assert parse_options(["rw,ro"]).read_only
@@ -80,6 +86,8 @@ def test_the_last_one_counts() -> None:
         ("cache_size=4Q", "not a size"),
         ("cache_size=1.5G", "not a size"),
         ("memory_cache=", "not a size"),
+        ("ttl=soon", "mount option ttl: 'soon' is no duration"),
+        ("ttl=0", "mount option ttl: '0' is no duration"),
         ("excl=never", "either excl=open or excl=close"),
         ("uid=root", "not the number of a user"),
         ("gid=-1", "not the number of a user"),

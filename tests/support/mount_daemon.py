@@ -5,13 +5,15 @@
 While CONTROL/down exists the store cannot be reached, while CONTROL/silent does it takes requests and gives no answer,
 and while CONTROL/defect does, every request of it ends in an error that nobody foresaw. CONTROL/kill, "before N" or
 "after N", ends the process by SIGKILL at the Nth request from then on, before it is sent or when it has taken effect.
-CONTROL/requests gets a line for each request: operation and key. "ready" is printed when the mount answers.
+CONTROL/clock holds by how many seconds the clock of deadlines is ahead. CONTROL/requests gets a line for each request:
+operation and key. "ready" is printed when the mount answers.
 """
 
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +28,7 @@ from stowfs.store.base import ObjectStore
 from stowfs.store.counting import CountingStore
 from stowfs.store.file import FileStore
 from stowfs.store.retry import guarded
+from stowfs.vault import expiry
 from stowfs.vault.descriptor import Descriptor, create_descriptor, read_descriptor
 from stowfs.vault.naming import DESCRIPTOR
 from tests.support.faults import FaultyStore, Operation
@@ -72,6 +75,7 @@ class ControlledStore(FaultyStore):
 async def main(arguments: list[str]) -> None:
     store_directory, mountpoint, slot, options_text, control = arguments
     options = parse_options([options_text])
+    expiry.now_ns = lambda: time.time_ns() + _ahead(Path(control) / "clock")
     store = CountingStore(ControlledStore(Path(store_directory), Path(control)))
     descriptor = await _descriptor(store)
     hot = await HotTier.open(options.for_hot_tier(), descriptor.store_id, slot)
@@ -88,6 +92,10 @@ async def main(arguments: list[str]) -> None:
             )
     finally:
         await hot.close()
+
+
+def _ahead(path: Path) -> int:
+    return int(path.read_text()) * expiry.NANOSECONDS if path.exists() else 0
 
 
 async def _descriptor(store: ObjectStore) -> Descriptor:

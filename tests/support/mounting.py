@@ -87,6 +87,12 @@ class Mount:
         """From now on the store fails: it is "down" or "silent", or has a "defect"."""
         (self.control / how).touch()
 
+    def put_clock_ahead(self, seconds: int) -> None:
+        """From now on the clock of deadlines is so far ahead."""
+        written = self.control / "clock.new"
+        written.write_text(str(seconds))
+        written.rename(self.control / "clock")
+
     def kill_at(self, when: str, request: int) -> None:
         """The daemon ends by SIGKILL at the `request`th request from now on: "before" it is sent, or "after" it."""
         written = self.control / "kill.new"

@@ -55,6 +55,7 @@ def mount(
       flush_delay=SECONDS  how long changes wait for others, with commit=async (2)
       backlog_size=SIZE  what may wait for STORE at most, with commit=async (4G)
       backlog_count=N    the same in conversations (10000)
+      ttl=DURATION       new conversations expire after so long, for example 12h or 7d
       excl=open|close    when O_EXCL finds out that another host was first (close)
       revalidate=SECONDS how long what was seen is believed without asking the store (0)
       attr_timeout=SECONDS  how old the attributes in a stat may be (1)
