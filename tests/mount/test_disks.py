@@ -147,8 +147,8 @@ def test_a_full_disk_for_caches_costs_nothing_but_time(disks: Disks, mounts: Mou
     log = mount.log_text()
     assert "going on without it where it fails" in log
     assert "ERROR" not in log
-    # One line for each cache, mount and kind of trouble, however often it happens.
-    assert log.count("going on without it where it fails") <= 4, log
+    # However often it happens, once in each of the two mounts: ENOSPC for either cache, SQLITE_FULL for the index.
+    assert log.count("going on without it where it fails") <= 6, log
     disk.empty()
     assert run("cat", mount.root / "d").stdout == OTHER
     mount.unmount()
