@@ -44,7 +44,7 @@ def test_version(stow: Stow) -> None:
         (["ls", "store", "--limit", "-1"], "Invalid value for '--limit'"),
         (["ls", "store", "--since", "yesterday"], "'yesterday' is no time"),
         (["cat", "store"], "Missing argument 'ID...'"),
-        (["mount", "store", "mnt", "-o", "commit=async"], "commit=async"),
+        (["mount", "store", "mnt", "-o", "commit=never"], "commit=never"),
         (["mount", "store", "mnt", "-o", "nonsense"], "unknown mount option 'nonsense'"),
     ],
 )
