@@ -6,13 +6,12 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.support.commands import COMMAND_TIMEOUT, Stow
-from tests.support.relay import Relay
 from tests.support.s3_servers import S3Server
+from tests.support.wire import Wire, wire
 
 pytestmark = pytest.mark.fuse
 
@@ -22,14 +21,11 @@ ASYNC = "commit=async,flush_delay=3600,timeout=5"
 
 
 @pytest.fixture
-def relay(rgw: S3Server, rgw_url: str, stow: Stow) -> Iterator[Relay]:
+def line(rgw: S3Server, rgw_url: str, stow: Stow) -> Iterator[Wire]:
     """Between `stow` and the S3 server."""
-    parts = urlsplit(rgw.endpoint)
-    assert parts.hostname is not None
-    assert parts.port is not None
-    with Relay((parts.hostname, parts.port)) as relay:
-        stow.environment["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{relay.port}"
-        yield relay
+    with wire(rgw.endpoint) as line:
+        stow.environment["AWS_ENDPOINT_URL"] = line.endpoint
+        yield line
 
 
 def write(path: Path, data: bytes) -> None:
@@ -96,7 +92,7 @@ def test_a_mount_point_at_which_something_waits_is_not_given_to_another_store(
 
 
 def test_written_while_the_store_is_away_and_read_back_after_a_kill(
-    stow: Stow, rgw_url: str, relay: Relay, mountpoint: Path
+    stow: Stow, rgw_url: str, line: Wire, mountpoint: Path
 ) -> None:
     stow.run("mkfs", rgw_url)
     stow.run("mount", rgw_url, mountpoint, "-o", ASYNC)
@@ -105,7 +101,7 @@ def test_written_while_the_store_is_away_and_read_back_after_a_kill(
     write(old, CONTENT)
     stow.run("flush", mountpoint)
     with new.open("wb") as file, old.open("ab") as appended:
-        relay.cut()
+        line.set("refusing")
         file.write(CONTENT[:500])
         appended.write(b"and more\n")
     assert read(new) == CONTENT[:500]
@@ -119,7 +115,7 @@ def test_written_while_the_store_is_away_and_read_back_after_a_kill(
     # Without a backlog, a store that does not answer cannot be mounted.
     (mountpoint.parent / "elsewhere").mkdir()
     stow.error("mount", rgw_url, mountpoint.parent / "elsewhere")
-    relay.join()
+    line.set("up")
     stow.run("mount", rgw_url, mountpoint, "-o", "commit=async")
     stow.run("flush", mountpoint)
     assert stow.run("cat", rgw_url, "old").stdout.encode() == CONTENT + b"and more\n"
@@ -128,15 +124,15 @@ def test_written_while_the_store_is_away_and_read_back_after_a_kill(
     assert stow.run("fsck", rgw_url).stdout.endswith(": clean\n")
 
 
-def test_it_reaches_the_store_when_that_returns(stow: Stow, rgw_url: str, relay: Relay, mountpoint: Path) -> None:
+def test_it_reaches_the_store_when_that_returns(stow: Stow, rgw_url: str, line: Wire, mountpoint: Path) -> None:
     stow.run("mkfs", rgw_url)
     stow.run("mount", rgw_url, mountpoint, "-o", "commit=async,flush_delay=0.1,timeout=2")
     path = mountpoint / "conversations" / "x"
     with path.open("wb") as file:
-        relay.cut()
+        line.set("refusing")
         file.write(CONTENT)
     assert read(path) == CONTENT
-    relay.join()
+    line.set("up")
     end = time.monotonic() + COMMAND_TIMEOUT
     while stow.run("ls", rgw_url).stdout == "":
         assert time.monotonic() < end

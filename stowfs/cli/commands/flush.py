@@ -15,6 +15,7 @@ from stowfs.cli.output import counted, echo, emit, fail, note
 from stowfs.cli.session import TREE_ROOT, contact
 from stowfs.config import HotTierOptions, StoreOptions, VaultOptions
 from stowfs.errors import HotTierBusy, MountFailed
+from stowfs.hot.directories import sync_directory
 from stowfs.hot.tier import HotTier, slots
 from stowfs.store.open import parse_store_url
 from stowfs.vault.naming import display
@@ -107,7 +108,7 @@ async def _sync_within(directory: Path, timeout: float) -> None:
     try:
         with trio.fail_after(timeout):
             # Nothing can end a thread that waits for the daemon: it is left behind.
-            await trio.to_thread.run_sync(_sync, directory, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(sync_directory, directory, abandon_on_cancel=True)
     except trio.TooSlowError:
         raise MountFailed(f"{directory} is not flushed after {timeout:g} s: what is left goes on being sent") from None
     except OSError as error:
@@ -115,14 +116,6 @@ async def _sync_within(directory: Path, timeout: float) -> None:
             f"{directory} is not flushed: {error.strerror}: what is left is safe on this host, and goes on being sent;"
             " the log of the mount says why it fails"
         ) from error
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 async def _flush_store(place: str, options: StoreOptions, timeout: float) -> Flushed:
