@@ -1,0 +1,197 @@
+"""Who takes part, and how each is used: as a mount, as a program that copies in and out, or to see the bytes it stores.
+
+Each is given a `Place`: a directory and a bucket of its own for one run. What it starts is ended when the run is over.
+"""
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from scripts.benchmark.mounts import Daemon, mounted
+from scripts.benchmark.packages import Package
+from scripts.benchmark.processes import run
+from scripts.benchmark.settings import ROOT, WORKLOADS
+from scripts.benchmark.store import Server, Stored
+
+STOWFS = ROOT / ".venv" / "bin" / "stowfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a contestant works in one run. `environment` names the endpoint that it is to use: that of the proxy."""
+
+    directory: Path
+    bucket: str
+    environment: Mapping[str, str]
+    server: Server
+    timeout: float
+
+    @property
+    def endpoint(self) -> str:
+        """The URL of the S3 server as contestants shall use it."""
+        return self.environment["AWS_ENDPOINT_URL"]
+
+    def run(
+        self,
+        *command: str | Path,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        succeeds: Collection[int] = (0,),
+    ) -> bytes:
+        """What a command prints. Raises `Failed`."""
+        environment = {**self.environment, **(env or {})}
+        return run(*command, timeout=self.timeout, cwd=cwd, env=environment, succeeds=succeeds)
+
+
+class Contestant(ABC):
+    """One way to keep conversations."""
+
+    name: ClassVar[str]
+    packages: ClassVar[tuple[Package, ...]] = ()
+    workloads: ClassVar[frozenset[str]]
+    """What can be done with it."""
+
+    def make(self, place: Place) -> None:  # noqa: B027 - most have nothing to make
+        """What is done once, before anything is stored. Not timed."""
+
+    def stored(self, place: Place) -> Stored:
+        """What it has stored."""
+        return place.server.stored(place.bucket)
+
+
+@dataclass(slots=True)
+class Session:
+    """A mount while it lasts: `root` is where files go."""
+
+    root: Path
+    daemon: Daemon | None
+
+
+class Mounted(Contestant):
+    """A file system."""
+
+    workloads = frozenset(WORKLOADS)
+
+    @abstractmethod
+    def mount(self, place: Place) -> AbstractContextManager[Session]:
+        """Mounts for as long as the context lasts."""
+
+    def settle(self, place: Place) -> float:
+        """Waits until everything that was written is in the store. Returns how many seconds ago it was."""
+        return 0.0
+
+    def forget(self, place: Place) -> None:
+        """Empties what it has cached on the disk. It is not mounted."""
+        shutil.rmtree(place.directory / "cache", ignore_errors=True)
+
+
+class Copier(Contestant):
+    """A program that copies directories in and out."""
+
+    workloads = frozenset({"copy-in", "copy-out", "clients"})
+    exact: ClassVar[bool] = True
+    """Whether it claims to give back the bytes it was given."""
+
+    @abstractmethod
+    def copy_in(self, place: Place, source: Path, to: str) -> None:
+        """Stores all files of a directory, under the name `to`."""
+
+    @abstractmethod
+    def copy_out(self, place: Place, target: Path) -> None:
+        """Writes everything that is stored to the directory `target`."""
+
+    def forget(self, place: Place) -> None:
+        """Empties what it has cached on the disk."""
+        shutil.rmtree(place.directory / "cache", ignore_errors=True)
+
+
+class Packer(Contestant):
+    """A program of which only the bytes it stores are of interest."""
+
+    workloads: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def pack(self, place: Place, source: Path) -> None:
+        """Stores all files of a directory."""
+
+
+def directory_size(directory: Path) -> Stored:
+    """What is in a local directory."""
+    sizes = [path.stat().st_size for path in directory.rglob("*") if path.is_file()]
+    return Stored(len(sizes), sum(sizes))
+
+
+class Native(Mounted):
+    """A directory of this machine's own file system."""
+
+    name = "native"
+
+    @contextmanager
+    def mount(self, place: Place) -> Iterator[Session]:
+        root = place.directory / "files"
+        root.mkdir(exist_ok=True)
+        yield Session(root, None)
+
+    def stored(self, place: Place) -> Stored:
+        return directory_size(place.directory / "files")
+
+
+def _stowfs_environment(place: Place) -> dict[str, str]:
+    cache, state = place.directory / "cache", place.directory / "cache" / "state"
+    return {**place.environment, "STOWFS_CACHE_DIR": str(cache), "STOWFS_STATE_DIR": str(state)}
+
+
+class StowfsMount(Mounted):
+    """A mount of stowfs. Its state lies with its cache: an empty hot tier is what a fresh host has."""
+
+    options: ClassVar[str]
+
+    def make(self, place: Place) -> None:
+        place.run(STOWFS, "mkfs", f"s3://{place.bucket}", env=_stowfs_environment(place))
+
+    @contextmanager
+    def mount(self, place: Place) -> Iterator[Session]:
+        point = place.directory / "mnt"
+        command: list[str | Path] = [STOWFS, "mount", "--foreground", f"s3://{place.bucket}", point, "-o", self.options]
+        with mounted(
+            command, point, _stowfs_environment(place), place.directory / "mount.log", place.timeout
+        ) as daemon:
+            yield Session(point / "conversations", daemon)
+
+
+class StowfsSync(StowfsMount):
+    """stowfs as it is by default: `close` waits for the store."""
+
+    name = "stowfs"
+    options = "commit=sync"
+
+
+class StowfsAsync(StowfsMount):
+    """stowfs with commit=async: what is timed ends with `stowfs flush`."""
+
+    name = "stowfs-async"
+    options = "commit=async"
+
+    def settle(self, place: Place) -> float:
+        place.run(STOWFS, "flush", place.directory / "mnt", env=_stowfs_environment(place))
+        return 0.0
+
+
+class StowfsCopy(Copier):
+    """`stowfs put` and `stowfs get`."""
+
+    name = "stowfs-put"
+
+    def make(self, place: Place) -> None:
+        place.run(STOWFS, "mkfs", f"s3://{place.bucket}", env=_stowfs_environment(place))
+
+    def copy_in(self, place: Place, source: Path, to: str) -> None:
+        put: list[str | Path] = [STOWFS, "put", f"s3://{place.bucket}", f"{source}/.", "--to", to]
+        place.run(*put, env=_stowfs_environment(place))
+
+    def copy_out(self, place: Place, target: Path) -> None:
+        place.run(STOWFS, "get", f"s3://{place.bucket}", "/", target, env=_stowfs_environment(place))

