@@ -124,13 +124,13 @@ def show(lab: Lab, cost: ProxyCost | None, console: Console) -> None:
     for corpus in corpora:
         there = [result for result in results if result.corpus == corpus]
         failed = {problem.contestant for problem in lab.problems if problem.corpus in ("", corpus) and problem.workload}
-        console.print(_table(f"{corpus}: time, {lab.settings.baseline} = 1{latency}", there, failed, _slowness))
+        _print(console, f"{corpus}: time, {lab.settings.baseline} = 1{latency}", _table(there, failed, _slowness))
         if lab.proxy is not None:
-            console.print(_table(f"{corpus}: requests, writes + reads", there, failed, _requests_of))
-            console.print(_table(f"{corpus}: MB to + from the store", there, failed, _wire))
+            _print(console, f"{corpus}: requests, writes + reads", _table(there, failed, _requests_of))
+            _print(console, f"{corpus}: MB to + from the store", _table(there, failed, _wire))
         stored = [result for result in there if result.stored is not None]
         if stored:
-            console.print(_stored_table(f"{corpus}: stored", stored, failed))
+            _print(console, f"{corpus}: stored", _stored_table(stored, failed))
     console.print(f"{NOTHING}: it is not made for that. What failed, or is not as it should be, is told below.")
     if cost is not None:
         console.print(
@@ -142,9 +142,15 @@ def show(lab: Lab, cost: ProxyCost | None, console: Console) -> None:
         console.print(f"{problem.contestant}{where}: {problem.reason}", markup=False)
 
 
-def _table(title: str, results: Sequence[Result], failed: Set[str], cell: Callable[[Result], str]) -> Table:
+def _print(console: Console, title: str, table: Table) -> None:
+    """A title of rich itself would be broken to the width of the table."""
+    console.print(title, style="bold", highlight=False)
+    console.print(table)
+
+
+def _table(results: Sequence[Result], failed: Set[str], cell: Callable[[Result], str]) -> Table:
     """A row for each contestant, a column for each workload."""
-    table = Table(title=title, title_justify="left")
+    table = Table()
     timed = [result for result in results if result.workload != "pack"]
     workloads = list(dict.fromkeys(result.workload for result in timed))
     for heading in ("", *workloads):
@@ -180,8 +186,8 @@ def _wire(result: Result) -> str:
     return f"{(result.sent or 0) / 1e6:.2f} + {(result.received or 0) / 1e6:.2f}"
 
 
-def _stored_table(title: str, results: Sequence[Result], failed: Set[str]) -> Table:
-    table = Table(title=title, title_justify="left")
+def _stored_table(results: Sequence[Result], failed: Set[str]) -> Table:
+    table = Table()
     for heading in ("", "raw/stored", "bytes", "objects"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for result in sorted(results, key=lambda result: result.stored or 0):
