@@ -122,7 +122,7 @@ class Contents:
         if inode.draft is None or inode.local:
             return
         if self._asynchronous and not in_store:
-            async with inode.lock:
+            async with self._moves.steady(lambda: (inode.path,)), inode.lock:
                 await self._acknowledge(inode)
             return
         async with self._moves.steady(lambda: (inode.path,)), inode.flight, inode.lock:

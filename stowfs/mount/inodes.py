@@ -269,6 +269,9 @@ class Inodes:
             if inode.draft is not None:
                 inode.draft.rename(inode.path)
             if current:
+                if (other := self._current.get(inode.path)) is not None:
+                    # Looked up while the directory was on its way.
+                    self.supersede(other)
                 self._current[inode.path] = inode
 
     def forget(self, number: int, lookups: int) -> None:

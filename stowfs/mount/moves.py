@@ -5,32 +5,44 @@ A rename of a directory changes what is stored below it one by one. A commit in 
 old name and be left behind. So whoever changes something under a path does it inside `steady`, and a rename of a
 directory inside `moving`, which waits for those under way below both names and holds up new ones. Everything else goes
 on.
+
+A rename that the store interrupted is *unfinished*: it keeps its paths to itself until it has been finished in the
+background, but nobody waits for it longer than for the store.
 """
 
-from collections.abc import AsyncIterator, Callable
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
 
+from stowfs.errors import StoreUnavailable
+from stowfs.vault.naming import display
+
 
 class Moves:
-    """Changes under way, by path, and directories being renamed."""
+    """Changes under way, by path, and directories being renamed.
 
-    def __init__(self) -> None:
+    `patience`: seconds to wait for a rename that is unfinished.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
         self._changing: list[str] = []
         self._moving: list[str] = []
+        self._unfinished: list[str] = []
         self._condition = trio.Condition()
 
     @asynccontextmanager
     async def steady(self, locate: Callable[[], tuple[str, ...]]) -> AsyncIterator[tuple[str, ...]]:
         """Holds up directory renames of and above the paths that `locate` gives, which are what the block gets.
 
-        `locate` is called again after each wait: a rename may have changed its answer.
+        `locate` is called again after each wait: a rename may have changed its answer. Raises `StoreUnavailable` where
+        an unfinished rename is in the way.
         """
         if self._moving:
             async with self._condition:
-                while any(is_within(path, directory) for path in locate() for directory in self._moving):
-                    await self._condition.wait()
+                await self._wait(lambda: [a for a in self._moving if any(is_within(path, a) for path in locate())])
         paths = locate()
         self._changing.extend(paths)
         try:
@@ -42,10 +54,12 @@ class Moves:
 
     @asynccontextmanager
     async def moving(self, locate: Callable[[], tuple[str, ...]]) -> AsyncIterator[tuple[str, ...]]:
-        """The block has the directories that `locate` gives to itself, and all that is below them."""
+        """The block has the directories that `locate` gives to itself, and all that is below them. Raises as `steady`
+        does."""
         async with self._condition:
-            while any(is_within(a, b) or is_within(b, a) for a in locate() for b in self._moving):
-                await self._condition.wait()
+            await self._wait(
+                lambda: [a for a in self._moving if any(is_within(a, b) or is_within(b, a) for b in locate())]
+            )
             directories = locate()
             self._moving.extend(directories)
         try:
@@ -54,9 +68,36 @@ class Moves:
                     await self._condition.wait()
             yield directories
         finally:
-            for directory in directories:
-                self._moving.remove(directory)
-            await self._notify()
+            await self.release(*directories)
+
+    def claim_unfinished(self, *directories: str) -> None:
+        """As `moving` and `leave_unfinished`, for what an earlier process has begun; before anything else is done."""
+        self._moving.extend(directories)
+        self._unfinished.extend(directories)
+
+    async def release(self, *directories: str) -> None:
+        """Nobody has the directories to itself any more."""
+        for directory in directories:
+            self._moving.remove(directory)
+            if directory in self._unfinished:
+                self._unfinished.remove(directory)
+        await self._notify()
+
+    async def leave_unfinished(self, *directories: str) -> None:
+        """What has these directories to itself goes on in the background, for who knows how long."""
+        self._unfinished.extend(directories)
+        await self._notify()
+
+    async def _wait(self, in_the_way: Callable[[], Sequence[str]]) -> None:
+        end = math.inf
+        while moving := in_the_way():
+            unfinished = [directory for directory in moving if directory in self._unfinished]
+            if unfinished:
+                end = min(end, trio.current_time() + self._patience)
+            with trio.move_on_at(end) as scope:
+                await self._condition.wait()
+            if scope.cancelled_caught:
+                raise StoreUnavailable(f"a rename of or to {display(unfinished[0])} waits for the store")
 
     async def _notify(self) -> None:
         if self._condition.statistics().tasks_waiting or self._moving:

@@ -86,12 +86,13 @@ class Session(pyfuse3.Operations):
         self._mounted_ns = now_ns()
         self._owner = (os.getuid(), os.getgid())
         root = Attributes(CONVERSATIONS_MODE, *self._owner, self._mounted_ns, self._mounted_ns)
-        moves = Moves()
+        moves = Moves(vault.options.deadline)
         self._inodes = Inodes(Version("", root, 0, is_directory=True))
         self._vault = vault
         self._contents = Contents(vault, self._inodes, moves, invalidate_attributes, lifetime=options.lifetime)
         self._contents.restore()
         self._tree = Tree(vault, self._inodes, self._contents, moves, LocalNames(options.local))
+        self._tree.hold_unfinished()
         self._extended_attributes = (
             ExtendedAttributes(vault, self._tree, self._contents, options.attribute_timeout) if options.xattr else None
         )

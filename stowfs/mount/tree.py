@@ -6,16 +6,18 @@ superseded. An answer that something happened to the inode in the meantime (a co
 thrown away, and the store asked again.
 """
 
+import logging
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 import trio
 
-from stowfs.errors import DirectoryNotEmpty, NoSuchPath, PathExists
+from stowfs.errors import DirectoryNotEmpty, NoSuchPath, PathExists, StowError
 from stowfs.mount.contents import Contents
 from stowfs.mount.errnos import stale
 from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
@@ -28,6 +30,8 @@ from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display, join, split
 from stowfs.vault.parallel import each
 from stowfs.vault.vault import Vault
+
+log = logging.getLogger(__name__)
 
 COMMITS = 32
 """Files committed at once before their directory is renamed: as many requests as go to a store at once."""
@@ -276,8 +280,9 @@ class Tree:
 
         source, _ = await self.find(self.child(parent, name))
         if source.is_directory:
-            async with self._moves.moving(paths) as (old, new):
-                await self._rename_directory(old, new, replace=replace)
+            async with AsyncExitStack() as held:
+                old, new = await held.enter_async_context(self._moves.moving(paths))
+                await self._rename_directory(old, new, held, replace=replace)
         else:
             async with self._moves.steady(paths) as (old, new):
                 await self._rename_file(old, new, replace=replace)
@@ -317,7 +322,8 @@ class Tree:
             else:
                 self._contents.adopt(source, renamed)
 
-    async def _rename_directory(self, old: str, new: str, *, replace: bool) -> None:
+    async def _rename_directory(self, old: str, new: str, held: AsyncExitStack, *, replace: bool) -> None:
+        """Where the rename goes on in the background after an error, so does what keeps the paths still (`held`)."""
         if not replace:
             await self._check_free(new)
         if self._inodes.uncommitted_in(new):
@@ -325,19 +331,55 @@ class Tree:
         inodes = self._inodes.below(old)
         async with self._locks(*(inode for inode in inodes if inode.handles or inode.draft is not None)):
             await each(self._contents.commit_locked, inodes, limit=COMMITS)
-            await self._vault.rename_directory(old, new)
-            self._inodes.move(old, new)
-            for inode in inodes:
-                if inode.handles and not inode.local and self._inodes.is_current(inode):
-                    # The same bytes have a new manifest: what is written to the file from now on must be based on that.
-                    try:
-                        snapshot = await self._vault.head(inode.path)
-                    except NoSuchPath:
-                        # Deleted elsewhere, or expired.
-                        self._inodes.supersede(inode)
-                        continue
-                    if inode.version is not None and _same_state(inode.version, snapshot):
-                        self._contents.adopt_same_bytes(inode, snapshot)
+            try:
+                await self._vault.rename_directory(old, new)
+            except StowError:
+                later = AsyncExitStack()
+                if self._vault.when_renamed(old, new, partial(self._directory_renamed_later, old, new, later)):
+                    later.push_async_exit(held.pop_all())
+                    await self._moves.leave_unfinished(old, new)
+                raise
+            await self._directory_renamed(old, new, inodes)
+
+    def hold_unfinished(self) -> None:
+        """Keeps the paths still of renames that an earlier process began, until they are finished in the background."""
+        for old, new in self._vault.unfinished_renames:
+            self._moves.claim_unfinished(old, new)
+            held = AsyncExitStack()
+            held.push_async_callback(self._moves.release, old, new)
+            self._vault.when_renamed(old, new, partial(self._directory_renamed_later, old, new, held))
+
+    async def _directory_renamed_later(self, old: str, new: str, held: AsyncExitStack, done: bool) -> None:
+        """A rename that went on in the background has ended."""
+        async with held:
+            if not done:
+                return
+            inodes = self._inodes.below(old)
+            async with self._locks(*(inode for inode in inodes if inode.handles or inode.draft is not None)):
+                try:
+                    await self._directory_renamed(old, new, inodes)
+                except StowError as error:
+                    log.warning("open files in %s may be out of date: %s", display(new), error)
+            for path in (old, new):
+                parent = self._inodes.at(split(path)[0])
+                if parent is not None:
+                    parent.entries_changed_ns = now_ns()
+
+    async def _directory_renamed(self, old: str, new: str, inodes: list[Inode]) -> None:
+        """Everything is under the new name. The caller holds flights and locks of what is open or uncommitted."""
+        self._inodes.move(old, new)
+        for inode in inodes:
+            if not inode.handles or inode.local or not self._inodes.is_current(inode):
+                continue
+            # The same bytes have a new manifest: what is written to the file from now on must be based on that.
+            try:
+                snapshot = await self._vault.head(inode.path)
+            except NoSuchPath:
+                # Deleted elsewhere, or expired, or kept beside what has its name.
+                self._inodes.supersede(inode)
+                continue
+            if inode.version is not None and _same_state(inode.version, snapshot):
+                self._contents.adopt_same_bytes(inode, snapshot)
 
     async def _check_free(self, path: str) -> None:
         """Raises `PathExists` where the store has something under the name."""

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
@@ -59,6 +60,15 @@ Keep = Callable[[Sequence[Payload]], Awaitable[None]]
 """Keeps segments on this host that were just stored, so that they can be read without the store."""
 
 Next = Callable[[Snapshot | None], Manifest]
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    """A rename that took effect. `retired`: nothing is under the old name any more; otherwise somebody has written
+    there since."""
+
+    snapshot: Snapshot
+    retired: bool
 
 
 class Committer:
@@ -223,22 +233,22 @@ class Committer:
 
         await self.rewrite("delete", path, tombstone)
 
-    async def rename(self, old: str, new: str, *, replace: bool = True) -> Snapshot:
+    async def rename(self, old: str, new: str, *, replace: bool = True, over: Snapshot | None = None) -> Renamed:
         """Gives a conversation another name: first the new name is committed, then the old one becomes a tombstone.
 
-        Raises `NoSuchPath`, `IsDirectory` (either is a directory), `PathExists` (not `replace`, and the new name is
-        taken).
+        `over`: a version under the new name that is replaced in any case. Raises `NoSuchPath`, `IsDirectory` (either is
+        a directory), `PathExists` (not `replace`, and the new name is taken).
         """
         async with self._transaction("rename", new) as transaction:
             source = _live(old, await self._catalog.current(old, trust=False))
             if source.is_directory:
                 raise IsDirectory(display(old))
             if old == new:
-                return source
+                return Renamed(source, retired=False)
             target = await self._catalog.current(new, trust=False)
             while True:
                 if target is not None and target.manifest.live:
-                    if not replace:
+                    if not replace and (over is None or target.manifest.commit != over.manifest.commit):
                         raise PathExists(f"{display(new)} exists")
                     if target.is_directory:
                         raise IsDirectory(display(new))
@@ -261,9 +271,9 @@ class Committer:
                 break
             await transaction.updated()
             self._catalog.forget(old)
-            await self._recovery.retire_source(transaction.row, source)
+            retired = await self._recovery.retire_source(transaction.row, source)
             self._finish(transaction)
-            return committed
+            return Renamed(committed, retired)
 
     async def _acquire(self, transaction: Transaction, payloads: Sequence[Payload], there: set[str]) -> None:
         await transaction.acquire(payloads, there)
@@ -342,7 +352,7 @@ class Committer:
 
     async def _commit_beside(self, draft: Draft, current: Snapshot) -> Snapshot:
         """Commits an edit that lost under a name of its own; the conversation itself stays as the winner left it."""
-        path = _conflict_path(draft.path)
+        path = conflict_path(draft.path)
         copy = Draft(path, None, draft.attributes, self._hot.spool, self._layouts.read)
         try:
             for offset in range(0, draft.size, COPY_STEP):
@@ -446,8 +456,9 @@ def _keeps_deadline(draft: Draft) -> bool:
     return draft.attributes.expires_ns == base.attributes.expires_ns
 
 
-def _conflict_path(path: str) -> str:
-    """A name beside `path` for an edit that lost: host and time tell the user whose it is. A long one is shortened."""
+def conflict_path(path: str) -> str:
+    """A name beside `path` for what lost it to somebody else: host and time tell the user whose it is. A long one is
+    shortened."""
     directory, name = split(path)
     host = re.sub(r"[^A-Za-z0-9_-]", "-", platform.node()) or "host"
     mark = f".conflict-{host}-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"

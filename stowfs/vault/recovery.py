@@ -48,6 +48,10 @@ class Fate(Enum):
     UNKNOWN = "unknown"
 
 
+Attempt = Callable[[bool], Awaitable[None]]
+"""Settles a row, or raises why it could not; told whether that was tried before."""
+
+
 class Recovery:
     """Settles rows in tasks of the vault; nobody waits for them but `drain`."""
 
@@ -67,17 +71,20 @@ class Recovery:
         self._counts = counts
         self._nursery = nursery
         self._deadline = deadline
-        self._pending = 0
-        self._idle = trio.Event()
-        self._idle.set()
+        self._pending: dict[str, Row] = {}
+        self._settled = trio.Condition()
 
-    async def recover(self) -> int:
-        """Begins to settle what an earlier process left in the journal. Returns how many rows there are."""
+    async def recover(self, move: Callable[[Row, Phase], Attempt]) -> int:
+        """Begins to settle what an earlier process left in the journal. Returns how many rows there are.
+
+        `move` tells how that is done for the rename of a directory.
+        """
         rows = await self._journal.rows()
         for journalled in rows:
             row = transaction.decode(journalled)
             log.info("settling commit %s of %s, left in phase %s", row.commit, display(row.path), journalled.phase)
-            self._start(row, partial(self._settle_left, row, journalled.phase))
+            phase = msgspec.convert(journalled.phase, Phase)
+            self.start(row, move(row, phase) if row.kind == "move" else partial(self._settle_left, row, phase))
         return len(rows)
 
     def settle_later(self, row: Row, phase: Phase, counted: Set[str]) -> None:
@@ -85,17 +92,30 @@ class Recovery:
 
         `counted`: the segments that it is known to have acquired.
         """
-        self._start(row, lambda retried: self._settle(row, phase, counted, retried=retried))
+        self.start(row, lambda retried: self._settle(row, phase, counted, retried=retried))
 
     def complete_later(self, row: Row) -> None:
         """Releases what a commit that took effect gave up."""
-        self._start(row, lambda retried: self._complete(row, retried=retried))
+        self.start(row, lambda retried: self._complete(row, retried=retried))
 
     async def drain(self, timeout: float) -> int:
         """Waits until nothing is left to settle, or `timeout` seconds; returns how many rows are left."""
         with trio.move_on_after(timeout):
-            await self._idle.wait()
-        return self._pending
+            await self._wait_while(lambda: bool(self._pending))
+        return len(self._pending)
+
+    async def renames_settled(self, directory: str) -> None:
+        """Waits until no rename of a conversation below `directory` is to be settled."""
+
+        def is_below(row: Row) -> bool:
+            return row.kind == "rename" and row.source is not None and row.source.path.startswith(directory + "/")
+
+        await self._wait_while(lambda: any(map(is_below, self._pending.values())))
+
+    async def _wait_while(self, condition: Callable[[], bool]) -> None:
+        async with self._settled:
+            while condition():
+                await self._settled.wait()
 
     async def retire_source(self, row: Row, renamed: Snapshot | None = None) -> bool:
         """Puts a tombstone over the old name of a rename, unless somebody wrote to it since. Returns whether it is
@@ -110,13 +130,12 @@ class Recovery:
         self._catalog.forget(row.source.path)
         return swapped.written or retire.done
 
-    def _start(self, row: Row, attempt: Callable[[bool], Awaitable[None]]) -> None:
-        self._pending += 1
-        if self._idle.is_set():
-            self._idle = trio.Event()
+    def start(self, row: Row, attempt: Attempt) -> None:
+        """Attempts to settle a row until that succeeds."""
+        self._pending[row.commit] = row
         self._nursery.start_soon(self._until_done, row, attempt)
 
-    async def _until_done(self, row: Row, attempt: Callable[[bool], Awaitable[None]]) -> None:
+    async def _until_done(self, row: Row, attempt: Attempt) -> None:
         backoff = Backoff(math.inf, longest=RETRY_PAUSE)
         retried = False
         told: type[StowError] | None = None
@@ -131,9 +150,9 @@ class Recovery:
                 told = type(error)
                 retried = True
                 await backoff.wait(error)
-        self._pending -= 1
-        if not self._pending:
-            self._idle.set()
+        del self._pending[row.commit]
+        async with self._settled:
+            self._settled.notify_all()
 
     async def _settle(self, row: Row, phase: Phase, counted: Set[str], *, retried: bool) -> None:
         async def undo(digest: str) -> None:
@@ -155,9 +174,9 @@ class Recovery:
                 )
                 await self._journal.remove(row.commit)
 
-    async def _settle_left(self, row: Row, phase: str, _: bool) -> None:
+    async def _settle_left(self, row: Row, phase: Phase, _: bool) -> None:
         """Settles a row of another process, which may have tried already."""
-        await self._settle(row, msgspec.convert(phase, Phase), frozenset(), retried=True)
+        await self._settle(row, phase, frozenset(), retried=True)
 
     async def _fate(self, row: Row, phase: Phase) -> Fate:
         match phase:

@@ -21,7 +21,8 @@ from stowfs.vault.record import Payload
 from stowfs.vault.ring import new_id
 
 Phase = Literal["recorded", "written", "updated"]
-Kind = Literal["commit", "delete", "rename"]
+Kind = Literal["commit", "delete", "rename", "move"]
+"""`move`: of a directory (see `move`), which counts nothing itself."""
 
 TRUST_SATURATED = 3600.0
 """Seconds for which a count that was seen saturated is believed to be so, and not asked again; not beyond the next
@@ -53,6 +54,11 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Row)
+
+
+def encode(row: Row, phase: Phase) -> JournalRow:
+    """The row as it stands in the journal."""
+    return JournalRow(row.commit, phase, _encoder.encode(row))
 
 
 def decode(row: JournalRow) -> Row:
@@ -147,7 +153,7 @@ class Transaction:
         self.row = row
         self.phase = phase
         self._recorded = True
-        await self._journal.record(JournalRow(row.commit, phase, _encoder.encode(row)))
+        await self._journal.record(encode(row, phase))
 
     async def _saturated(self, digests: Sequence[str]) -> list[str]:
         """Those of the segments that nobody counts any more, as this host saw not long ago."""

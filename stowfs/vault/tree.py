@@ -1,4 +1,4 @@
-"""Directories: making, removing, listing, renaming.
+"""Directories: making, removing, listing.
 
 A directory exists if its manifest is live. One that was removed on one host while another created something in it is
 found by the listing of its parent (there are keys below it) and made again: nothing that was written stays invisible.
@@ -18,20 +18,15 @@ from stowfs.errors import (
     NotDirectory,
     PathExists,
     UnsupportedVersion,
-    UsageError,
 )
 from stowfs.store.base import ObjectStore, Page
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
-from stowfs.vault.naming import children_prefix, display, is_cut, join, manifest_key, path_of_prefix, split
-from stowfs.vault.parallel import each
+from stowfs.vault.naming import children_prefix, display, is_cut, manifest_key, path_of_prefix, split
 from stowfs.vault.ring import Ring
 
 log = logging.getLogger(__name__)
-
-RENAMES = 16
-"""Conversations renamed at once when their directory is."""
 
 EMPTY_FOR = 60.0
 """Seconds for which a removed directory that has only tombstones below it is not looked at again. Looking costs a
@@ -122,47 +117,17 @@ class Tree:
     async def remove(self, path: str) -> None:
         """Removes an empty directory. Raises `DirectoryNotEmpty`, `NoSuchPath`, `NotDirectory`, `CorruptObject`."""
         removed = await self.directory(path)
-        prefix = children_prefix(path)
-        if await self._has_live(prefix, ask=True):
+        if not await self.is_empty(path):
             raise DirectoryNotEmpty(f"{display(path)} is not empty")
         await self._committer.delete(path, directory=True)
-        if await self._has_live(prefix, ask=True):
+        if not await self.is_empty(path):
             # Somebody was quicker: what they wrote must not be hidden.
             await self._make_if_absent(path, removed.attributes)
             raise DirectoryNotEmpty(f"{display(path)} is not empty")
 
-    async def rename(self, old: str, new: str) -> None:
-        """Moves a directory: makes the new one, renames one conversation after another, removes the old one.
-
-        Not atomic: an error on the way leaves some under either name, each whole. Raises `DirectoryNotEmpty` or
-        `NotDirectory` unless the new name is free or an empty directory, and `UsageError` where it lies in the old one.
-        """
-        moved = await self.directory(old)
-        if old == new:
-            return
-        if new.startswith(old + "/"):
-            raise UsageError(f"{display(old)} cannot be moved into itself")
-        try:
-            target = await self.directory(new)
-        except NoSuchPath:
-            await self.make(new, moved.attributes)
-        else:
-            if await self._has_live(children_prefix(target.path), ask=True):
-                raise DirectoryNotEmpty(f"{display(new)} is not empty")
-            await self._committer.set_attributes(new, lambda _: moved.attributes)
-        children = await self.list(old)
-        names = [split(child.path)[1] for child in children if not child.is_directory]
-        await each(lambda name: self._rename_child(join(old, name), join(new, name)), names, limit=RENAMES)
-        for child in children:
-            if child.is_directory:
-                await self.rename(child.path, join(new, split(child.path)[1]))
-        await self.remove(old)
-
-    async def _rename_child(self, old: str, new: str) -> None:
-        try:
-            await self._committer.rename(old, new)
-        except NoSuchPath:
-            log.info("%s was deleted or has expired before it could be moved", display(old))
+    async def is_empty(self, path: str) -> bool:
+        """Whether nothing below a directory is live, as the store has it now. Raises `CorruptObject`."""
+        return not await self._has_live(children_prefix(path), ask=True)
 
     async def _has_live(self, prefix: str, *, ask: bool = False) -> bool:
         """Whether anything below `prefix` is live; a recent "no" is believed unless the caller says `ask`.

@@ -31,6 +31,7 @@ from stowfs.vault.flusher import Flusher, Lag
 from stowfs.vault.footprint import Footprint, measure
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Attributes, Snapshot
+from stowfs.vault.move import Mover, Then
 from stowfs.vault.recovery import Recovery
 from stowfs.vault.segments import SegmentCounts, SegmentReader
 from stowfs.vault.transaction import Row, decode
@@ -121,6 +122,7 @@ class Vault:
         self.backlog = Backlog(hot.journal, hot.spool, self._catalog, self._committer, self._layouts.read, threads)
         self.flusher = Flusher(options.flush, patience=options.deadline)
         self._tree = Tree(store, self._catalog, self._committer, read_only=options.read_only)
+        self._mover = Mover(self._tree, self._committer, self._recovery, hot.journal)
         self._trash = Trash(store, self._catalog, self._committer, self._tree)
 
     async def recover(self) -> int:
@@ -128,7 +130,7 @@ class Vault:
         await self.backlog.restore()
         for removal in self.backlog.removals:
             self.flusher.add(removal.id, removal.path, 0, partial(self.backlog.finish_removal, removal))
-        return await self._recovery.recover()
+        return await self._recovery.recover(self._mover.resume)
 
     def queue_backlog(self) -> None:
         """Has the flusher send what an earlier process left. For a vault whose owner writes nothing itself."""
@@ -229,12 +231,21 @@ class Vault:
     async def rename(self, old: str, new: str, *, replace: bool = True) -> Snapshot:
         """Renames a conversation (see `Committer.rename`)."""
         self._check_writable()
-        return await self._committer.rename(old, new, replace=replace)
+        return (await self._committer.rename(old, new, replace=replace)).snapshot
 
     async def rename_directory(self, old: str, new: str) -> None:
-        """Renames a directory, one conversation after another (see `Tree.rename`)."""
+        """Renames a directory, one conversation after another (see `Mover.rename`)."""
         self._check_writable()
-        await self._tree.rename(old, new)
+        await self._mover.rename(old, new)
+
+    @property
+    def unfinished_renames(self) -> list[tuple[str, str]]:
+        """The renames of directories, old and new name, that go on in the background."""
+        return self._mover.unfinished
+
+    def when_renamed(self, old: str, new: str, then: Then) -> bool:
+        """Has `then` called at the end of a rename that goes on in the background (see `Mover.when_ended`)."""
+        return self._mover.when_ended(old, new, then)
 
     async def make_directory(self, path: str, attributes: Attributes) -> Snapshot:
         """A new directory. Raises `PathExists`; `NoSuchPath` and `NotDirectory` for the parent."""

@@ -1,9 +1,13 @@
 """The gate between changes below a directory and its rename."""
 
+from collections.abc import Awaitable, Callable
+from functools import partial
+
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
+from stowfs.errors import StoreUnavailable
 from stowfs.mount.moves import Moves, is_within
 
 
@@ -19,7 +23,7 @@ class Gate:
     """Runs one `steady` and one `moving` block each until told to end, and keeps what happened."""
 
     def __init__(self) -> None:
-        self.moves = Moves()
+        self.moves = Moves(patience=5)
         self.happened: list[str] = []
 
     async def change(self, path: str, until: trio.Event) -> None:
@@ -81,6 +85,43 @@ async def test_a_change_that_waited_goes_where_its_file_is_now() -> None:
         where = "b/x"
         moved.set()
     assert found == ["b/x"]
+
+
+async def test_nobody_waits_for_ever_for_a_move_that_is_unfinished(autojump_clock: MockClock) -> None:
+    gate, moved, ended = Gate(), trio.Event(), trio.Event()
+    ended.set()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gate.move, "a", "b", moved)
+        await wait_all_tasks_blocked()
+        refused: list[StoreUnavailable] = []
+        asked = trio.current_time()
+
+        async def try_it(attempt: Callable[[], Awaitable[None]]) -> None:
+            with pytest.raises(StoreUnavailable) as caught:
+                await attempt()
+            refused.append(caught.value)
+
+        # One waits already, the others come later.
+        nursery.start_soon(try_it, partial(gate.change, "a/x", ended))
+        await trio.sleep(1000)
+        assert not refused
+        await gate.moves.leave_unfinished("a", "b")
+        await try_it(partial(gate.change, "b/y", ended))
+        await try_it(partial(gate.move, "c", "b/z", ended))
+        assert len(refused) == 3
+        assert trio.current_time() - asked == 1010
+        await gate.change("c", ended)
+        moved.set()
+        await wait_all_tasks_blocked()
+        # Once it is finished, so is that.
+        await gate.change("a/x", ended)
+        nursery.start_soon(gate.move, "a", "b", trio.Event())
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(1000) as patient:
+            await gate.change("a/x", ended)
+        assert patient.cancelled_caught
+        nursery.cancel_scope.cancel()
+    assert gate.happened == ["move a", "change c", "change a/x", "move a"]
 
 
 async def test_moves_of_one_another_take_turns() -> None:

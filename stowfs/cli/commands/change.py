@@ -65,7 +65,7 @@ def mv(location: StoreLocation, options: StoreOptions, old: str, new: str, no_cl
     """Rename a conversation or a directory.
 
     Where NEW is a directory, OLD moves into it; an existing conversation NEW is replaced. A directory is moved one
-    conversation after the other: interrupted, it goes on when it is repeated.
+    conversation after the other: interrupted, it is finished by the next command here that writes to the store.
 
     \b
     Example:
@@ -74,6 +74,8 @@ def mv(location: StoreLocation, options: StoreOptions, old: str, new: str, no_cl
 
     async def run() -> None:
         async with open_session(location, options, writing=True) as session:
+            # Had it been interrupted, what is left of it must not be moved twice.
+            await session.vault.drain()
             source = await session.find(old)
             if not source.path:
                 raise UsageError("the top directory has no name that could be changed")
