@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -132,7 +133,11 @@ def _default_corpora() -> list[Path]:
 
 
 if __name__ == "__main__":
+    # Whoever ends it wants nothing left mounted or running either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main())
     except Failed as failed:
         sys.exit(f"bench: {failed}")
+    except KeyboardInterrupt:
+        sys.exit("bench: interrupted")

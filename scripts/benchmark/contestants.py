@@ -55,6 +55,9 @@ class Contestant(ABC):
     workloads: ClassVar[frozenset[str]]
     """What can be done with it."""
 
+    bare_etags: ClassVar[bool] = False
+    """Whether it gives ETags back as it got them, which Ceph RGW 16 does not understand (see `proxy`)."""
+
     def make(self, place: Place) -> None:  # noqa: B027 - most have nothing to make
         """What is done once, before anything is stored. Not timed."""
 

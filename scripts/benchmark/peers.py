@@ -133,6 +133,7 @@ class Stowken(Copier):
     name = "stowken"
     packages = (Package("python", "stowken"),)
     exact = False
+    bare_etags = True
 
     def copy_in(self, place: Place, source: Path, to: str) -> None:
         _program(place, "stowken", "in", place.bucket, str(source), to, str(CONCURRENCY), *self._local(place))

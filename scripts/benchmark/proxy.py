@@ -2,13 +2,17 @@
 
 Bytes are passed on unchanged, as they come; requests are told apart by a parser that only looks on. With a latency,
 each request waits so long before it goes on; other connections do not wait for it. It is a process of its own, so that
-it takes nothing from who measures: it prints its port, then for each line on stdin what it has counted so far, and ends
-with stdin.
+it takes nothing from who measures: it prints its port, then answers each command on stdin with what it has counted so
+far, and ends with stdin.
+
+One exception for who needs it: Ceph RGW 16 compares If-Match with the ETag without its quotes. A client that gives back
+what it got, as is right, can then change nothing. `bare_etags` takes the quotes off on the way to the client.
 """
 
 import asyncio
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -20,6 +24,9 @@ import httptools
 
 from scripts.benchmark.processes import Failed, end
 from scripts.benchmark.settings import ROOT
+
+QUOTED_ETAG = re.compile(rb'(?<=\r\n)(etag: )"([0-9a-f-]+)"(?=\r\n)', re.IGNORECASE)
+"""In the headers of an answer: S3 has no other that holds one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +49,13 @@ class Counts:
 
 
 class Tally:
-    """The figures to which all connections add."""
+    """The figures to which all connections add, and how they are to treat ETags."""
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
         self.sent = 0
         self.received = 0
+        self.bare_etags = False
 
     def line(self) -> bytes:
         """The figures as a line of JSON."""
@@ -64,6 +72,8 @@ class _Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._tally.received += len(data)
+        if self._tally.bare_etags and self._client.begins_answer(data):
+            data = QUOTED_ETAG.sub(rb"\1\2", data, count=1)
         self._client.transport.write(data)
 
     def pause_writing(self) -> None:
@@ -88,6 +98,7 @@ class _Downstream(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._upstream: asyncio.Transport | None = None
         self._begun = False
+        self._answered = False
         self._held: list[bytes] | None = []  # What waits: for the server's connection at first, later for the latency.
         self._connecting: asyncio.Task[None] | None = None
 
@@ -113,6 +124,13 @@ class _Downstream(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Called by the parser."""
         self._begun = True
+        self._answered = False
+
+    def begins_answer(self, data: bytes) -> bool:
+        """Whether these are the first bytes of the answer to a request; leave to send its body is none."""
+        begins = not self._answered and not data.startswith(b"HTTP/1.1 100 ")
+        self._answered = self._answered or begins
+        return begins
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
@@ -168,7 +186,10 @@ async def serve(server: tuple[str, int], latency: float) -> None:
     print(listening.sockets[0].getsockname()[1], flush=True)
     commands = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    while await commands.readline():
+    while command := await commands.readline():
+        match command.split():
+            case [b"bare_etags", value]:
+                tally.bare_etags = value == b"True"
         sys.stdout.buffer.write(tally.line())
         sys.stdout.buffer.flush()
 
@@ -182,9 +203,16 @@ class Proxy:
 
     def counts(self) -> Counts:
         """What has passed so far. Raises `Failed` where the proxy has ended."""
+        return self._command("counts")
+
+    def bare_etags(self, wanted: bool) -> None:
+        """From now on, whether ETags reach clients without their quotes. Raises `Failed` where the proxy has ended."""
+        self._command(f"bare_etags {wanted}")
+
+    def _command(self, command: str) -> Counts:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write("counts\n")
+            self._process.stdin.write(f"{command}\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise Failed("the proxy has ended") from error

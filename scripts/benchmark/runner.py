@@ -107,6 +107,8 @@ class Runner:
         try:
             with self.server.bucket() as bucket:
                 place = Place(directory, bucket, self._environment(), self.server, self.lab.settings.timeout)
+                if self.lab.proxy is not None:
+                    self.lab.proxy.bare_etags(contestant.bare_etags)
                 contestant.make(place)
                 go(Tour(self.lab, contestant, place, corpus, number))
         except (Failed, OSError, subprocess.SubprocessError) as error:

@@ -36,6 +36,7 @@ class Echo(BaseHTTPRequestHandler):
 
     def _answer(self, body: bytes) -> None:
         self.send_response(200)
+        self.send_header("ETag", '"0a1b-2"')
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -109,6 +110,18 @@ def test_many_connections_at_once(server: tuple[str, int]) -> None:
         for done in [pool.submit(work, through) for _ in range(32)]:
             done.result()
         assert through.counts().requests == {"PUT": 320}
+
+
+def test_etags_lose_their_quotes_where_that_is_wanted(server: tuple[str, int]) -> None:
+    body = b'HTTP/1.1 200\r\nETag: "0a1b-2"\r\n\r\n'
+    with proxy(server, 0) as through:
+        connection = connect(through)
+        for wanted, expected in ((False, '"0a1b-2"'), (True, "0a1b-2"), (False, '"0a1b-2"')):
+            through.bare_etags(wanted)
+            connection.request("PUT", "/a", body)
+            answer = connection.getresponse()
+            assert (answer.headers["ETag"], answer.read()) == (expected, body)
+        connection.close()
 
 
 def test_every_request_waits_for_the_latency(server: tuple[str, int]) -> None:
