@@ -107,10 +107,16 @@ class Hosts:
 
 
 async def write(
-    vault: Vault, path: str, data: bytes, base: Snapshot | None = None, *, exclusive: bool = False
+    vault: Vault,
+    path: str,
+    data: bytes,
+    base: Snapshot | None = None,
+    *,
+    exclusive: bool = False,
+    attributes: Attributes = ATTRIBUTES,
 ) -> Snapshot:
     """Commits `data` as the whole content of a conversation."""
-    draft = vault.draft(path, base, ATTRIBUTES)
+    draft = vault.draft(path, base, attributes)
     if base is not None:
         draft.truncate(0)
     for offset in range(0, len(data), 128 * 1024):

@@ -1,6 +1,6 @@
 """Three hosts against a model: any sequence of operations, with crashes, lost answers, writes that land late,
-conflicts, a store that goes away, checks, and collection with no grace at all; and the same under bounds of the vault
-that are far lower than they are, so that what is rare happens all the time.
+conflicts, a store that goes away, deadlines that pass, checks, and collection with no grace at all; and the same under
+bounds of the vault that are far lower than they are, so that what is rare happens all the time.
 
 The environment variable STOWFS_EXAMPLES sets how many sequences are tried under each of the circumstances.
 """
@@ -20,15 +20,16 @@ from hypothesis import strategies as st
 
 from stowfs.conversation.segmenter import SegmenterParameters
 from stowfs.store.memory import MemoryStore
-from stowfs.vault import counts
+from stowfs.vault import counts, expiry
 from stowfs.vault import record as records
 from stowfs.vault import ring as rings
 from stowfs.vault.descriptor import create_descriptor
+from tests.support.clock import Clock
 from tests.support.vaults import ATTRIBUTES, Hosts, write
 from tests.vault.machine.state import File, State
 from tests.vault.machine.steps import DIRECTORIES, FILES, Step, content
 from tests.vault.machine.troubles import CRASHES, TROUBLES
-from tests.vault.machine.world import HOSTS, World
+from tests.vault.machine.world import HOSTS, LIFETIMES, World
 
 EXAMPLES = int(os.environ.get("STOWFS_EXAMPLES", "15"))
 """Sequences under each of the circumstances; a third of a second each."""
@@ -42,7 +43,7 @@ SECONDS = 60.0
 PARAMETERS = SegmenterParameters(minimum=4 << 10, target=12 << 10, maximum=24 << 10)
 """Small runs, so that small contents have segments of every kind."""
 
-TRASH_SECONDS = 86400.0
+TRASH_SECONDS = 100 * 86400.0
 """Longer than a test: what is deleted stays until the trash is emptied."""
 
 
@@ -78,13 +79,27 @@ CIRCUMSTANCES = {
     "rings forget early": Circumstances(redirect_above=16 << 10, capacity=2, forgetful=True),
 }
 
-CHANGES = ["replace", "create", "append", "edit", "delete", "undelete", "rename", "rename to a free name", "chmod"]
+CHANGES = [
+    "replace",
+    "create",
+    "append",
+    "edit",
+    "delete",
+    "undelete",
+    "rename",
+    "rename to a free name",
+    "chmod",
+    "expire",
+]
 DIRECTORY_CHANGES = ["mkdir", "rmdir", "move"]
 OTHERS = ["both", "open", "open", "open", "close", "close", "close", "look", "crash", "outage", "return", "return"]
 MAINTENANCE = ["collect", "empty trash", "check", "deliver", "land"]
+TIME = ["pass", "pass until the next", "close late", "close late", "close late"]
 STEPS = st.builds(
     Step,
-    kind=st.sampled_from([*CHANGES, *CHANGES, *CHANGES, *DIRECTORY_CHANGES, *DIRECTORY_CHANGES, *OTHERS, *MAINTENANCE]),
+    kind=st.sampled_from(
+        [*CHANGES, *CHANGES, *CHANGES, *DIRECTORY_CHANGES, *DIRECTORY_CHANGES, *OTHERS, *MAINTENANCE, *TIME]
+    ),
     host=st.sampled_from(HOSTS),
     path=st.sampled_from(FILES),
     other=st.sampled_from(FILES),
@@ -94,6 +109,7 @@ STEPS = st.builds(
     trouble=st.sampled_from([""] * 12 + TROUBLES + CRASHES),
     nth=st.integers(1, 10),
     beside=st.sampled_from([""] * 6 + ["collect", "check"]),
+    lifetime=st.sampled_from([None, None, *LIFETIMES]),
 )
 
 FIRST = {path: File(content(4 + 5 * number), ATTRIBUTES.mode) for number, path in enumerate(["x", "d/x", "d/s/x"])}
@@ -113,13 +129,19 @@ FIRST_DIRECTORIES = ["d", "d/s"]
 @given(st.lists(STEPS, min_size=10, max_size=25))
 async def test_whatever_happens_the_tree_is_what_the_model_says(name: str, steps: list[Step]) -> None:
     circumstances = CIRCUMSTANCES[name]
-    with tempfile.TemporaryDirectory(dir=MEMORY) as directory, circumstances.hold(), trio.fail_after(SECONDS):
+    clock = Clock()
+    with (
+        tempfile.TemporaryDirectory(dir=MEMORY) as directory,
+        circumstances.hold(),
+        patch.object(expiry, "now_ns", lambda: clock.ns),
+        trio.fail_after(SECONDS),
+    ):
         store = MemoryStore(page_size=20)
         descriptor = await create_descriptor(
             store, segmenter=PARAMETERS, many=circumstances.many, trash_seconds=circumstances.trash_seconds
         )
         async with Hosts(store, Path(directory), descriptor=descriptor, deadline=DEADLINE) as hosts:
-            world = World(hosts, store, descriptor, circumstances.forgetful)
+            world = World(hosts, store, descriptor, clock, circumstances.forgetful)
             for host in HOSTS:
                 await world.start(host)
             for path in FIRST_DIRECTORIES:

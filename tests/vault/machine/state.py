@@ -1,16 +1,17 @@
 """What a tree may look like, as far as users can tell: files, directories, and what can be brought back."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
 
 
 class File(NamedTuple):
-    """A conversation: its bytes and permissions."""
+    """A conversation: its bytes, its permissions, and its deadline."""
 
     data: bytes
     mode: int
+    expires_ns: int | None = None
 
 
 class Trashed(NamedTuple):
@@ -22,16 +23,28 @@ class Trashed(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """One state of a tree. The constructors and the methods that change something return new ones."""
+    """One state of a tree. The constructors and the methods that change something return new ones.
+
+    `gone`: names that are free again, with the deadline of the last conversation there, if it had one. It counts for
+    what was opened before.
+    """
 
     files: frozenset[tuple[str, File]]
     directories: frozenset[str]
     trash: frozenset[tuple[str, Trashed]]
+    gone: frozenset[tuple[str, int]] = frozenset()
 
     @staticmethod
-    def of(files: Mapping[str, File], directories: Iterable[str], trash: Mapping[str, Trashed]) -> "State":
+    def of(
+        files: Mapping[str, File],
+        directories: Iterable[str],
+        trash: Mapping[str, Trashed],
+        gone: Mapping[str, int] | None = None,
+    ) -> "State":
         """The state with these things by path."""
-        return State(frozenset(files.items()), frozenset(directories), frozenset(trash.items()))
+        return State(
+            frozenset(files.items()), frozenset(directories), frozenset(trash.items()), frozenset((gone or {}).items())
+        )
 
     def file(self, path: str) -> File | None:
         """The conversation of that name."""
@@ -40,6 +53,10 @@ class State:
     def trashed(self, path: str) -> Trashed | None:
         """What was deleted under that name."""
         return dict(self.trash).get(path)
+
+    def deadline_of_last(self, path: str) -> int | None:
+        """The deadline of the last conversation of a name that is free."""
+        return dict(self.gone).get(path)
 
     def exists(self, path: str) -> bool:
         """Whether there is a directory of that name, or it is the root."""
@@ -52,35 +69,52 @@ class State:
 
     def with_file(self, path: str, file: File) -> "State":
         """With a file in place of whatever had the name."""
-        files, trash = dict(self.files), dict(self.trash)
+        files, trash, gone = dict(self.files), dict(self.trash), dict(self.gone)
         files[path] = file
         trash.pop(path, None)
-        return State.of(files, self.directories, trash)
+        gone.pop(path, None)
+        return State.of(files, self.directories, trash, gone)
 
     def without_file(self, path: str, *, keep: bool) -> "State":
         """Without a file. `keep`: it can be brought back."""
-        files, trash = dict(self.files), dict(self.trash)
-        gone = files.pop(path)
+        files, trash, gone = dict(self.files), dict(self.trash), dict(self.gone)
+        removed = files.pop(path)
         if keep:
-            trash[path] = Trashed(gone, sure=True)
-        return State.of(files, self.directories, trash)
+            trash[path] = Trashed(removed, sure=True)
+        if removed.expires_ns is not None:
+            gone[path] = removed.expires_ns
+        return State.of(files, self.directories, trash, gone)
+
+    def at(self, now_ns: int) -> "State":
+        """What becomes of it by nothing but the time: what has expired is absent, and cannot be brought back."""
+        state = self
+        for path, file in self.files:
+            if file.expires_ns is not None and file.expires_ns <= now_ns:
+                state = state.without_file(path, keep=False)
+        over = {t for t in self.trash if t[1].file.expires_ns is not None and t[1].file.expires_ns <= now_ns}
+        return replace(state, trash=state.trash - over)
+
+    def without_trashed(self, path: str) -> "State":
+        """With nothing to be brought back under that name."""
+        return replace(self, trash=frozenset(t for t in self.trash if t[0] != path))
 
     def with_directories(self, paths: Iterable[str]) -> "State":
         """With directories in place of whatever was deleted under their names."""
         added = frozenset(paths)
-        return State(self.files, self.directories | added, frozenset(t for t in self.trash if t[0] not in added))
+        trash = frozenset(t for t in self.trash if t[0] not in added)
+        return replace(self, directories=self.directories | added, trash=trash)
 
     def without_directory(self, path: str) -> "State":
         """Without that directory; what has names below it stays."""
-        return State(self.files, self.directories - {path}, self.trash)
+        return replace(self, directories=self.directories - {path})
 
     def without_trash(self) -> "State":
         """With nothing to be brought back."""
-        return State(self.files, self.directories, frozenset())
+        return replace(self, trash=frozenset())
 
     def with_trash_in_doubt(self) -> "State":
         """With nothing that is sure to be there to be brought back."""
-        return State(self.files, self.directories, frozenset((path, t._replace(sure=False)) for path, t in self.trash))
+        return replace(self, trash=frozenset((path, t._replace(sure=False)) for path, t in self.trash))
 
     def moved(self, old: str, new: str) -> "State":
         """With everything below directory `old` below `new`, and without `old`."""
@@ -89,7 +123,7 @@ class State:
         for path, file in self.files:
             if path in here:
                 state = state.without_file(path, keep=False).with_file(new + path[len(old) :], file)
-        return State(state.files, state.directories - {old, *here}, state.trash)
+        return replace(state, directories=state.directories - {old, *here})
 
     def partly_moved(self, old: str, new: str) -> set["State"]:
         """Everything that an interrupted move of a directory may leave: each file under either name, or both."""
@@ -108,7 +142,7 @@ class State:
             for made in _subsets([d for d in whole.directories if d not in self.directories]):
                 for removed in _subsets(directories):
                     grown = state.with_directories(made)
-                    states.add(State(grown.files, grown.directories - set(removed), grown.trash))
+                    states.add(replace(grown, directories=grown.directories - set(removed)))
         return states
 
     def _below(self, directory: str) -> set[str]:

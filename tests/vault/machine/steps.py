@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from stowfs.errors import (
     DirectoryNotEmpty,
     IsDirectory,
@@ -54,7 +56,7 @@ class Results:
 @dataclass(frozen=True)
 class Step:
     """What one host does. `trouble` befalls the `nth` request from its beginning on; `beside`: what another host does
-    meanwhile."""
+    meanwhile. `lifetime`, in seconds, and so `expires_ns`: the deadline of what is written, or is to be set."""
 
     kind: str
     host: str
@@ -66,6 +68,8 @@ class Step:
     trouble: str
     nth: int
     beside: str
+    lifetime: float | None = None
+    expires_ns: int | None = None
 
     def results(self, state: State) -> Results:
         """What may be afterwards, if the step begins in `state`."""
@@ -148,8 +152,7 @@ class Step:
         back = state.with_file(self.path, trashed.file).with_directories(ancestors(self.path))
         if trashed.sure:
             return Results({back})
-        gone = State(state.files, state.directories, state.trash - {(self.path, trashed)})
-        return Results({back}, {gone})
+        return Results({back}, {state.without_trashed(self.path)})
 
     def _changed(self, state: State) -> State | None:
         """What becomes of `state` by a change of a file; `None` where it is refused."""
@@ -158,16 +161,18 @@ class Step:
             case "replace" | "create":
                 if not state.exists(parent(self.path)) or (old is not None and self.kind == "create"):
                     return None
-                return state.with_file(self.path, File(content(self.seed), ATTRIBUTES.mode))
+                return state.with_file(self.path, File(content(self.seed), ATTRIBUTES.mode, self.expires_ns))
             case _ if old is None:
                 return None
             case "append":
-                return state.with_file(self.path, File(old.data + content(self.seed), old.mode))
+                return state.with_file(self.path, old._replace(data=old.data + content(self.seed)))
             case "edit":
                 data = overwritten(old.data, *edited(self.seed, len(old.data)))
-                return state.with_file(self.path, File(data, old.mode))
+                return state.with_file(self.path, old._replace(data=data))
             case "chmod":
-                return state.with_file(self.path, File(old.data, MODES[self.seed % len(MODES)]))
+                return state.with_file(self.path, old._replace(mode=MODES[self.seed % len(MODES)]))
+            case "expire":
+                return state.with_file(self.path, old._replace(expires_ns=self.expires_ns))
             case "delete":
                 return state.without_file(self.path, keep=True)
         if not state.exists(parent(self.other)):
@@ -180,6 +185,7 @@ class Step:
 
     async def carry_out(self, vault: Vault) -> None:
         """Does it. Raises one of `REFUSALS` where it cannot be done."""
+        attributes = msgspec.structs.replace(ATTRIBUTES, expires_ns=self.expires_ns)
         match self.kind:
             case "replace":
                 await _need_directory(vault, parent(self.path))
@@ -187,10 +193,10 @@ class Step:
                     base = await vault.head(self.path)
                 except NoSuchPath:
                     base = None
-                await write(vault, self.path, content(self.seed), base)
+                await write(vault, self.path, content(self.seed), base, attributes=attributes)
             case "create":
                 await _need_directory(vault, parent(self.path))
-                await write(vault, self.path, content(self.seed), exclusive=True)
+                await write(vault, self.path, content(self.seed), exclusive=True, attributes=attributes)
             case "append":
                 await append(vault, self.path, content(self.seed))
             case "edit":
@@ -198,6 +204,8 @@ class Step:
                 await edit(vault, self.path, position, data)
             case "chmod":
                 await vault.set_attributes(self.path, mode=MODES[self.seed % len(MODES)])
+            case "expire":
+                await vault.set_deadline(self.path, self.expires_ns)
             case "delete":
                 await vault.remove(self.path)
             case "undelete":

@@ -1,14 +1,17 @@
 """What a host sees of the tree, and what is counted in the store."""
 
 from stowfs.errors import NoSuchPath
-from stowfs.store.base import ObjectStore
+from stowfs.store.base import Found, ObjectStore
+from stowfs.vault import manifest as manifests
 from stowfs.vault.check import Checked, Checker
 from stowfs.vault.descriptor import Descriptor
+from stowfs.vault.expiry import NANOSECONDS
 from stowfs.vault.findings import CountTooHigh, OrphanBlob, Uncounted
+from stowfs.vault.manifest import Snapshot
+from stowfs.vault.naming import MANIFESTS, path_of_manifest
 from stowfs.vault.repair import repair
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
-from tests.support.vaults import read
 from tests.vault.machine.state import File, State
 from tests.vault.machine.steps import DIRECTORIES, FILES
 
@@ -21,7 +24,7 @@ async def files(vault: Vault) -> dict[str, File]:
             snapshot = await vault.head(path)
         except NoSuchPath:
             continue
-        found[path] = File(await read(vault, path), snapshot.attributes.mode)
+        found[path] = await _file(vault, snapshot)
     return found
 
 
@@ -51,7 +54,26 @@ async def trash(vault: Vault) -> dict[str, File]:
     found = {}
     async for snapshot in vault.deleted():
         if snapshot.path in FILES:
-            found[snapshot.path] = File(await vault.read(snapshot, 0, snapshot.size), snapshot.attributes.mode)
+            found[snapshot.path] = await _file(vault, snapshot)
+    return found
+
+
+async def _file(vault: Vault, snapshot: Snapshot) -> File:
+    data = await vault.read(snapshot, 0, snapshot.size)
+    return File(data, snapshot.attributes.mode, snapshot.attributes.expires_ns)
+
+
+async def deadlines(store: ObjectStore) -> dict[str, tuple[float, bool]]:
+    """What lies in the store with its content and a deadline: when that is, and whether it was deleted besides."""
+    found = {}
+    keys = [info.key async for page in store.list(MANIFESTS) for info in page.objects]
+    for key in keys:
+        path = path_of_manifest(key)
+        answer = await store.get(key)
+        assert isinstance(answer, Found)
+        manifest = manifests.decode(path, answer.etag, answer.body).manifest
+        if manifest.holds_something and manifest.attributes.expires_ns is not None:
+            found[path] = manifest.attributes.expires_ns / NANOSECONDS, manifest.deleted is not None
     return found
 
 
@@ -62,9 +84,9 @@ def has_trash(state: State, found: dict[str, File]) -> bool:
     return must <= found.keys() and all(may.get(path) == file for path, file in found.items())
 
 
-def sizes(files: dict[str, File]) -> dict[str, tuple[int, str]]:
-    """Files for a message: bytes and permissions."""
-    return {path: (len(file.data), oct(file.mode)) for path, file in files.items()}
+def sizes(files: dict[str, File]) -> dict[str, tuple[int, str, int | None]]:
+    """Files for a message: bytes, permissions, deadlines."""
+    return {path: (len(file.data), oct(file.mode), file.expires_ns) for path, file in files.items()}
 
 
 def only_waste(checked: Checked) -> bool:

@@ -7,9 +7,11 @@ finishes when it can: as long as there may be such (`pending`), a look excludes 
 What a host has acknowledged is in the store, so one set of states serves all hosts (`World.seen_by`).
 """
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
+import msgspec
 import trio
 from hypothesis import event
 
@@ -19,16 +21,24 @@ from stowfs.vault.check import Checker
 from stowfs.vault.collect import collect_garbage
 from stowfs.vault.descriptor import Descriptor, read_descriptor
 from stowfs.vault.draft import Draft, Intent
+from stowfs.vault.expiry import MARGIN, NANOSECONDS
 from stowfs.vault.repair import repair
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
+from tests.support.clock import Clock
 from tests.support.faults import FaultyStore, Late, Stall, StallAfter
 from tests.support.vaults import ATTRIBUTES, Hosts, write
 from tests.vault.machine import troubles, views
 from tests.vault.machine.state import File, State, ancestors
-from tests.vault.machine.steps import REFUSALS, Step, content
+from tests.vault.machine.steps import FILES, REFUSALS, Step, content
 
 HOSTS = ["a", "b", "c"]
+
+LIFETIMES = [10.0, 60.0, MARGIN]
+"""Seconds after which what has a deadline expires."""
+
+PASSING = [1.0, 10.0, 60.0, 1.5 * MARGIN]
+"""Seconds that pass at a time: past some deadlines, and past the margin of a collection."""
 
 PATIENCE = 0.5
 """Seconds that a collection may take: while the store is away it waits for releases that cannot be done."""
@@ -39,13 +49,15 @@ SETTLED = 20.0
 
 @dataclass
 class Opened:
-    """A draft that a host has open, made on what the conversation was then."""
+    """A draft that a host has open, made on what the conversation was then. `expires_ns`: its own deadline, which is
+    that of the base unless it replaces everything."""
 
     path: str
     draft: Draft
     base: File
     written: bytes
     intent: Intent
+    expires_ns: int | None
     collected: bool = False
     """Since it was opened there was a collection without grace: what it is based on may be gone."""
 
@@ -58,6 +70,7 @@ class World:
     hosts: Hosts
     store: MemoryStore
     descriptor: Descriptor
+    clock: Clock
     forgetful: bool
     lines: dict[str, FaultyStore] = field(default_factory=dict)
     vaults: dict[str, Vault] = field(default_factory=dict)
@@ -83,6 +96,24 @@ class World:
         """The states that the tree may be in for a host."""
         return self.states
 
+    def now(self) -> float:
+        """The time by which a collection goes, in seconds: it is not before anything that was written, which has the
+        true time."""
+        return max(time.time(), self.clock.time())
+
+    def pass_time(self, seconds: float) -> None:
+        """So much time passes, for everybody."""
+        self.clock.advance(seconds)
+        self.states = {state.at(self.clock.ns) for state in self.states}
+
+    def pass_until_next(self, paths: set[str]) -> None:
+        """Time passes until the next deadline of anything under those names has just come."""
+        deadlines = {file.expires_ns for state in self.states for path, file in state.files if path in paths}
+        deadlines |= {opened.expires_ns for opened in self.opened.values() if opened.path in paths}
+        ahead = [deadline for deadline in deadlines if deadline is not None and deadline > self.clock.ns]
+        if ahead:
+            self.pass_time((min(ahead) - self.clock.ns) / NANOSECONDS)
+
     async def rest(self) -> None:
         """Every host finishes what it has begun. One that waits before it tries again is not waited for."""
         for host in self.vaults:
@@ -101,7 +132,15 @@ class World:
     async def take(self, step: Step) -> None:
         """One step of a sequence."""
         step = step.aimed(self.states)
+        if step.lifetime is not None:
+            step = replace(step, expires_ns=self.clock.after(step.lifetime))
         match step.kind:
+            case "pass":
+                self.pass_time(PASSING[step.seed % len(PASSING)])
+            case "pass until the next":
+                self.pass_until_next(set(FILES))
+            case "close late":
+                await self.close_late(step)
             case "crash":
                 await self.restart(step.host)
             case "land":
@@ -224,7 +263,7 @@ class World:
             case "collect":
                 self.note_collection()
                 with trio.move_on_after(PATIENCE):
-                    await collect_garbage(self.lines[host], self.vaults[host], grace=0.0)
+                    await collect_garbage(self.lines[host], self.vaults[host], grace=0.0, now=self.now)
             case "check":
                 await self.check(host)
 
@@ -236,18 +275,34 @@ class World:
 
         async def collect() -> None:
             with trio.move_on_after(PATIENCE) as scope:
-                await collect_garbage(self.lines[step.host], self.vaults[step.host], grace=0.0, trash=trash)
+                await collect_garbage(
+                    self.lines[step.host], self.vaults[step.host], grace=0.0, trash=trash, now=self.now
+                )
             if scope.cancelled_caught:
                 raise StoreError("given up")
 
+        before = await self.expired_in_store()
         outcome = await self.run(step, collect)
         event(f"{step.kind}: {outcome}")
+        if outcome == "done" and not self.pending:
+            # Given up is what any host whose clock is slow would see as expired, too, and nothing else.
+            after = await self.expired_in_store()
+            assert not after[True], after
+            assert after[False] == before[False], (before, after)
         if trash is None or cut_off:
             return
         if outcome == "done" and not self.pending:
             self.states = {state.without_trash() for state in self.states}
         else:
             self.states = {state.with_trash_in_doubt() for state in self.states}
+
+    async def expired_in_store(self) -> dict[bool, set[str]]:
+        """What has expired and still has its content, and was not deleted: that is to be given up, or not yet."""
+        found: dict[bool, set[str]] = {True: set(), False: set()}
+        for path, (deadline, deleted) in (await views.deadlines(self.store)).items():
+            if deadline <= self.clock.time() and not deleted:
+                found[deadline <= self.clock.time() - MARGIN].add(path)
+        return found
 
     def note_collection(self) -> None:
         for opened in self.opened.values():
@@ -303,8 +358,9 @@ class World:
         except NoSuchPath:
             return
         data = content(step.seed)
-        before = File(await vault.read(base, 0, base.size), base.attributes.mode)
-        draft = vault.draft(step.path, base, ATTRIBUTES)
+        before = File(await vault.read(base, 0, base.size), base.attributes.mode, base.attributes.expires_ns)
+        expires_ns = before.expires_ns if step.seed % 3 else step.expires_ns
+        draft = vault.draft(step.path, base, msgspec.structs.replace(ATTRIBUTES, expires_ns=expires_ns))
         match step.seed % 3:
             case 0:
                 draft.truncate(0)
@@ -314,7 +370,7 @@ class World:
             case _:
                 draft.write(draft.size // 2, data)
         written = await draft.read(0, draft.size)
-        self.opened[step.host] = Opened(step.path, draft, before, written, draft.intent)
+        self.opened[step.host] = Opened(step.path, draft, before, written, draft.intent, expires_ns)
 
     async def close(self, step: Step) -> None:
         """Commits what a host began to write, perhaps long ago; where that fails, again."""
@@ -339,20 +395,56 @@ class World:
         if outcome == "failed" and not opened.collected and not self.forgetful:
             self.lines[step.host].down = False
             outcome = await self.run(Step("close", step.host, "", "", "", "", 0, "", 1, ""), commit)
-            assert outcome == "done"
+            assert outcome in ("done", "refused")
         event(f"close: {opened.intent.value}: {outcome}")
         if outcome != "crashed":
             opened.draft.discard()
         beside = await self.forget_conflicts(opened)
-        after = states if beside else {self.closed(state, opened) for state in states}
-        self.states = after if outcome == "done" and not self.pending else states | after
+        refused = {state for state in states if self.comes_too_late(state, opened)}
+        after = states if beside else {self.closed(state, opened) for state in states - refused}
+        match outcome:
+            case "done" if not self.pending:
+                self.states = after
+            case "refused" if not self.pending:
+                self.states = refused
+            case _:
+                self.states = states | after
+        assert self.states, (step, opened.intent, outcome)
+
+    def comes_too_late(self, state: State, opened: Opened) -> bool:
+        """Whether a draft is not committed, because what was written to has expired. One that replaces everything has
+        nothing to do with the deadline of what it replaces; any other follows what has the name now."""
+        current = state.file(opened.path)
+        over = opened.expires_ns is not None and opened.expires_ns <= self.clock.ns
+        if opened.intent is Intent.REPLACE:
+            return over
+        if current is None:
+            last = state.deadline_of_last(opened.path)
+            return over or (last is not None and last <= self.clock.ns)
+        # An edit that lost would be kept beside, with the deadline that it has.
+        return over and opened.intent is Intent.EDIT and current.data != opened.base.data
+
+    async def close_late(self, step: Step) -> None:
+        """A host has a conversation open when its deadline comes, which may be one that another host sets meanwhile,
+        and commits then."""
+        await self.open(step)
+        if step.host not in self.opened:
+            return
+        path = self.opened[step.host].path
+        if step.nth % 3:
+            other = HOSTS[(HOSTS.index(step.host) + 1) % len(HOSTS)]
+            await self.attempt(replace(step, kind="expire", host=other, path=path, trouble="", beside=""))
+        self.pass_until_next({path})
+        if step.nth % 2:
+            await self.collect(replace(step, kind="collect", trouble="", beside=""))
+        await self.close(replace(step, kind="close"))
 
     @staticmethod
     def closed(state: State, opened: Opened) -> State:
         """What a draft makes of a state. The mode is the draft's, unless it was changed elsewhere only."""
         current = state.file(opened.path)
         if current is None:
-            return state.with_file(opened.path, File(opened.written, ATTRIBUTES.mode))
+            return state.with_file(opened.path, File(opened.written, ATTRIBUTES.mode, opened.expires_ns))
         mode = current.mode if opened.base.mode == ATTRIBUTES.mode else ATTRIBUTES.mode
         match opened.intent:
             case Intent.APPEND:
@@ -361,7 +453,8 @@ class World:
                 return state  # kept beside
             case _:
                 data = opened.written
-        return state.with_file(opened.path, File(data, mode))
+        expires_ns = opened.expires_ns if opened.intent is Intent.REPLACE else current.expires_ns
+        return state.with_file(opened.path, File(data, mode, expires_ns))
 
     async def forget_conflicts(self, opened: Opened) -> bool:
         """An edit that lost lies beside the winner, whole. Returns whether there was one."""
@@ -427,6 +520,7 @@ class World:
         self.vaults.clear()
         await views.close_accounts(self.store, self.descriptor, exact=not self.troubled, leaks=self.forgetful)
         await self.start("last")
+        self.pass_time(max(LIFETIMES) + MARGIN)
         await self.collect(Step("collect", "last", "", "", "", "", 0, "", 1, ""))
         await self.look("last")
         await self.look_at_trash("last")
