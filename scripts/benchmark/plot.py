@@ -15,6 +15,9 @@ COLUMNS = 4
 PANEL = (3.4, 2.6)
 """Width and height of one chart in inches: twelve names stay readable."""
 
+ROOM = 3
+"""By how much an axis goes beyond its bars, so that their figures fit in."""
+
 Bar = tuple[str, float]
 
 
@@ -62,11 +65,17 @@ def _bars(chart: Any, title: str, bars: Sequence[Bar], baseline: str) -> None:
         BASELINE_COLOUR if name == baseline else OWN_COLOUR if name.startswith("stowfs") else PEER_COLOUR
         for name in names
     ]
-    drawn = chart.barh(names, [value for _, value in bars], color=colours)
-    chart.bar_label(drawn, fmt="%.2g", padding=2, fontsize=7)
+    values = [value for _, value in bars]
+    # On a logarithmic axis there is no zero for bars to begin at: they go from 1, to either side.
+    chart.barh(names, [value - 1 for value in values], left=1, color=colours)
+    chart.axvline(1, color=BASELINE_COLOUR, linewidth=1)
+    for row, value in enumerate(values):
+        chart.annotate(
+            f"{value:.2g}", (max(value, 1), row), (3, 0), textcoords="offset points", va="center", fontsize=7
+        )
     chart.set_xscale("log")
+    chart.set_xlim(min(*values, 1) / ROOM, max(*values, 1) * ROOM)
     chart.xaxis.set_minor_formatter(NullFormatter())
-    chart.margins(x=0.2)
     chart.invert_yaxis()
     chart.set_title(title, fontsize=9)
     chart.tick_params(labelsize=7)

@@ -175,7 +175,10 @@ def _missing(contestant: Contestant, workload: str, failed: Set[str]) -> str:
 
 def _slowness(result: Result) -> str:
     wrong = " wrong" if result.verified is False else ""
-    return (NOTHING if result.slowness is None else f"{result.slowness:.2f}") + wrong
+    if result.slowness is None:
+        return NOTHING + wrong
+    digits = ".2f" if result.slowness >= 0.1 else ".1g"
+    return f"{result.slowness:{digits}}{wrong}"
 
 
 def _requests_of(result: Result) -> str:
