@@ -22,7 +22,7 @@ LARGE_MIB = int(os.environ.get("STOWFS_MEMORY_MIB", "256"))
 FILES = int(os.environ.get("STOWFS_MEMORY_FILES", "2000"))
 """Files in one directory."""
 
-COPY_TIMEOUT = 55.0 * max(1, LARGE_MIB / 256, FILES / 10_000)
+COPY_TIMEOUT = 55.0 * max(1, LARGE_MIB / 256, FILES / 2000)
 """Seconds a copy may take, most of them compression, and so may making or listing the files."""
 
 WRITE = """
