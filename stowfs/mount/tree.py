@@ -116,9 +116,12 @@ class Tree:
 
     def _at_or_new(self, path: str, version: Version) -> Inode:
         inode = self._inodes.at(path)
+        if inode is not None and inode.draft is not None:
+            # What it replaces may be of another type.
+            return inode
         if inode is None or inode.type_bits != version.type_bits:
             return self._inodes.add(path, version)
-        if inode.draft is not None or (inode.version is not None and inode.version.commit == version.commit):
+        if inode.version is not None and inode.version.commit == version.commit:
             return inode
         if inode.handles:
             return self._inodes.add(path, version)

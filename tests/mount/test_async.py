@@ -69,6 +69,17 @@ def test_many_changes_within_the_delay_are_one_commit(mounts: Mounts) -> None:
     assert run("ls", other.root).stdout == b"final\nlog\n"
 
 
+def test_a_file_that_waits_hides_what_it_replaces_whatever_that_is(mounts: Mounts) -> None:
+    mount = mounts.start("a", WAITS)
+    run("ln", "-s", "nowhere", mount.root / "name")
+    run("sh", "-c", "echo new > t; mv t name", cwd=mount.root)
+    listed = "print([(entry.name, entry.is_symlink()) for entry in os.scandir(args[0])], os.lstat(args[1]).st_size)"
+    assert python(listed, mount.root, mount.root / "name") == "[('name', False)] 4"
+    flush(mount)
+    assert python(listed, mount.root, mount.root / "name") == "[('name', False)] 4"
+    assert run("cat", mounts.start("b").root / "name").stdout == b"new\n"
+
+
 def test_it_reaches_the_store_by_itself(mounts: Mounts) -> None:
     mount, other = mounts.start("a", "commit=async,flush_delay=0.1"), mounts.start("b")
     run("tee", mount.root / "x", data=NEW)

@@ -26,6 +26,9 @@ EXAMPLES = int(os.environ.get("STOWFS_EXAMPLES", "25"))
 
 SEED = int(os.environ.get("STOWFS_SEED", "1"))
 
+MODES = ["commit=sync", "commit=async,flush_delay=3600", "commit=async,flush_delay=0.02"]
+"""Everything goes to the store at once; nothing does; something does at any time."""
+
 MINIMUM = 12
 """Operations of a sequence; on average there are then twice as many."""
 
@@ -163,10 +166,11 @@ def without_times(tree: list[object]) -> list[object]:
 
 
 @pytest.mark.timeout(120 + SECONDS_EACH * EXAMPLES)
-def test_operations_do_what_they_do_on_a_local_disk(mounts: Mounts, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", MODES)
+def test_operations_do_what_they_do_on_a_local_disk(mounts: Mounts, tmp_path: Path, options: str) -> None:
     local = tmp_path / "local"
     local.mkdir()
-    mount = mounts.start()
+    mount = mounts.start(options=options)
     names = (f"{number:05d}" for number in itertools.count())
     done: list[str] = []
 

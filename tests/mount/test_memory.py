@@ -80,7 +80,7 @@ def test_many_files_that_lie_in_their_manifests_do_not_stay_in_memory(mounts: Mo
 
 @pytest.mark.timeout(60 + 3 * COPY_TIMEOUT)
 def test_a_large_directory_is_made_and_listed_in_little_memory(mounts: Mounts) -> None:
-    mount = mounts.start()
+    mount = mounts.start(options="timeout=60")
     run("mkdir", mount.root / "d")
     code = (
         "for n in range(int(args[1])):\n"
@@ -92,7 +92,7 @@ def test_a_large_directory_is_made_and_listed_in_little_memory(mounts: Mounts) -
     mount.unmount()
     # What is listed by a daemon that did not make it has to be fetched.
     mounts.forget_caches("a")
-    listing = mounts.start()
+    listing = mounts.start(options="timeout=60")
     listed = run("find", listing.root, "-name", "*.json", "-printf", "%s\n", timeout=COPY_TIMEOUT).stdout.split()
     assert len(listed) == FILES
     assert run("ls", "-l", listing.root / "d", timeout=COPY_TIMEOUT).stdout.count(b".json\n") == FILES

@@ -66,7 +66,7 @@ def wait_for_size(path: Path, size: int) -> None:
 
 
 @pytest.mark.timeout(120 + 2 * REPLAY_TIMEOUT)
-@pytest.mark.parametrize("mode", ["sync"])
+@pytest.mark.parametrize("mode", ["sync", "async"])
 def test_sessions_are_written_line_by_line_and_followed(mounts: Mounts, tmp_path: Path, mode: str) -> None:
     mount = mounts.start(options=f"commit={mode}")
     root = mount.root / "sessions"
