@@ -67,12 +67,12 @@ class Hosts:
             ended = await self._stack.__aexit__(kind, error, trace)
         return ended
 
-    async def start(self, name: str, store: ObjectStore | None = None) -> Vault:
-        """Starts a host; it begins to recover what it left when it crashed."""
+    async def start(self, name: str, store: ObjectStore | None = None, **options: object) -> Vault:
+        """Starts a host; it begins to recover what it left when it crashed. `options`: its own, beside those of all."""
         assert self.descriptor is not None
         tier = HotTierOptions(self.directory / name / "state", self.directory / name / "cache")
         hot = await HotTier.open(tier, self.descriptor.store_id, "test")
-        host: _Host = await self._nursery.start(self._run, hot, store or self.store)
+        host: _Host = await self._nursery.start(self._run, hot, store or self.store, options)
         self._hosts[name] = host
         return host.vault
 
@@ -92,10 +92,12 @@ class Hosts:
         """Runs something as a part of a host: a crash ends it in the same instant as everything else there."""
         self._hosts[name].nursery.start_soon(function)
 
-    async def _run(self, hot: HotTier, store: ObjectStore, *, task_status: trio.TaskStatus[_Host]) -> None:
+    async def _run(
+        self, hot: HotTier, store: ObjectStore, own: dict[str, object], *, task_status: trio.TaskStatus[_Host]
+    ) -> None:
         assert self.descriptor is not None
         ended = trio.Event()
-        options = VaultOptions(**{"deadline": DEADLINE, **self.options})  # type: ignore[arg-type]
+        options = VaultOptions(**{"deadline": DEADLINE, **self.options, **own})  # type: ignore[arg-type]
         try:
             async with trio.open_nursery() as nursery:
                 vault = Vault(store, hot, self.descriptor, options, nursery)

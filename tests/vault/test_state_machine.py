@@ -93,7 +93,7 @@ CHANGES = [
 ]
 DIRECTORY_CHANGES = ["mkdir", "rmdir", "move"]
 OTHERS = ["both", "open", "open", "open", "close", "close", "close", "look", "crash", "outage", "return", "return"]
-MAINTENANCE = ["collect", "empty trash", "check", "deliver", "land"]
+MAINTENANCE = ["collect", "empty trash", "check", "deliver", "land", "flush", "flush"]
 TIME = ["pass", "pass until the next", "close late", "close late", "close late"]
 STEPS = st.builds(
     Step,

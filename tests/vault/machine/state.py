@@ -26,13 +26,14 @@ class State:
     """One state of a tree. The constructors and the methods that change something return new ones.
 
     `gone`: names that are free again, with the deadline of the last conversation there, if it had one. It counts for
-    what was opened before.
+    what was opened before. `stored`: what a host has acknowledged and still may not know to be in the store.
     """
 
     files: frozenset[tuple[str, File]]
     directories: frozenset[str]
     trash: frozenset[tuple[str, Trashed]]
     gone: frozenset[tuple[str, int]] = frozenset()
+    stored: frozenset[str] = frozenset()
 
     @staticmethod
     def of(
@@ -73,7 +74,7 @@ class State:
         files[path] = file
         trash.pop(path, None)
         gone.pop(path, None)
-        return State.of(files, self.directories, trash, gone)
+        return replace(State.of(files, self.directories, trash, gone), stored=self.stored)
 
     def without_file(self, path: str, *, keep: bool) -> "State":
         """Without a file. `keep`: it can be brought back."""
@@ -83,7 +84,7 @@ class State:
             trash[path] = Trashed(removed, sure=True)
         if removed.expires_ns is not None:
             gone[path] = removed.expires_ns
-        return State.of(files, self.directories, trash, gone)
+        return replace(State.of(files, self.directories, trash, gone), stored=self.stored)
 
     def at(self, now_ns: int) -> "State":
         """What becomes of it by nothing but the time: what has expired is absent, and cannot be brought back."""

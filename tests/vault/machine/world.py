@@ -27,12 +27,15 @@ from stowfs.vault.vault import Vault
 from tests.support.audit import audit
 from tests.support.clock import Clock
 from tests.support.faults import FaultyStore, Late, Stall, StallAfter
-from tests.support.vaults import ATTRIBUTES, Hosts, write
+from tests.support.vaults import ATTRIBUTES, Hosts, flush, write
 from tests.vault.machine import troubles, views
 from tests.vault.machine.state import File, State, ancestors
 from tests.vault.machine.steps import FILES, REFUSALS, Step, content
 
 HOSTS = ["a", "b", "c"]
+
+ASYNCHRONOUS = "c"
+"""The host with commit=async: what is open there is acknowledged when it is closed, and flushed some time later."""
 
 LIFETIMES = [10.0, 60.0, MARGIN]
 """Seconds after which what has a deadline expires."""
@@ -60,6 +63,8 @@ class Opened:
     expires_ns: int | None
     collected: bool = False
     """Since it was opened there was a collection without grace: what it is based on may be gone."""
+    key: str = ""
+    """By what an acknowledged draft is known: its id, which becomes another one when it is in the store."""
 
 
 @dataclass
@@ -76,6 +81,7 @@ class World:
     vaults: dict[str, Vault] = field(default_factory=dict)
     states: set[State] = field(default_factory=set)
     opened: dict[str, Opened] = field(default_factory=dict)
+    acknowledged: dict[str, Opened] = field(default_factory=dict)
     pending: bool = False
     troubled: bool = False
 
@@ -83,7 +89,14 @@ class World:
 
     async def start(self, host: str) -> None:
         line = self.lines.setdefault(host, FaultyStore(self.store))
-        self.vaults[host] = await self.hosts.start(host, line)
+        vault = await self.hosts.start(host, line, asynchronous=host == ASYNCHRONOUS)
+        self.vaults[host] = vault
+        if host == ASYNCHRONOUS:
+            # Whatever was acknowledged is there again, and may have been stored just before the crash.
+            drafts = {draft.id: draft for draft in vault.backlog.drafts}
+            assert drafts.keys() <= self.acknowledged.keys()
+            for key, draft in drafts.items():
+                self.acknowledged[key].draft = draft
 
     async def restart(self, host: str) -> None:
         """The host crashes, and comes back."""
@@ -164,6 +177,8 @@ class World:
                 await self.open(step)
             case "close":
                 await self.close(step)
+            case "flush":
+                await self.flush(replace(step, host=ASYNCHRONOUS))
             case "both":
                 await self.both(step)
             case "look":
@@ -305,7 +320,7 @@ class World:
         return found
 
     def note_collection(self) -> None:
-        for opened in self.opened.values():
+        for opened in [*self.opened.values(), *self.acknowledged.values()]:
             opened.collected = True
 
     async def check(self, host: str) -> None:
@@ -353,6 +368,8 @@ class World:
         vault = self.vaults[step.host]
         if step.host in self.opened or self.lines[step.host].down:
             return
+        if step.host == ASYNCHRONOUS and step.path in [opened.path for opened in self.acknowledged.values()]:
+            return  # a mount goes on with that draft
         try:
             base = await vault.head(step.path)
         except NoSuchPath:
@@ -379,6 +396,9 @@ class World:
         if step.host not in self.opened:
             step = replace(step, host=next(iter(self.opened)))
         opened = self.opened[step.host]
+        if step.host == ASYNCHRONOUS:
+            await self.acknowledge(opened)
+            return
         states = set(self.states)
 
         async def commit() -> None:
@@ -410,6 +430,71 @@ class World:
             case _:
                 self.states = states | after
         assert self.states, (step, opened.intent, outcome)
+
+    async def acknowledge(self, opened: Opened) -> None:
+        """What is open on the host with commit=async becomes durable there, whether or not the store answers."""
+        vault = self.vaults[ASYNCHRONOUS]
+        await vault.acknowledge(opened.draft)
+        opened.key = opened.draft.id
+        self.acknowledged[opened.key] = opened
+        self.opened.pop(ASYNCHRONOUS)
+        event(f"acknowledge: {opened.intent.value}")
+
+    async def flush(self, step: Step) -> None:
+        """What is acknowledged goes to the store, all of it unless that fails. What is left is what it was, but may be
+        in the store already."""
+        waiting = [self.acknowledged[draft.id] for draft in self.vaults[step.host].backlog.drafts]
+        assert waiting == list(self.acknowledged.values())
+        states = set(self.states)
+        cut_off = self.lines[step.host].down
+
+        async def carry_out() -> None:
+            try:
+                await flush(self.vaults[step.host])
+            except CorruptObject:
+                if not any(opened.collected for opened in waiting):
+                    raise
+                raise StoreError("a base is gone") from None
+
+        outcome = await self.run(step, carry_out)
+        event(f"flush: {outcome}")
+        if cut_off or not waiting:
+            return
+        left = {draft.id for draft in self.vaults[step.host].backlog.drafts}
+        assert not left or outcome != "done"
+        beside = await self.conflicts({opened.path: opened for opened in waiting})
+        for opened in waiting:
+            after = {end for state in states for end in self.flushed(state, opened, beside)}
+            done = opened.key not in left
+            states = after if done and not self.pending else states | after
+            assert states, (opened.path, opened.intent, beside)
+            if done:
+                states = {replace(state, stored=state.stored - {opened.key}) for state in states}
+                del self.acknowledged[opened.key]
+                event(f"flushed: {opened.intent.value}")
+        self.states = states
+
+    def flushed(self, state: State, opened: Opened, beside: set[str]) -> set[State]:
+        """What may be where an acknowledged draft has been committed; where it was kept beside, that was seen."""
+        if opened.key in state.stored or self.comes_too_late(state, opened):
+            return {state}
+        current = state.file(opened.path)
+        loses = opened.intent is Intent.EDIT and current is not None and current.data != opened.base.data
+        if loses or (self.forgetful and opened.path in beside):
+            return {state} if opened.path in beside else set()
+        end = self.closed(state, opened)
+        return {replace(end, stored=end.stored | {opened.key})}
+
+    async def flush_all(self) -> None:
+        """Everything that is acknowledged goes to the store; what stood on something collected without grace cannot."""
+        for _ in range(2):
+            await self.flush(Step("flush", ASYNCHRONOUS, "", "", "", "", 0, "", 1, ""))
+        vault = self.vaults[ASYNCHRONOUS]
+        for key, opened in list(self.acknowledged.items()):
+            assert opened.collected
+            await vault.backlog.withdraw(opened.draft)
+            opened.draft.discard()
+            del self.acknowledged[key]
 
     def comes_too_late(self, state: State, opened: Opened) -> bool:
         """Whether a draft is not committed, because what was written to has expired. One that replaces everything has
@@ -458,21 +543,25 @@ class World:
 
     async def forget_conflicts(self, opened: Opened) -> bool:
         """An edit that lost lies beside the winner, whole. Returns whether there was one."""
+        return bool(await self.conflicts({opened.path: opened}))
+
+    async def conflicts(self, edits: dict[str, Opened]) -> set[str]:
+        """Which of these edits lie beside what won, whole; they are removed."""
         keys = [info.key async for page in self.store.list("manifests/") for info in page.objects]
         if not any(".conflict-" in key for key in keys):
-            return False
+            return set()
         host = next(iter(self.vaults))
         self.lines[host].down = False
         vault = self.vaults[host]
         lost = [snapshot async for snapshot in vault.walk() if ".conflict-" in snapshot.path]
         for snapshot in lost:
-            assert snapshot.path.startswith(opened.path)
-            assert opened.intent is Intent.EDIT
+            opened = edits[snapshot.path.partition(".conflict-")[0]]
+            assert opened.intent is Intent.EDIT or (opened.key and self.forgetful)
             if not opened.collected:
                 assert await vault.read(snapshot, 0, snapshot.size) == opened.written
             await vault.remove(snapshot.path)
             event("conflict")
-        return bool(lost)
+        return {snapshot.path.partition(".conflict-")[0] for snapshot in lost}
 
     # Looking
 
@@ -481,6 +570,11 @@ class World:
         vault = self.vaults[host]
         if self.lines[host].down:
             return
+        if host == ASYNCHRONOUS:
+            for opened in self.acknowledged.values():
+                # Restored after a crash or not, it is what was acknowledged.
+                if not opened.collected:
+                    assert await opened.draft.read(0, opened.draft.size) == opened.written
         files, directories = await views.files(vault), await views.directories(vault)
         expected = self.seen_by(host)
         matching = {s for s in expected if dict(s.files) == files and s.directories == directories}
@@ -509,6 +603,7 @@ class World:
         await self.rest()
         await self.land()
         self.pending = False
+        await self.flush_all()
         for host in HOSTS:
             await self.look(host)
             await self.restart(host)
