@@ -93,12 +93,23 @@ CHANGES = [
 ]
 DIRECTORY_CHANGES = ["mkdir", "rmdir", "move"]
 OTHERS = ["both", "open", "open", "open", "close", "close", "close", "look", "crash", "outage", "return", "return"]
-MAINTENANCE = ["collect", "empty trash", "check", "deliver", "land", "flush", "flush"]
+MAINTENANCE = ["collect", "empty trash", "check", "deliver", "land"]
+ASYNCHRONOUS = ["acknowledge", "acknowledge", "acknowledge", "flush", "flush"]
 TIME = ["pass", "pass until the next", "close late", "close late", "close late"]
 STEPS = st.builds(
     Step,
     kind=st.sampled_from(
-        [*CHANGES, *CHANGES, *CHANGES, *DIRECTORY_CHANGES, *DIRECTORY_CHANGES, *OTHERS, *MAINTENANCE, *TIME]
+        [
+            *CHANGES,
+            *CHANGES,
+            *CHANGES,
+            *DIRECTORY_CHANGES,
+            *DIRECTORY_CHANGES,
+            *OTHERS,
+            *MAINTENANCE,
+            *TIME,
+            *ASYNCHRONOUS,
+        ]
     ),
     host=st.sampled_from(HOSTS),
     path=st.sampled_from(FILES),

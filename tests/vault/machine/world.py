@@ -29,7 +29,7 @@ from tests.support.clock import Clock
 from tests.support.faults import FaultyStore, Late, Stall, StallAfter
 from tests.support.vaults import ATTRIBUTES, Hosts, flush, write
 from tests.vault.machine import troubles, views
-from tests.vault.machine.state import File, State, ancestors
+from tests.vault.machine.state import File, State, ancestors, parent
 from tests.vault.machine.steps import FILES, REFUSALS, Step, content
 
 HOSTS = ["a", "b", "c"]
@@ -57,12 +57,13 @@ class Opened:
 
     path: str
     draft: Draft
-    base: File
+    base: File | None
     written: bytes
     intent: Intent
     expires_ns: int | None
     collected: bool = False
     """Since it was opened there was a collection without grace: what it is based on may be gone."""
+    exclusive: bool = False
     key: str = ""
     """By what an acknowledged draft is known: its id, which becomes another one when it is in the store."""
 
@@ -177,6 +178,10 @@ class World:
                 await self.open(step)
             case "close":
                 await self.close(step)
+            case "acknowledge":
+                await self.open(replace(step, host=ASYNCHRONOUS))
+                if ASYNCHRONOUS in self.opened:
+                    await self.acknowledge(self.opened[ASYNCHRONOUS])
             case "flush":
                 await self.flush(replace(step, host=ASYNCHRONOUS))
             case "both":
@@ -364,7 +369,7 @@ class World:
     # Drafts
 
     async def open(self, step: Step) -> None:
-        """Begins to write to a conversation."""
+        """Begins to write to a conversation; on the host with commit=async perhaps to a new one."""
         vault = self.vaults[step.host]
         if step.host in self.opened or self.lines[step.host].down:
             return
@@ -373,6 +378,8 @@ class World:
         try:
             base = await vault.head(step.path)
         except NoSuchPath:
+            if step.host == ASYNCHRONOUS:
+                await self.open_new(step)
             return
         data = content(step.seed)
         before = File(await vault.read(base, 0, base.size), base.attributes.mode, base.attributes.expires_ns)
@@ -388,6 +395,20 @@ class World:
                 draft.write(draft.size // 2, data)
         written = await draft.read(0, draft.size)
         self.opened[step.host] = Opened(step.path, draft, before, written, draft.intent, expires_ns)
+
+    async def open_new(self, step: Step) -> None:
+        """Begins to write a new conversation, perhaps with O_EXCL."""
+        vault = self.vaults[step.host]
+        try:
+            await vault.head(parent(step.path))
+        except NoSuchPath:
+            return
+        draft = vault.draft(step.path, None, msgspec.structs.replace(ATTRIBUTES, expires_ns=step.expires_ns))
+        draft.exclusive = step.seed % 2 == 0
+        draft.write(0, content(step.seed))
+        self.opened[step.host] = Opened(
+            step.path, draft, None, content(step.seed), draft.intent, step.expires_ns, exclusive=draft.exclusive
+        )
 
     async def close(self, step: Step) -> None:
         """Commits what a host began to write, perhaps long ago; where that fails, again."""
@@ -478,9 +499,7 @@ class World:
         """What may be where an acknowledged draft has been committed; where it was kept beside, that was seen."""
         if opened.key in state.stored or self.comes_too_late(state, opened):
             return {state}
-        current = state.file(opened.path)
-        loses = opened.intent is Intent.EDIT and current is not None and current.data != opened.base.data
-        if loses or (self.forgetful and opened.path in beside):
+        if self.loses(state, opened) or (self.forgetful and opened.path in beside):
             return {state} if opened.path in beside else set()
         end = self.closed(state, opened)
         return {replace(end, stored=end.stored | {opened.key})}
@@ -507,7 +526,15 @@ class World:
             last = state.deadline_of_last(opened.path)
             return over or (last is not None and last <= self.clock.ns)
         # An edit that lost would be kept beside, with the deadline that it has.
-        return over and opened.intent is Intent.EDIT and current.data != opened.base.data
+        return over and self.loses(state, opened)
+
+    @staticmethod
+    def loses(state: State, opened: Opened) -> bool:
+        """Whether a draft can only be kept beside what is there."""
+        current = state.file(opened.path)
+        if current is None or opened.base is None:
+            return current is not None and opened.exclusive
+        return opened.intent is Intent.EDIT and current.data != opened.base.data
 
     async def close_late(self, step: Step) -> None:
         """A host has a conversation open when its deadline comes, which may be one that another host sets meanwhile,
@@ -529,6 +556,8 @@ class World:
         """What a draft makes of a state. The mode is the draft's, unless it was changed elsewhere only."""
         current = state.file(opened.path)
         if current is None:
+            return state.with_file(opened.path, File(opened.written, ATTRIBUTES.mode, opened.expires_ns))
+        if opened.base is None:
             return state.with_file(opened.path, File(opened.written, ATTRIBUTES.mode, opened.expires_ns))
         mode = current.mode if opened.base.mode == ATTRIBUTES.mode else ATTRIBUTES.mode
         match opened.intent:
@@ -556,7 +585,7 @@ class World:
         lost = [snapshot async for snapshot in vault.walk() if ".conflict-" in snapshot.path]
         for snapshot in lost:
             opened = edits[snapshot.path.partition(".conflict-")[0]]
-            assert opened.intent is Intent.EDIT or (opened.key and self.forgetful)
+            assert opened.intent is Intent.EDIT or opened.exclusive or (opened.key and self.forgetful)
             if not opened.collected:
                 assert await vault.read(snapshot, 0, snapshot.size) == opened.written
             await vault.remove(snapshot.path)
