@@ -96,21 +96,10 @@ OTHERS = ["both", "open", "open", "open", "close", "close", "close", "look", "cr
 MAINTENANCE = ["collect", "empty trash", "check", "deliver", "land"]
 ASYNCHRONOUS = ["acknowledge", "acknowledge", "acknowledge", "flush", "flush"]
 TIME = ["pass", "pass until the next", "close late", "close late", "close late"]
+KINDS = [*CHANGES * 3, *DIRECTORY_CHANGES * 2, *OTHERS, *MAINTENANCE, *TIME, *ASYNCHRONOUS]
 STEPS = st.builds(
     Step,
-    kind=st.sampled_from(
-        [
-            *CHANGES,
-            *CHANGES,
-            *CHANGES,
-            *DIRECTORY_CHANGES,
-            *DIRECTORY_CHANGES,
-            *OTHERS,
-            *MAINTENANCE,
-            *TIME,
-            *ASYNCHRONOUS,
-        ]
-    ),
+    kind=st.sampled_from(KINDS),
     host=st.sampled_from(HOSTS),
     path=st.sampled_from(FILES),
     other=st.sampled_from(FILES),

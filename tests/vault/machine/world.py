@@ -506,14 +506,14 @@ class World:
 
     async def flush_all(self) -> None:
         """Everything that is acknowledged goes to the store; what stood on something collected without grace cannot."""
-        for _ in range(2):
+        while self.acknowledged:
             await self.flush(Step("flush", ASYNCHRONOUS, "", "", "", "", 0, "", 1, ""))
-        vault = self.vaults[ASYNCHRONOUS]
-        for key, opened in list(self.acknowledged.items()):
-            assert opened.collected
-            await vault.backlog.withdraw(opened.draft)
-            opened.draft.discard()
-            del self.acknowledged[key]
+            # A flush ends with the first that cannot be stored.
+            for key, opened in list(self.acknowledged.items())[:1]:
+                assert opened.collected
+                await self.vaults[ASYNCHRONOUS].backlog.withdraw(opened.draft)
+                opened.draft.discard()
+                del self.acknowledged[key]
 
     def comes_too_late(self, state: State, opened: Opened) -> bool:
         """Whether a draft is not committed, because what was written to has expired. One that replaces everything has
