@@ -128,6 +128,11 @@ class Step:
         return there[self.seed % len(there)] if there and self.nth % 4 else name
 
     @property
+    def is_idle(self) -> bool:
+        """Whether it succeeds without doing anything: a file is given the name it has."""
+        return self.kind in ("rename", "rename to a free name") and self.path == self.other
+
+    @property
     def is_long(self) -> bool:
         """Whether it takes several commits, so that it may be refused half-way."""
         return self.kind in ("move", "undelete")
