@@ -167,11 +167,20 @@ class Contents:
                 self._committed(inode, before, committed)
 
             inode.attempted = True
-            if not await self._vault.backlog.flush(draft, inode.lock, settled):
-                async with inode.lock:
-                    self._expired(inode)
+            try:
+                if not await self._vault.backlog.flush(draft, inode.lock, settled):
+                    async with inode.lock:
+                        self._expired(inode)
+            finally:
+                # Where it failed, its bytes were read.
+                self.rest(inode)
         await self._tell_size(inode)
         self._inodes.drop_if_unused(inode)
+
+    def rest(self, inode: Inode) -> None:
+        """Nobody has the file open: what waits of it holds no descriptor until it is used again."""
+        if inode.draft is not None and not inode.handles:
+            inode.draft.park()
 
     def _expired(self, inode: Inode) -> None:
         """The deadline of the file has passed before the store had it: it is gone, but for those who have it open."""
@@ -263,8 +272,6 @@ class Contents:
     def _queue(self, inode: Inode) -> None:
         draft = inode.draft
         assert draft is not None
-        if not inode.handles:
-            draft.park()
         self._vault.flusher.add(draft.id, draft.path, draft.spooled, partial(self.flush, inode))
 
     def _committed(self, inode: Inode, before: "_Before", committed: Snapshot) -> None:

@@ -189,8 +189,7 @@ class Tree:
             inode.handles -= 1
             if not inode.handles:
                 inode.snapshot = None
-                if inode.local and inode.linked and inode.draft is not None:
-                    inode.draft.park()
+            self._contents.rest(inode)
             self._inodes.drop_if_unused(inode)
 
     # Changing

@@ -80,6 +80,16 @@ def test_a_file_that_waits_hides_what_it_replaces_whatever_that_is(mounts: Mount
     assert run("cat", mounts.start("b").root / "name").stdout == b"new\n"
 
 
+def test_files_that_wait_hold_no_descriptors(mounts: Mounts) -> None:
+    mount = mounts.start("a", WAITS)
+    descriptors = Path(f"/proc/{mount.process.pid}/fd")
+    run("tee", mount.root / "first", data=b"waits")
+    before = len(list(descriptors.iterdir()))
+    run("sh", "-c", "for n in $(seq 100); do echo $n > $n; done", cwd=mount.root)
+    assert len(list(descriptors.iterdir())) < before + 50
+    assert run("cat", mount.root / "100").stdout == b"100\n"
+
+
 def test_it_reaches_the_store_by_itself(mounts: Mounts) -> None:
     mount, other = mounts.start("a", "commit=async,flush_delay=0.1"), mounts.start("b")
     run("tee", mount.root / "x", data=NEW)
