@@ -1,11 +1,15 @@
 """Compression: the only module that imports zstandard.
 
-Frames always carry their content size and a checksum. Decompression is bounded by the size the caller expects, whatever
-a frame claims and whatever it then holds, so that a hostile one costs no more memory than an honest one.
+Frames always carry their content size, a checksum, and the number of the dictionary they were made with.
+Decompression is bounded by the size the caller expects, whatever a frame claims and whatever it then holds, so that a
+hostile one costs no more memory than an honest one.
 """
 
+import hashlib
+import struct
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Generic, TypeVar
@@ -26,6 +30,21 @@ default 3, and still compresses faster than a store takes the result. Higher lev
 STEP = 512
 """Compressed bytes of a frame decompressed at a time where its end is not known beforehand. The claimed size is checked
 by the library at the end of a frame only, and four bytes can stand for 128 KiB: so this much for at most 16 MiB."""
+
+
+NAME_LENGTH = 8
+"""Hexadecimal digits of a dictionary's name: as many as its number has, which is a field of 32 bits in a frame."""
+
+SEGMENT = 1024
+"""Bytes of the pieces that a dictionary is put together from: whole phrases of prompts and of JSON."""
+
+MATCH = 8
+"""Bytes that have to occur again for a piece to count: the trainer takes 6 or 8, and 6 finds more of what any text
+has."""
+
+_MAGIC = 0xEC30A437
+_HEADER = struct.Struct("<II")
+"""Magic and number, with which a dictionary begins."""
 
 
 class _Contexts(Generic[T]):
@@ -51,6 +70,58 @@ class _Contexts(Generic[T]):
             self._free.append(context)
 
 
+class Dictionary:
+    """A zstd dictionary, digested for use.
+
+    `id`: SHA-256 (hexadecimal) of its bytes, in which its own number is zero. `number`: the first 32 bits of the id;
+    frames made with it carry that. `name`: the same in hexadecimal.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        """Raises `CorruptObject` unless `data` is a dictionary as `train` makes them."""
+        if len(data) < _HEADER.size or _HEADER.unpack_from(data) != (_MAGIC, 0):
+            raise CorruptObject("a dictionary is not one of zstd's, or has a number of its own")
+        self.data = data
+        self.id = hashlib.sha256(data).hexdigest()
+        self.name = self.id[:NAME_LENGTH]
+        self.number = int(self.name, 16)
+        if not self.number:
+            raise CorruptObject("a dictionary has no number")
+        self._numbered = _HEADER.pack(_MAGIC, self.number) + data[_HEADER.size :]
+        for_reading = zstandard.ZstdCompressionDict(self._numbered, dict_type=zstandard.DICT_TYPE_FULLDICT)
+        self.decompressors = _Contexts(lambda: zstandard.ZstdDecompressor(dict_data=for_reading))
+        self._compressors: dict[int, _Contexts[zstandard.ZstdCompressor]] = {}
+        self._lock = threading.Lock()
+        with _damage_is_corruption("a dictionary"), self.decompressors.one() as decompressor:
+            # Here it is digested, and found out to be damaged.
+            decompressor.decompress(_EMPTY)
+
+    def compressors(self, level: int) -> "_Contexts[zstandard.ZstdCompressor]":
+        """Contexts that compress with it; digested once for a level, which takes as long as compressing it."""
+        with self._lock:
+            contexts = self._compressors.get(level)
+            if contexts is None:
+                digested = zstandard.ZstdCompressionDict(self._numbered, dict_type=zstandard.DICT_TYPE_FULLDICT)
+                digested.precompute_compress(level=level)
+                contexts = self._compressors[level] = _Contexts(
+                    lambda: zstandard.ZstdCompressor(
+                        level=level, dict_data=digested, write_checksum=True, write_content_size=True
+                    )
+                )
+            return contexts
+
+
+def train(samples: Sequence[bytes], size: int) -> Dictionary | None:
+    """A dictionary of at most `size` bytes for data like `samples`; `None` where they are too few or too much alike.
+    Takes seconds."""
+    try:
+        trained = zstandard.train_dictionary(size, list(samples), k=SEGMENT, d=MATCH)
+    except zstandard.ZstdError:
+        return None
+    data = trained.as_bytes()
+    return Dictionary(_HEADER.pack(_MAGIC, 0) + data[_HEADER.size :])
+
+
 @cache
 def _compressors(level: int) -> _Contexts[zstandard.ZstdCompressor]:
     return _Contexts(lambda: zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True))
@@ -59,23 +130,33 @@ def _compressors(level: int) -> _Contexts[zstandard.ZstdCompressor]:
 _decompressors = _Contexts(zstandard.ZstdDecompressor)
 
 
-def compress(data: BytesLike, *, level: int = LEVEL) -> bytes:
+def compress(data: BytesLike, *, level: int = LEVEL, dictionary: Dictionary | None = None) -> bytes:
     """One zstd frame that holds `data`."""
-    with _compressors(level).one() as compressor:
+    contexts = _compressors(level) if dictionary is None else dictionary.compressors(level)
+    with contexts.one() as compressor:
         return compressor.compress(data)
 
 
-def decompress(frame: BytesLike, *, expected: int) -> bytes:
+def dictionary_number(frame: BytesLike) -> int:
+    """The number of the dictionary that a frame was made with; 0: none, or this is no frame."""
+    try:
+        return zstandard.get_frame_parameters(frame).dict_id
+    except zstandard.ZstdError:
+        return 0  # to decompress it tells what is wrong
+
+
+def decompress(frame: BytesLike, *, expected: int, dictionary: Dictionary | None = None) -> bytes:
     """The content of one whole zstd frame, which must be exactly `expected` bytes long.
 
-    Raises `CorruptObject` where the frame is damaged, is followed by other bytes, or claims another size.
+    `dictionary`: the one that it was made with. Raises `CorruptObject` where the frame is damaged, is followed by other
+    bytes, claims another size or needs another dictionary.
     """
     if not expected:
-        data, rest = decompress_first(frame, limit=0)
+        data, rest = decompress_first(frame, limit=0, dictionary=dictionary)
         if rest:
             raise CorruptObject(f"a compressed frame is followed by {len(rest)} bytes")
         return data
-    with _damage_is_corruption(), _decompressors.one() as decompressor:
+    with _reading(frame, dictionary) as decompressor:
         claimed = zstandard.frame_content_size(frame)
         if claimed != expected:
             raise CorruptObject(f"a compressed frame claims {claimed} bytes, not {expected}")
@@ -83,13 +164,16 @@ def decompress(frame: BytesLike, *, expected: int) -> bytes:
         return decompressor.decompress(frame, allow_extra_data=False)
 
 
-def decompress_first(frames: BytesLike, *, limit: int) -> tuple[bytes, memoryview]:
+def decompress_first(
+    frames: BytesLike, *, limit: int, dictionary: Dictionary | None = None
+) -> tuple[bytes, memoryview]:
     """The content of the first frame of `frames`, at most `limit` bytes long, and what follows that frame.
 
-    Raises `CorruptObject` where it is damaged, incomplete, or claims more.
+    `dictionary`: the one that it was made with. Raises `CorruptObject` where it is damaged, incomplete, claims more or
+    needs another dictionary.
     """
     view = memoryview(frames)
-    with _damage_is_corruption(), _decompressors.one() as decompressor:
+    with _reading(view, dictionary) as decompressor:
         claimed = zstandard.frame_content_size(view)
         if claimed < 0 or claimed > limit:
             raise CorruptObject(f"a compressed frame claims {claimed} bytes where at most {limit} are allowed")
@@ -109,9 +193,23 @@ def decompress_first(frames: BytesLike, *, limit: int) -> tuple[bytes, memoryvie
 
 
 @contextmanager
-def _damage_is_corruption() -> Iterator[None]:
-    """What zstandard says of a frame as `CorruptObject`."""
+def _reading(frame: BytesLike, dictionary: Dictionary | None) -> Iterator[zstandard.ZstdDecompressor]:
+    """A context for `frame`; what zstandard then says of it becomes `CorruptObject`."""
+    number = dictionary_number(frame)
+    if number and (dictionary is None or dictionary.number != number):
+        raise CorruptObject(f"a compressed frame needs the dictionary {number:0{NAME_LENGTH}x}")
+    contexts = dictionary.decompressors if number and dictionary is not None else _decompressors
+    with _damage_is_corruption("a compressed frame"), contexts.one() as decompressor:
+        yield decompressor
+
+
+@contextmanager
+def _damage_is_corruption(what: str) -> Iterator[None]:
+    """What zstandard says as `CorruptObject`."""
     try:
         yield
     except zstandard.ZstdError as error:
-        raise CorruptObject(f"a compressed frame is damaged: {error}") from error
+        raise CorruptObject(f"{what} is damaged: {error}") from error
+
+
+_EMPTY = zstandard.ZstdCompressor(write_content_size=True).compress(b"")

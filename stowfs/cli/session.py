@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
+import msgspec
 import trio
 
 from stowfs.config import HotTierOptions, StoreOptions, VaultOptions
@@ -129,6 +130,8 @@ async def without_contact(
     location: StoreLocation, options: StoreOptions, descriptor: Descriptor
 ) -> AsyncIterator[Contact]:
     """The store at `location`, which does not answer, and which was seen before: `descriptor`."""
+    # Nothing is compressed with a dictionary that may not be in the store any more.
+    descriptor = msgspec.structs.replace(descriptor, dictionary="")
     async with raw_store(location, options) as store, _working(store, options, descriptor, None) as reached:
         yield reached
 

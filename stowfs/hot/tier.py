@@ -1,8 +1,9 @@
-"""The hot tier of one slot of one store: its directories, its lock, and the four parts in them.
+"""The hot tier of one slot of one store: its directories, its lock, and the five parts in them.
 
-State in `{state_root}/{store_id}/{slot}/`: `lock`, `journal.db`, `spool/`. Cache in `{cache_root}/{store_id}/{slot}/`:
-`index.db`, `segments/`. A slot belongs to one process at a time, which holds an flock on `lock`; the kernel lets go of
-it however that process ends. A mount has a slot of its own; a command takes the first free one of a family.
+State in `{state_root}/{store_id}/{slot}/`: `lock`, `journal.db`, `spool/`, `dictionaries/`. Cache in
+`{cache_root}/{store_id}/{slot}/`: `index.db`, `segments/`. A slot belongs to one process at a time, which holds an
+flock on `lock`; the kernel lets go of it however that process ends. A mount has a slot of its own; a command takes the
+first free one of a family.
 """
 
 import errno
@@ -18,6 +19,7 @@ import trio
 from stowfs.config import HotTierOptions
 from stowfs.errors import CorruptObject, HotTierBusy
 from stowfs.hot.buffer import BufferedIndex
+from stowfs.hot.dictionaries import DictionaryFiles
 from stowfs.hot.directories import private_directory
 from stowfs.hot.failures import state_errors
 from stowfs.hot.journal import Journal
@@ -31,7 +33,8 @@ PID_WIDTH = 20
 
 
 class HotTier:
-    """Local state (journal, spool) and cache (index, segments) of one slot of one store, held by this process alone."""
+    """Local state (journal, spool, dictionaries) and cache (index, segments) of one slot of one store, held by this
+    process alone."""
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class HotTier:
         spool: Spool,
         index: BufferedIndex,
         segments: SegmentFiles,
+        dictionaries: DictionaryFiles,
         cleanup: ExitStack,
     ) -> None:
         self.state_directory = state_directory
@@ -47,6 +51,7 @@ class HotTier:
         self.spool = spool
         self.index = index
         self.segments = segments
+        self.dictionaries = dictionaries
         self._cleanup = cleanup
 
     @classmethod
@@ -91,7 +96,8 @@ class HotTier:
             cleanup.callback(index.close)
             segments = SegmentFiles.open(cache / "segments", options.segment_cache_size)
             cleanup.callback(segments.close)
-            return cls(state, journal, spool, index, segments, cleanup.pop_all())
+            dictionaries = DictionaryFiles.open(state / "dictionaries")
+            return cls(state, journal, spool, index, segments, dictionaries, cleanup.pop_all())
 
 
 def slots(options: HotTierOptions, store_id: str) -> list[str]:

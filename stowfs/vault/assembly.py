@@ -15,10 +15,12 @@ import msgspec
 import trio
 
 from stowfs import codec
+from stowfs.codec import Dictionary
 from stowfs.config import KIB, MIB
 from stowfs.conversation.segmenter import Segmentation, SegmenterParameters, segment
 from stowfs.hot.index import Index
 from stowfs.vault import pages, placement
+from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.draft import Draft
 from stowfs.vault.layout import Layout, LayoutReader
 from stowfs.vault.manifest import Facts, Piece, Reference, Snapshot
@@ -52,6 +54,7 @@ class Run:
     sealed: bool
     digest: str
     compressed: bytes | None = None
+    dictionary: str | None = None
     reference: Reference | None = None
 
     @property
@@ -64,16 +67,16 @@ class Run:
         """What it costs in the manifest."""
         return InlineRun(len(self.raw), len(self.compressed) if self.compressed is not None else None)
 
-    def payload(self) -> Payload:
-        """What a record needs to store it."""
-        if self.compressed is None:
-            self.compressed = codec.compress(self.raw)
-        return Payload(self.digest, self.compressed, len(self.raw))
+    def compress(self, dictionary: Dictionary | None) -> None:
+        """Makes what a record needs to store it."""
+        self.compressed = codec.compress(self.raw, dictionary=dictionary)
+        self.dictionary = dictionary.name if dictionary else None
 
     def as_segment(self) -> Payload:
-        """Turns it into a reference; returns what has to be stored."""
+        """Turns it into a reference; returns what has to be stored. It is compressed already."""
+        assert self.compressed is not None
         self.reference = Reference(self.digest, len(self.raw))
-        return self.payload()
+        return Payload(self.digest, self.compressed, len(self.raw), dictionary=self.dictionary)
 
     def forget(self) -> None:
         """Drops the bytes of a run that is stored."""
@@ -119,9 +122,15 @@ class Assembler:
     """Assembles drafts, with what this host knows of segments."""
 
     def __init__(
-        self, layouts: LayoutReader, index: Index, parameters: SegmenterParameters, threads: trio.CapacityLimiter
+        self,
+        layouts: LayoutReader,
+        index: Index,
+        dictionaries: Dictionaries,
+        parameters: SegmenterParameters,
+        threads: trio.CapacityLimiter,
     ) -> None:
         self._layouts = layouts
+        self._dictionaries = dictionaries
         self._index = index
         self._parameters = parameters
         self._threads = threads
@@ -260,10 +269,12 @@ class Assembler:
 
     async def _compress(self, runs: Sequence[Run]) -> None:
         """Compresses what is not compressed yet: as many at once as there are threads."""
-        await each(self._compress_one, [run for run in runs if run.compressed is None])
+        dictionary = await self._dictionaries.active()
 
-    async def _compress_one(self, run: Run) -> None:
-        await self._run(len(run.raw), run.payload)
+        async def compress(run: Run) -> None:
+            await self._run(len(run.raw), run.compress, dictionary)
+
+        await each(compress, [run for run in runs if run.compressed is None])
 
     async def _finish(self, progress: _Progress, acquire: Acquire, *, note_tail: bool) -> Assembled:
         """Spills what is too much inline, and folds references into pages.

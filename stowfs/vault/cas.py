@@ -6,6 +6,7 @@ in the ring there, or proposes anew. SDK retries would make this impossible: the
 writes itself.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +24,10 @@ class Transition(Protocol):
 
     def in_doubt(self) -> None:
         """The body proposed last was sent, and whether it took effect is unknown."""
+
+
+Prepare = Callable[[Found], Awaitable[object]]
+"""Fetches what a transition needs to understand an object (see `Dictionaries`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +60,13 @@ async def compare_and_swap(
     transition: Transition,
     *,
     first: Found | Unread | None = UNREAD,
+    prepare: Prepare | None = None,
     deadline: float,
 ) -> Swapped:
     """Brings the object under `key` to the state `transition` wants; idempotent if the transition is.
 
     `first`: what the caller believes is there, to spare the first read (a wrong belief costs one refused write).
+    `prepare` is called with what is there before `transition` is asked.
     Raises `RetriesExhausted` after `deadline` seconds, and whatever else the store answers.
     """
     backoff = Backoff(deadline)
@@ -69,6 +76,8 @@ async def compare_and_swap(
         try:
             if isinstance(current, Unread):
                 current = await read_or_none(store, key)
+            if prepare is not None and current is not None:
+                await prepare(current)
             body = transition.propose(current)
             if body is None:
                 return Swapped(current, written=False)

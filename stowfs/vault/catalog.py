@@ -22,6 +22,7 @@ from stowfs.hot.buffer import BufferedIndex
 from stowfs.hot.index import CachedManifest
 from stowfs.store.base import Found, NotModified, ObjectInfo, ObjectStore
 from stowfs.vault import manifest as manifests
+from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import display, manifest_key, path_of_manifest
 from stowfs.vault.parallel import each
@@ -53,9 +54,12 @@ class _Entry:
 class Catalog:
     """Current versions by path."""
 
-    def __init__(self, store: ObjectStore, index: BufferedIndex, *, revalidate: float) -> None:
+    def __init__(
+        self, store: ObjectStore, index: BufferedIndex, dictionaries: Dictionaries, *, revalidate: float
+    ) -> None:
         self._store = store
         self._index = index
+        self._dictionaries = dictionaries
         self._revalidate = revalidate
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._size = 0
@@ -98,7 +102,7 @@ class Catalog:
                 assert known is not None
                 return self._keep(known, asked)
             case Found(body, etag):
-                return await self.learn(self._decode(path, etag, body), body, asked)
+                return await self.learn(await self._decode(path, etag, body), body, asked)
 
     def tombstone(self, path: str) -> Snapshot | None:
         """The tombstone, or what has expired, under `path`, if it is remembered; it may be out of date."""
@@ -151,7 +155,7 @@ class Catalog:
             body = cached.get(path)
             if body is None or body.etag != info.etag:
                 missing.append(info)
-            elif (snapshot := self._decode_or_none(path, info, body.body)) is not None:
+            elif (snapshot := await self._decode_or_none(path, info, body.body)) is not None:
                 found[info.key] = snapshot
                 self._keep(snapshot, asked)
         fetched = await each(self._fetch, [(info, paths[info.key]) for info in missing], limit=FETCHES)
@@ -183,7 +187,7 @@ class Catalog:
         except CorruptObject as error:
             self._leave_out(info, error)
             return None
-        snapshot = self._decode_or_none(path, replace(info, etag=answer.etag), answer.body)
+        snapshot = await self._decode_or_none(path, replace(info, etag=answer.etag), answer.body)
         return None if snapshot is None else (snapshot, answer.body)
 
     async def _known(self, path: str) -> Snapshot | None:
@@ -195,7 +199,7 @@ class Catalog:
         if cached is None:
             return None
         try:
-            return self._decode(path, cached.etag, cached.body)
+            return await self._decode(path, cached.etag, cached.body)
         except (CorruptObject, UnsupportedVersion):
             return None  # another version of stowfs took it for good: it is fetched, and judged, again
 
@@ -204,15 +208,15 @@ class Catalog:
             log.warning("files are shown as this host saw them last, since the store cannot be reached: %s", error)
         self._stale = True
 
-    def _decode(self, path: str, etag: str, body: bytes) -> Snapshot:
+    async def _decode(self, path: str, etag: str, body: bytes) -> Snapshot:
         try:
-            return manifests.decode(path, etag, body)
+            return manifests.decode(path, etag, body, await self._dictionaries.of(body))
         except (CorruptObject, UnsupportedVersion) as error:
             raise type(error)(f"{display(path)}: {error}") from error
 
-    def _decode_or_none(self, path: str, info: ObjectInfo, body: bytes) -> Snapshot | None:
+    async def _decode_or_none(self, path: str, info: ObjectInfo, body: bytes) -> Snapshot | None:
         try:
-            return self._decode(path, info.etag, body)
+            return await self._decode(path, info.etag, body)
         except (CorruptObject, UnsupportedVersion) as error:
             self._leave_out(info, error)
             return None

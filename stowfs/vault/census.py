@@ -95,7 +95,10 @@ class Census:
         for _ in range(REREADS):
             try:
                 found = await self._inspector.bounded(info.key, MANIFEST_LIMIT)
-                snapshot = await self._inspector.run(len(found.body), manifests.decode, path, found.etag, found.body)
+                dictionary = await self._inspector.dictionaries.of(found.body)
+                snapshot = await self._inspector.run(
+                    len(found.body), manifests.decode, path, found.etag, found.body, dictionary
+                )
             except ObjectNotFound:
                 return None
             except (CorruptObject, UnsupportedVersion) as error:

@@ -30,6 +30,7 @@ from stowfs.vault import manifest as manifests
 from stowfs.vault.assembly import Assembled, Assembler
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.counts import Counts
+from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.draft import Draft, Intent, merged
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import TARGET_LIMIT, Attributes, Manifest, Snapshot
@@ -80,6 +81,7 @@ class Committer:
         hot: HotTier,
         catalog: Catalog,
         counts: Counts,
+        dictionaries: Dictionaries,
         layouts: LayoutReader,
         assembler: Assembler,
         recovery: Recovery,
@@ -93,6 +95,7 @@ class Committer:
         self._hot = hot
         self._catalog = catalog
         self._counts = counts
+        self._dictionaries = dictionaries
         self._layouts = layouts
         self._assembler = assembler
         self._recovery = recovery
@@ -321,11 +324,14 @@ class Committer:
                 return committed
 
     async def _publish(self, path: str, manifest: Manifest, inline: bytes, previous: Snapshot | None) -> Outcome:
+        dictionary = await self._dictionaries.active()
         if len(inline) <= ON_LOOP:
-            body = manifests.encode(manifest, inline)
+            body = manifests.encode(manifest, inline, dictionary)
         else:
-            body = await trio.to_thread.run_sync(manifests.encode, manifest, inline, limiter=self._threads)
-        return await publish(self._store, path, manifest, inline, body, previous, deadline=self._deadline)
+            body = await trio.to_thread.run_sync(manifests.encode, manifest, inline, dictionary, limiter=self._threads)
+        return await publish(
+            self._store, self._dictionaries, path, manifest, inline, body, previous, deadline=self._deadline
+        )
 
     async def _learn(self, outcome: Published | Overtaken) -> Snapshot:
         match outcome:

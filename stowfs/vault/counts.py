@@ -14,10 +14,12 @@ from typing import Literal
 
 import trio
 
+from stowfs.codec import Dictionary
 from stowfs.errors import CorruptObject, ObjectNotFound, StoreError, StowError
 from stowfs.store.base import Found, ObjectStore
 from stowfs.vault import record as records
 from stowfs.vault.cas import UNREAD, Swapped, Unread, compare_and_swap
+from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.naming import blob_key, segment_key
 from stowfs.vault.record import Operation, Payload, Record
 from stowfs.vault.ring import CAPACITY, new_id
@@ -71,6 +73,7 @@ class Counts:
     def __init__(
         self,
         store: ObjectStore,
+        dictionaries: Dictionaries,
         nursery: trio.Nursery,
         *,
         deadline: float,
@@ -83,6 +86,7 @@ class Counts:
         # Another host's clock may be ahead of the one that noted the time.
         self.believed_from = recounted_at + CLOCK_ALLOWANCE
         self._store = store
+        self._dictionaries = dictionaries
         self._nursery = nursery
         self._deadline = deadline
         self._many = many
@@ -187,14 +191,14 @@ class Counts:
         payload = next((request.payload for request in batch if request.payload is not None), None)
         if payload is None or len(payload.compressed) > records.REDIRECT_ABOVE:
             # Reading first spares the upload of a large payload that is there already.
-            swapped = await self._try(digest, _Change(digest, batch, None, self._many), UNREAD)
+            swapped = await self._try(digest, _Change(digest, batch, None, self._dictionaries, self._many), UNREAD)
             if swapped is not None:
                 return swapped
             if payload is None:
                 raise CorruptObject(f"segment {digest} is referenced, but is not in the store")
             payload = await self._redirect(payload)
             first = UNREAD
-        change = _Change(digest, batch, payload, self._many)
+        change = _Change(digest, batch, payload, self._dictionaries, self._many)
         swapped = await self._try(digest, change, first)
         assert swapped is not None
         if payload.redirect is not None and not change.published:
@@ -205,7 +209,12 @@ class Counts:
         """One grouped compare-and-swap; `None` where the segment has to be stored first."""
         try:
             return await compare_and_swap(
-                self._store, segment_key(digest), change, first=first, deadline=self._deadline
+                self._store,
+                segment_key(digest),
+                change,
+                first=first,
+                prepare=change.prepare,
+                deadline=self._deadline,
             )
         except _PayloadNeeded:
             return None
@@ -238,13 +247,31 @@ class _PayloadNeeded(Exception):
 class _Change:
     """A batch of acquires, releases and undos of one segment as one transition."""
 
-    def __init__(self, digest: str, batch: Sequence[_Request], payload: Payload | None, many: int) -> None:
+    def __init__(
+        self,
+        digest: str,
+        batch: Sequence[_Request],
+        payload: Payload | None,
+        dictionaries: Dictionaries,
+        many: int,
+    ) -> None:
         self._digest = digest
         self._batch = batch
         self._payload = payload
+        self._dictionaries = dictionaries
+        self._dictionary: Dictionary | None = None
         self._many = many
         self._generation = 0
         self.published = False
+
+    async def prepare(self, current: Found) -> None:
+        """Has the dictionary ready with which the payload that is there can be compared."""
+        if self._payload is None:
+            return
+        try:
+            self._dictionary = await self._dictionaries.of(records.payload_of(current.body))
+        except CorruptObject:
+            self._dictionary = None  # what nobody can read is replaced
 
     def propose(self, current: Found | None) -> bytes | None:
         before = records.decode(self._digest, current.body) if current else None
@@ -268,7 +295,7 @@ class _Change:
         if acquires:
             if self._payload is None and (record is None or record.header.state == "dead"):
                 raise _PayloadNeeded
-            record = records.acquire(record, acquires, self._payload, many=many)
+            record = records.acquire(record, acquires, self._payload, dictionary=self._dictionary, many=many)
         for request in self._batch:
             if request.kind == "undo":
                 acquired = operation_id(request.commit, "acquire")

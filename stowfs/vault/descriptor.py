@@ -25,10 +25,15 @@ CENTURY = 100 * 365.25 * 86400.0
 """Seconds for which a deleted conversation may keep its content at most, so that dates do not overflow."""
 
 
+DictionaryId = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")]
+"""SHA-256 of a dictionary; empty: none."""
+
+
 class Descriptor(msgspec.Struct, frozen=True):
     """`store_id` names the store's hot tiers. `segmenter`: how all hosts cut. `many`: the count at which counting ends.
     `trash_seconds`: how long a deleted conversation keeps its content. `recounted_at`: when segments that nobody
-    counted any more began to be counted again; what a host saw before, it must not believe."""
+    counted any more began to be counted again; what a host saw before, it must not believe. `dictionary`: the id of the
+    one to compress with (see `dictionaries`)."""
 
     store_id: Word
     created_at: Moment
@@ -36,6 +41,7 @@ class Descriptor(msgspec.Struct, frozen=True):
     many: Annotated[int, msgspec.Meta(ge=1, le=1 << 32)] = MANY
     trash_seconds: Annotated[float, msgspec.Meta(ge=0, le=CENTURY)] = TRASH_SECONDS
     recounted_at: Moment = 0.0
+    dictionary: DictionaryId = ""
     # A factory, since a plain default would be left out of what is stored.
     v: int = msgspec.field(default_factory=lambda: VERSION)
 
@@ -82,15 +88,51 @@ class _NoteRecount:
         self._now = now
 
     def propose(self, current: Found | None) -> bytes | None:
-        if current is None:
-            raise NotAStore("the store has lost its descriptor")
-        fields = parse(_fields_decoder, current.body, f"the descriptor {DESCRIPTOR}")
+        fields = _fields(current)
         if fields.get("recounted_at") == self._now:
             return None
         return _body({**fields, "recounted_at": self._now})
 
     def in_doubt(self) -> None:
         """Nothing to note: the time in the descriptor tells."""
+
+
+async def activate_dictionary(store: ObjectStore, id: str, *, instead_of: str, deadline: float) -> str:
+    """Names the dictionary to compress with from now on, unless somebody has named another than `instead_of`.
+
+    Returns which one is named now. Raises `RetriesExhausted` and other store errors.
+    """
+    activate = _Activate(id, instead_of)
+    await compare_and_swap(store, DESCRIPTOR, activate, deadline=deadline)
+    return activate.active
+
+
+class _Activate:
+    """Another `dictionary`; whatever else the descriptor has stays as it is."""
+
+    def __init__(self, id: str, instead_of: str) -> None:
+        self._id = id
+        self._instead_of = instead_of
+        self.active = ""
+
+    def propose(self, current: Found | None) -> bytes | None:
+        fields = _fields(current)
+        assert current is not None
+        self.active = parse(_decoder, current.body, "the descriptor").dictionary
+        if self.active != self._instead_of:
+            return None
+        self.active = self._id
+        return _body({**fields, "dictionary": self._id})
+
+    def in_doubt(self) -> None:
+        """Nothing to note: the id in the descriptor tells."""
+
+
+def _fields(descriptor: Found | None) -> dict[str, object]:
+    """What stands in a descriptor, also what only later versions know."""
+    if descriptor is None:
+        raise NotAStore("the store has lost its descriptor")
+    return parse(_fields_decoder, descriptor.body, f"the descriptor {DESCRIPTOR}")
 
 
 def _body(descriptor: object) -> bytes:

@@ -10,6 +10,7 @@ from stowfs.errors import CorruptObject, ObjectNotFound, UnsupportedVersion
 from stowfs.hot.segments import CachedSegment
 from stowfs.store.base import ByteRange, Found, ObjectStore
 from stowfs.vault import record as records
+from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.naming import blob_key, segment_key
 from stowfs.vault.record import Header
 from stowfs.vault.segments import unpack_verified
@@ -48,6 +49,7 @@ class Inspector:
     """Reads segments from a store."""
 
     def __init__(self, store: ObjectStore, threads: trio.CapacityLimiter) -> None:
+        self.dictionaries = Dictionaries(store)
         self._store = store
         self._threads = threads
 
@@ -105,7 +107,8 @@ class Inspector:
             if len(payload) != header.stored_size:
                 raise CorruptObject(f"the payload has {len(payload)} bytes, not {header.stored_size}")
             stored = CachedSegment(header.dictionary, header.raw_size, payload)
-            raw = await self.run(len(payload), unpack_verified, digest, stored)
+            dictionary = await self.dictionaries.of(payload)
+            raw = await self.run(len(payload), unpack_verified, digest, stored, dictionary)
         except ObjectNotFound:
             return Inspection(digest, found.etag, header, damage="the payload is missing", blob_missing=True)
         except CorruptObject as error:

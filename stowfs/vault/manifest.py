@@ -1,6 +1,7 @@
 """Manifests: the commit point of one conversation, directory or symbolic link, and the tombstone it leaves.
 
-The stored object is two zstd frames: a JSON header, and the inline bytes. The header lists the *pieces* of the
+The stored object is two zstd frames, made with the same dictionary, if any: a JSON header, and the inline bytes. The
+header lists the *pieces* of the
 conversation in order: a reference to a segment, a reference to a page of references, or a number: that many of the
 inline bytes. The last piece may be the unsealed run (`tail` bytes), which the next append cuts anew.
 
@@ -17,6 +18,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from stowfs import codec
+from stowfs.codec import Dictionary
 from stowfs.config import MIB
 from stowfs.errors import CorruptObject, UnsupportedVersion
 from stowfs.vault import expiry
@@ -120,13 +122,16 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One version of one conversation, directory or symbolic link as it lies in the store; immutable."""
+    """One version of one conversation, directory or symbolic link as it lies in the store; immutable.
+
+    `dictionary`: the number of the one that its frames were made with (0: none)."""
 
     path: str
     etag: str
     manifest: Manifest
     inline: bytes
     stored_size: int
+    dictionary: int = 0
 
     @property
     def size(self) -> int:
@@ -187,26 +192,26 @@ class _Version(msgspec.Struct):
 _version_decoder = msgspec.json.Decoder(_Version)
 
 
-def encode(manifest: Manifest, inline: bytes) -> bytes:
+def encode(manifest: Manifest, inline: bytes, dictionary: Dictionary | None = None) -> bytes:
     """The object that stores `manifest` with its inline bytes."""
-    header = codec.compress(_encoder.encode(manifest))
-    return header + codec.compress(inline) if inline else header
+    header = codec.compress(_encoder.encode(manifest), dictionary=dictionary)
+    return header + codec.compress(inline, dictionary=dictionary) if inline else header
 
 
-def decode(path: str, etag: str, body: bytes) -> Snapshot:
-    """The snapshot that `encode` stored. Raises `CorruptObject` or `UnsupportedVersion`."""
-    header, rest = codec.decompress_first(body, limit=HEADER_LIMIT)
+def decode(path: str, etag: str, body: bytes, dictionary: Dictionary | None = None) -> Snapshot:
+    """The snapshot that `encode` stored with this dictionary. Raises `CorruptObject` or `UnsupportedVersion`."""
+    header, rest = codec.decompress_first(body, limit=HEADER_LIMIT, dictionary=dictionary)
     version = parse(_version_decoder, header, "the manifest").v
     if version != VERSION:
         raise UnsupportedVersion(f"the manifest has format version {version}; this stowfs reads {VERSION}: upgrade it")
     manifest = parse(_decoder, header, "the manifest")
-    inline = codec.decompress(rest, expected=manifest.inline) if manifest.inline else b""
+    inline = codec.decompress(rest, expected=manifest.inline, dictionary=dictionary) if manifest.inline else b""
     if manifest.inline and hashlib.sha256(inline).hexdigest() != manifest.inline_digest:
         raise CorruptObject("the inline bytes of the manifest do not match their SHA-256")
     _check_sizes(manifest)
     if manifest.kind == "symlink" and (manifest.live or manifest.pieces):
         _check_target(manifest, inline)
-    return Snapshot(path, etag, manifest, inline, len(body))
+    return Snapshot(path, etag, manifest, inline, len(body), codec.dictionary_number(body))
 
 
 def _check_sizes(manifest: Manifest) -> None:

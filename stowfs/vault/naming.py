@@ -16,6 +16,7 @@ from stowfs.errors import CorruptObject, NameTooLong
 MANIFESTS = "manifests/"
 SEGMENTS = "segments/"
 BLOBS = "blobs/"
+DICTIONARIES = "dictionaries/"
 DESCRIPTOR = "stowfs.json"
 
 _SUFFIX = ".json"
@@ -133,6 +134,19 @@ def segment_key(digest: str) -> str:
 def blob_key(digest: str, revision: str) -> str:
     """The key of a redirected payload; `revision` is unique to its writer."""
     return f"{BLOBS}{digest[:2]}/{digest}/{revision}"
+
+
+def dictionary_key(id: str) -> str:
+    """The key of the dictionary with this id."""
+    return f"{DICTIONARIES}{id}"
+
+
+def id_of_dictionary(key: str) -> str:
+    """The dictionary that lies under `key`. Raises `CorruptObject` for a key that none has."""
+    id = key.removeprefix(DICTIONARIES)
+    if not is_digest(id) or dictionary_key(id) != key:
+        raise CorruptObject(f"{key} is not the key of a dictionary")
+    return id
 
 
 def digest_of_segment(key: str) -> str:

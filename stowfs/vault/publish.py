@@ -4,11 +4,13 @@ to it."""
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from stowfs import codec
 from stowfs.errors import PreconditionFailed, RetriesExhausted, StoreUnavailable, WriteConflict
 from stowfs.store.base import IF_ABSENT, IfMatch, ObjectStore
 from stowfs.store.retry import Backoff
 from stowfs.vault import manifest as manifests
 from stowfs.vault.cas import read_or_none
+from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.manifest import Manifest, Snapshot
 from stowfs.vault.naming import display, manifest_key
 from stowfs.vault.ring import Ring, Verdict, first_ring
@@ -49,6 +51,7 @@ def next_ring(previous: Snapshot | None, commit: str) -> Ring:
 
 async def publish(
     store: ObjectStore,
+    dictionaries: Dictionaries,
     path: str,
     manifest: Manifest,
     inline: bytes,
@@ -64,7 +67,7 @@ async def publish(
     """
     key = manifest_key(path)
     condition = IF_ABSENT if base is None else IfMatch(base.etag)
-    own = Snapshot(path, manifest.commit, manifest, inline, len(body))
+    own = Snapshot(path, manifest.commit, manifest, inline, len(body), codec.dictionary_number(body))
     backoff = Backoff(deadline)
     in_doubt = False
     while True:
@@ -74,7 +77,7 @@ async def publish(
             refused = error
             in_doubt = in_doubt or isinstance(error, StoreUnavailable)
         try:
-            outcome = await _find_out(store, own, base, in_doubt=in_doubt)
+            outcome = await _find_out(store, dictionaries, own, base, in_doubt=in_doubt)
         except StoreUnavailable as error:
             await backoff.wait(error)
             continue
@@ -90,7 +93,7 @@ async def publish(
 
 
 async def _find_out(
-    store: ObjectStore, own: Snapshot, base: Snapshot | None, *, in_doubt: bool
+    store: ObjectStore, dictionaries: Dictionaries, own: Snapshot, base: Snapshot | None, *, in_doubt: bool
 ) -> Outcome | Literal[Verdict.UNKNOWN] | None:
     """What became of the write of `own`; `None` where the base is untouched so far.
 
@@ -98,7 +101,9 @@ async def _find_out(
     matter how many others have written since.
     """
     found = await read_or_none(store, manifest_key(own.path))
-    current = manifests.decode(own.path, found.etag, found.body) if found else None
+    current = None
+    if found is not None:
+        current = manifests.decode(own.path, found.etag, found.body, await dictionaries.of(found.body))
     if found is not None and current is not None:
         if current.manifest.commit == own.manifest.commit:
             return Published(current, found.body)

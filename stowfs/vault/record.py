@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from stowfs import codec
+from stowfs.codec import Dictionary
 from stowfs.config import KIB, MIB
 from stowfs.errors import CorruptObject, UnsupportedVersion
 from stowfs.vault.ring import Ring, Verdict, first_ring
@@ -39,7 +40,8 @@ it will hardly ever be free, and counting it would make one object hot for every
 
 
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The first line of a record. `stored_size` is the compressed size; times in seconds since the epoch."""
+    """The first line of a record. `stored_size` is the compressed size; `dictionary` the name of the one that the
+    payload was made with; times in seconds since the epoch."""
 
     hash: Word
     state: Literal["live", "dead"]
@@ -66,8 +68,8 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A segment's bytes ready to be stored. `redirect`: the revision key under which the compressed bytes were
-    written."""
+    """A segment's bytes ready to be stored. `dictionary`: the name of the one they were compressed with. `redirect`:
+    the revision key under which the compressed bytes were written."""
 
     digest: str
     compressed: bytes
@@ -108,10 +110,16 @@ def encode(record: Record) -> bytes:
 def decode(digest: str, body: bytes) -> Record:
     """The record of segment `digest` that `encode` stored. Raises `CorruptObject` or `UnsupportedVersion`."""
     header = decode_header(digest, body)
-    payload = body[body.index(b"\n") + 1 :]
+    payload = bytes(payload_of(body))
     if header.state == "live" and header.redirect is None and len(payload) != header.stored_size:
         raise CorruptObject(f"the record of segment {digest} contradicts itself")
     return Record(header, payload)
+
+
+def payload_of(body: bytes) -> memoryview:
+    """What follows the header of a record: its payload, as far as that is not redirected."""
+    end = body.find(b"\n", 0, HEADER_LIMIT)
+    return memoryview(body)[end + 1 :] if end >= 0 else memoryview(b"")
 
 
 def decode_header(digest: str, start: bytes) -> Header:
@@ -127,20 +135,26 @@ def decode_header(digest: str, start: bytes) -> Header:
     return header
 
 
-def unpack(digest: str, raw_size: int, compressed: bytes) -> bytes:
-    """The raw bytes of a segment. Raises `CorruptObject`; the caller still has to check the SHA-256."""
+def unpack(digest: str, raw_size: int, compressed: bytes, dictionary: Dictionary | None = None) -> bytes:
+    """The raw bytes of a segment, compressed with this dictionary. Raises `CorruptObject`; the caller still has to
+    check the SHA-256."""
     if not 0 <= raw_size <= RAW_LIMIT:
         raise CorruptObject(f"segment {digest} claims {raw_size} bytes")
-    return codec.decompress(compressed, expected=raw_size)
+    return codec.decompress(compressed, expected=raw_size, dictionary=dictionary)
 
 
 def acquire(
-    record: Record | None, operations: Iterable[Operation], payload: Payload | None, *, many: int = MANY
+    record: Record | None,
+    operations: Iterable[Operation],
+    payload: Payload | None,
+    *,
+    dictionary: Dictionary | None = None,
+    many: int = MANY,
 ) -> Record:
     """Counts one reference for each operation that is not yet counted; a doubt is counted.
 
-    `payload` brings a segment (back) to life that is absent or dead; there it is required. Returns `record` itself
-    where nothing changes.
+    `payload` brings a segment (back) to life that is absent or dead; there it is required. `dictionary`: the one that
+    the record's own payload was made with, if it can be had. Returns `record` itself where nothing changes.
     """
     if record is None or record.header.state == "dead":
         if payload is None:
@@ -162,7 +176,7 @@ def acquire(
             ),
             b"" if payload.redirect else payload.compressed,
         )
-    if payload is not None and not _holds(record, payload):
+    if payload is not None and not _holds(record, payload, dictionary):
         header = msgspec.structs.replace(
             record.header,
             raw_size=payload.raw_size,
@@ -232,7 +246,7 @@ def recompress(record: Record | None, op: str, payload: Payload) -> Record | Non
     return Record(header, b"" if payload.redirect else payload.compressed)
 
 
-def _holds(record: Record, payload: Payload) -> bool:
+def _holds(record: Record, payload: Payload, dictionary: Dictionary | None) -> bool:
     """Whether a record's own payload is sound, so that a writer may rely on it instead of storing its bytes again.
 
     A redirected one is believed: it would cost another request, and `fsck` reads it.
@@ -242,11 +256,10 @@ def _holds(record: Record, payload: Payload) -> bool:
     if record.payload == payload.compressed and record.header.raw_size == payload.raw_size:
         return True
     try:
-        return (
-            hashlib.sha256(unpack(payload.digest, record.header.raw_size, record.payload)).hexdigest() == payload.digest
-        )
+        raw = unpack(payload.digest, record.header.raw_size, record.payload, dictionary)
     except CorruptObject:
         return False
+    return hashlib.sha256(raw).hexdigest() == payload.digest
 
 
 def _recount(record: Record, change: int, ids: tuple[str, ...], many: int) -> Record:

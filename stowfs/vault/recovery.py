@@ -24,9 +24,10 @@ from stowfs.store.base import Found, ObjectStore
 from stowfs.store.retry import Backoff
 from stowfs.vault import manifest as manifests
 from stowfs.vault import transaction
-from stowfs.vault.cas import compare_and_swap
+from stowfs.vault.cas import Swapped, Transition, compare_and_swap
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.counts import Counts
+from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
 from stowfs.vault.naming import display, manifest_key
 from stowfs.vault.parallel import each
@@ -61,6 +62,7 @@ class Recovery:
         journal: Journal,
         catalog: Catalog,
         counts: Counts,
+        dictionaries: Dictionaries,
         nursery: trio.Nursery,
         *,
         deadline: float,
@@ -69,6 +71,7 @@ class Recovery:
         self._journal = journal
         self._catalog = catalog
         self._counts = counts
+        self._dictionaries = dictionaries
         self._nursery = nursery
         self._deadline = deadline
         self._pending: dict[str, Row] = {}
@@ -125,8 +128,7 @@ class Recovery:
         recovery's fence) is that one still; where time has passed, it may be somebody's new conversation.
         """
         assert row.source is not None
-        retire = _Retire(row, renamed)
-        swapped = await compare_and_swap(self._store, manifest_key(row.source.path), retire, deadline=self._deadline)
+        swapped = await self._swap(row.source.path, retire := _Retire(row, renamed, self._dictionaries))
         self._catalog.forget(row.source.path)
         return swapped.written or retire.done
 
@@ -185,12 +187,20 @@ class Recovery:
             case "updated":
                 return Fate.TOOK_EFFECT
             case "written":
-                fence = _Fence(row)
+                fence = _Fence(row, self._dictionaries)
                 self._catalog.forget(row.path)
                 with _left_counted(row):
-                    await compare_and_swap(self._store, manifest_key(row.path), fence, deadline=self._deadline)
+                    await self._swap(row.path, fence)
                     return fence.fate
                 return Fate.UNKNOWN
+
+    async def _swap(self, path: str, transition: Transition) -> Swapped:
+        async def prepare(current: Found) -> None:
+            await self._dictionaries.of(current.body)
+
+        return await compare_and_swap(
+            self._store, manifest_key(path), transition, prepare=prepare, deadline=self._deadline
+        )
 
     async def _complete(self, row: Row, *, retried: bool) -> None:
         released = list(row.release)
@@ -222,13 +232,14 @@ def _left_counted(row: Row) -> Iterator[None]:
 class _Fence:
     """Finds out whether a commit took effect; if it did not, changes the manifest so that its PUT cannot any more."""
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, row: Row, dictionaries: Dictionaries) -> None:
         self._row = row
+        self._dictionaries = dictionaries
         self._id = new_id()
         self.fate = Fate.LOST
 
     def propose(self, current: Found | None) -> bytes | None:
-        snapshot = manifests.decode(self._row.path, current.etag, current.body) if current else None
+        snapshot = _decode(self._row.path, current, self._dictionaries)
         # An ETag never comes twice: the base itself is still there, so nothing was written over it.
         untouched = snapshot is not None and snapshot.etag == self._row.base
         match Verdict.DID_NOT_HAPPEN if untouched else _verdict(snapshot, self._row.commit):
@@ -254,15 +265,16 @@ class _Fence:
 class _Retire:
     """The old name of a rename becomes a tombstone, if it still is the version that was renamed."""
 
-    def __init__(self, row: Row, renamed: Snapshot | None) -> None:
+    def __init__(self, row: Row, renamed: Snapshot | None, dictionaries: Dictionaries) -> None:
         assert row.source is not None
+        self._dictionaries = dictionaries
         self._source = row.source
         self._renamed = renamed
         self._commit = row.commit
         self.done = False
 
     def propose(self, current: Found | None) -> bytes | None:
-        snapshot = manifests.decode(self._source.path, current.etag, current.body) if current else None
+        snapshot = _decode(self._source.path, current, self._dictionaries)
         self.done = snapshot is not None and self._commit in snapshot.manifest.ring.recent
         if snapshot is None or self.done or not self._is_renamed(snapshot):
             return None
@@ -278,6 +290,13 @@ class _Retire:
 
     def in_doubt(self) -> None:
         """Nothing to note: the id in the ring tells."""
+
+
+def _decode(path: str, current: Found | None, dictionaries: Dictionaries) -> Snapshot | None:
+    """What is there, for a compare-and-swap, which has its dictionary loaded."""
+    if current is None:
+        return None
+    return manifests.decode(path, current.etag, current.body, dictionaries.loaded(current.body))
 
 
 def _verdict(snapshot: Snapshot | None, commit: str) -> Verdict:

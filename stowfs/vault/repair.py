@@ -138,9 +138,11 @@ class _Repairer:
             try:
                 payload = await self._inspector.blob(digest, revision, RECORD_LIMIT)
                 # The size is in the frame; the hash tells whether it is the segment.
-                raw, _ = codec.decompress_first(payload, limit=records.RAW_LIMIT)
-                stored = CachedSegment(None, len(raw), payload)
-                await self._inspector.run(len(payload), unpack_verified, digest, stored)
+                dictionary = await self._inspector.dictionaries.of(payload)
+                raw, _ = codec.decompress_first(payload, limit=records.RAW_LIMIT, dictionary=dictionary)
+                name = dictionary.name if dictionary else None
+                stored = CachedSegment(name, len(raw), payload)
+                await self._inspector.run(len(payload), unpack_verified, digest, stored, dictionary)
             except (ObjectNotFound, CorruptObject):
                 continue
             op = new_id()
@@ -154,6 +156,7 @@ class _Repairer:
                 raw_size=len(raw),
                 stored_size=len(payload),
                 created_at=now,
+                dictionary=name,
                 type="page" if any(holder.size is None for holder in holders) else "data",
                 zero_since=None if holders else now,
                 redirect=revision,

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import trio
 
+from stowfs.codec import Dictionary
 from stowfs.errors import CorruptObject, ObjectNotFound, StowError
 from stowfs.hot.segments import CachedSegment, SegmentFiles
 from stowfs.store.base import ObjectStore
 from stowfs.vault import record as records
+from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.naming import blob_key, segment_key
 from stowfs.vault.record import Payload
 from stowfs.vault.untrusted import read_bounded
@@ -74,6 +76,7 @@ class SegmentReader:
         self,
         store: ObjectStore,
         files: SegmentFiles,
+        dictionaries: Dictionaries,
         nursery: trio.Nursery,
         *,
         memory: int,
@@ -81,6 +84,7 @@ class SegmentReader:
     ) -> None:
         self._store = store
         self._files = files
+        self._dictionaries = dictionaries
         self._nursery = nursery
         self._memory = ByteCache(memory)
         self._threads = threads
@@ -179,9 +183,10 @@ class SegmentReader:
         return record
 
     async def _open(self, digest: str, segment: CachedSegment) -> bytes:
+        dictionary = await self._dictionaries.of(segment.payload)
         if len(segment.payload) <= INLINE_DECODE:
-            return unpack_verified(digest, segment)
-        return await trio.to_thread.run_sync(unpack_verified, digest, segment, limiter=self._threads)
+            return unpack_verified(digest, segment, dictionary)
+        return await trio.to_thread.run_sync(unpack_verified, digest, segment, dictionary, limiter=self._threads)
 
 
 class _Flight:
@@ -193,9 +198,12 @@ class _Flight:
         self.error: Exception | None = None
 
 
-def unpack_verified(digest: str, segment: CachedSegment) -> bytes:
-    """The raw bytes of a stored segment. Raises `CorruptObject` unless they have the digest."""
-    raw = records.unpack(digest, segment.raw_size, segment.payload)
+def unpack_verified(digest: str, segment: CachedSegment, dictionary: Dictionary | None) -> bytes:
+    """The raw bytes of a stored segment. Raises `CorruptObject` unless they have the digest, and were made with the
+    dictionary that is named beside them: by that name, nobody deletes it."""
+    if segment.dictionary != (dictionary.name if dictionary else None):
+        raise CorruptObject(f"segment {digest} names a dictionary that it was not made with")
+    raw = records.unpack(digest, segment.raw_size, segment.payload, dictionary)
     if hashlib.sha256(raw).hexdigest() != digest:
         raise CorruptObject(f"segment {digest} does not match its SHA-256")
     return raw

@@ -26,6 +26,7 @@ from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
 from stowfs.vault.counts import Counts
 from stowfs.vault.descriptor import Descriptor
+from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.draft import Draft
 from stowfs.vault.flusher import Flusher, Lag
 from stowfs.vault.footprint import Footprint, measure
@@ -92,24 +93,31 @@ class Vault:
         threads = trio.CapacityLimiter(THREADS)
         self._hot = hot
         self._store = store
-        self._catalog = Catalog(store, hot.index, revalidate=options.revalidate)
+        self.dictionaries = Dictionaries(store, hot.dictionaries, active_id=descriptor.dictionary)
+        self._catalog = Catalog(store, hot.index, self.dictionaries, revalidate=options.revalidate)
         self.counts = Counts(
             store,
+            self.dictionaries,
             nursery,
             deadline=options.deadline,
             many=descriptor.many,
             gather=options.flush.gather if options.asynchronous else 0.0,
             recounted_at=descriptor.recounted_at,
         )
-        self.segments = SegmentReader(store, hot.segments, nursery, memory=options.memory_cache_size, threads=threads)
+        self.segments = SegmentReader(
+            store, hot.segments, self.dictionaries, nursery, memory=options.memory_cache_size, threads=threads
+        )
         self._layouts = LayoutReader(self.segments, prefetch=options.prefetch)
-        assembler = Assembler(self._layouts, hot.index, descriptor.segmenter, threads)
-        self._recovery = Recovery(store, hot.journal, self._catalog, self.counts, nursery, deadline=options.deadline)
+        assembler = Assembler(self._layouts, hot.index, self.dictionaries, descriptor.segmenter, threads)
+        self._recovery = Recovery(
+            store, hot.journal, self._catalog, self.counts, self.dictionaries, nursery, deadline=options.deadline
+        )
         self._committer = Committer(
             store,
             hot,
             self._catalog,
             self.counts,
+            self.dictionaries,
             self._layouts,
             assembler,
             self._recovery,

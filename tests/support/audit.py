@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from stowfs.store.base import Found, ObjectStore
 from stowfs.vault import manifest as manifests
 from stowfs.vault import pages, record
+from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.manifest import Reference, Snapshot
 from stowfs.vault.naming import MANIFESTS, SEGMENTS, blob_key, path_of_manifest
 
@@ -37,6 +38,7 @@ class Audit:
 async def audit(store: ObjectStore, *, many: int = record.MANY) -> Audit:
     """Reads everything. To be called when nothing is being committed. `many`: the count that means "uncounted"."""
     result = Audit()
+    dictionaries = Dictionaries(store)
     records: dict[str, record.Record] = {}
     raw: dict[str, bytes] = {}
     blobs: set[str] = set()
@@ -56,7 +58,8 @@ async def audit(store: ObjectStore, *, many: int = record.MANY) -> Audit:
                 continue
             blobs.remove(key)
             payload = (await _get(store, key)).body
-        data = record.unpack(digest, entry.header.raw_size, payload)
+        dictionary = await dictionaries.of(payload)
+        data = record.unpack(digest, entry.header.raw_size, payload, dictionary)
         if hashlib.sha256(data).hexdigest() == digest:
             raw[digest] = data
     result.orphan_blobs = blobs
@@ -86,10 +89,12 @@ async def audit(store: ObjectStore, *, many: int = record.MANY) -> Audit:
 
 async def snapshots(store: ObjectStore) -> list[Snapshot]:
     """Every manifest and tombstone."""
+    dictionaries = Dictionaries(store)
     found = []
     for key in await _keys(store, MANIFESTS):
         answer = await _get(store, key)
-        found.append(manifests.decode(path_of_manifest(key), answer.etag, answer.body))
+        dictionary = await dictionaries.of(answer.body)
+        found.append(manifests.decode(path_of_manifest(key), answer.etag, answer.body, dictionary))
     return found
 
 

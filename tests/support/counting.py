@@ -17,6 +17,7 @@ from stowfs.store.base import ObjectStore
 from stowfs.store.open import open_store, parse_store_url
 from stowfs.store.probe import probe
 from stowfs.vault.counts import Counts
+from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.record import MANY, REDIRECT_ABOVE, Header, Payload
 from stowfs.vault.ring import new_id
 from stowfs.vault.segments import SegmentReader
@@ -38,7 +39,7 @@ assert len(PAYLOADS["inline"].compressed) < REDIRECT_ABOVE < len(PAYLOADS["redir
 async def counting(store: ObjectStore, *, many: int = MANY, deadline: float = DEADLINE) -> AsyncIterator[Counts]:
     """The counts of one process."""
     async with trio.open_nursery() as nursery:
-        yield Counts(store, nursery, deadline=deadline, many=many)
+        yield Counts(store, Dictionaries(store), nursery, deadline=deadline, many=many)
         nursery.cancel_scope.cancel()
 
 
@@ -64,7 +65,7 @@ async def raw(store: ObjectStore, payload: Payload, directory: Path) -> bytes:
     files = SegmentFiles.open(directory / new_id(), 1 << 20)
     threads = trio.CapacityLimiter(1)
     async with trio.open_nursery() as nursery:
-        reader = SegmentReader(store, files, nursery, memory=0, threads=threads)
+        reader = SegmentReader(store, files, Dictionaries(store), nursery, memory=0, threads=threads)
         try:
             return await reader.fetch(payload.digest)
         except CorruptObject as error:
