@@ -41,6 +41,11 @@ class HotTierOptions:
     segment_cache_size: int = 1 * GIB
     # Uncommitted bytes of all open files; past it writers get ENOSPC.
     spool_limit: int = 64 * GIB
+    # Bytes up to which what is uncommitted of a file stays in memory, and goes into the journal to be durable:
+    # making, syncing and removing a file costs milliseconds of disk, several times what a row of the journal does.
+    spool_short: int = 64 * KIB
+    # Bytes of them all in memory: some thousands of small files.
+    spool_memory: int = 16 * MIB
     # Cached manifests (attributes and small conversations): about 100,000 of 2.5 KB each.
     manifest_cache_size: int = 256 * MIB
 

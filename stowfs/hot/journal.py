@@ -45,8 +45,8 @@ class JournalRow:
 
 @dataclass(frozen=True, slots=True)
 class DraftRow:
-    """An acknowledged draft: its state, and the manifest it is based on, if there is one. Its bytes are in the spool
-    file of its id."""
+    """An acknowledged draft: its state, with its bytes unless they are in the spool file of its id, and the manifest it
+    is based on, if there is one."""
 
     draft_id: str
     payload: bytes

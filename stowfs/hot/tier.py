@@ -90,7 +90,9 @@ class HotTier:
             cleanup.callback(os.close, _lock(state / "lock"))
             journal = Journal.open(state / "journal.db")
             cleanup.callback(journal.close)
-            spool = Spool.prepare(state / "spool", options.spool_limit)
+            spool = Spool.prepare(
+                state / "spool", options.spool_limit, short=options.spool_short, memory=options.spool_memory
+            )
             cleanup.callback(spool.close)
             index = BufferedIndex.open(cache / "index.db", options.manifest_cache_size)
             cleanup.callback(index.close)

@@ -2,8 +2,8 @@
 
 Invariants:
 
-* A draft has a row in the journal as long as it is acknowledged. What the row says is durable in the spool before the
-  row is, and is never written over (`hot.spool`).
+* A draft has a row in the journal as long as it is acknowledged. The row holds its bytes where they are few; else they
+  are durable in the spool before the row is, and are never written over (`hot.spool`).
 * Before a PUT that may make a draft a version, its row has the id of the commit. So whoever finds the row, after
   whatever crash, can tell from the ring of the manifest whether it happened, and goes on from there.
 * The row is dropped, or reduced to what was acknowledged since, only when the store has the rest, or when it is to be
@@ -113,7 +113,8 @@ class Backlog:
         """
         manifest_key(draft.path)
         frozen = draft.freeze()
-        await trio.to_thread.run_sync(draft.sync, limiter=self._threads)
+        if not frozen.fits_journal:
+            await trio.to_thread.run_sync(draft.sync, limiter=self._threads)
         await self._journal.change_drafts([self._row(frozen)], [replacing.id] if replacing else [])
         draft.acknowledged = frozen
         self._pending[draft.id] = draft

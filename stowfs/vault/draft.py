@@ -34,9 +34,9 @@ ReadBase = Callable[[Snapshot, int, int], Awaitable[bytes]]
 
 
 class DraftState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A frozen draft as the journal keeps it: everything but the bytes, which are in the spool file `id`, and the
-    manifest of the base. `extents`: start, end, position of each. `removal`: it is being removed; an id that is greater
-    than those of all commits that were there before."""
+    """A frozen draft as the journal keeps it: everything but the manifest of the base, and the bytes, where they are
+    many: those are in the spool file `id`. `extents`: start, end, position of each; `content`: the bytes of each, or
+    nothing. `removal`: it is being removed; an id that is greater than those of all commits that were there before."""
 
     id: str
     path: str
@@ -53,6 +53,7 @@ class DraftState(msgspec.Struct, frozen=True, omit_defaults=True):
     exclusive: bool = False
     removal: str | None = None
     shift: int = 0
+    content: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,10 @@ class Draft:
         )
         draft._attempts = dict(state.attempts)
         draft._sealed = state.seal
-        if state.extents:
+        if state.content:
+            parts = zip((position for _, _, position in state.extents), state.content, strict=True)
+            draft._file = spool.recreate(state.id, sorted(parts), state.seal)
+        elif state.extents:
             draft._file = spool.open(state.id)
             last = max(position + end - start for start, end, position in state.extents)
             draft._file.restore(last, state.seal)
@@ -370,10 +374,21 @@ class Draft:
             appending=self.appending,
             exclusive=self.exclusive,
             shift=overlay.shift,
+            content=self._content() if self.fits_journal else (),
         )
 
+    @property
+    def fits_journal(self) -> bool:
+        """Whether its bytes are so few that they go into the journal with its state."""
+        return self._overlay.extents.total <= self._spool.short
+
+    def _content(self) -> tuple[bytes, ...]:
+        if self._file is None:
+            return ()
+        return tuple(self._file.read(position, end - start) for start, end, position in self._overlay.extents)
+
     def sync(self) -> None:
-        """Makes the bytes of the draft durable on the local disk; blocks. Raises `HotTierFull`, `HotTierFailed`."""
+        """Makes the bytes of the draft durable in its spool file; blocks. Raises `HotTierFull`, `HotTierFailed`."""
         if self._file is not None:
             self._file.sync()
 

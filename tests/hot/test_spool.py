@@ -83,13 +83,13 @@ steps = st.lists(
 )
 
 
-@given(st.integers(0, 2).map(lambda blocks: blocks * BLOCK), steps)
+@given(st.integers(0, 2).map(lambda blocks: blocks * BLOCK), st.sampled_from([0, 60, MIB]), steps)
 @settings(deadline=None)
 def test_a_log_keeps_what_was_neither_written_over_nor_given_up(
-    start: int, steps: list[tuple[str, int, bytes]]
+    start: int, short: int, steps: list[tuple[str, int, bytes]]
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        spool = Spool.prepare(Path(directory), MIB)
+        spool = Spool.prepare(Path(directory), MIB, short=short, memory=MIB)
         log = Log(spool.create("draft", start))
         assert log.file.end == log.file.sealed == start
         for kind, position, data in steps:
@@ -110,8 +110,79 @@ def test_a_log_keeps_what_was_neither_written_over_nor_given_up(
                     log.file.sync()
             log.check()
             assert spool.used == log.file.charged >= 0
+            assert spool.memory_used <= short
         log.file.remove()
-        assert (spool.used, spool.names()) == (0, [])
+        assert (spool.used, spool.memory_used, spool.names()) == (0, 0, [])
+
+
+def test_a_short_log_needs_no_file(tmp_path: Path) -> None:
+    spool = Spool.prepare(tmp_path / "spool", MIB, short=10, memory=MIB)
+    file = spool.create("draft")
+    file.append(b"01234")
+    file.overwrite(0, b"a")
+    sealed = file.seal()
+    file.append(b"56789")
+    assert (spool.names(), spool.memory_used, spool.used) == ([], 10, 10)
+    file.append(b"x")
+    assert (spool.names(), spool.memory_used, spool.used) == (["draft"], 0, 11)
+    assert (file.read(0, 5), file.read(sealed, 6)) == (b"a1234", b"56789x")
+    file.remove()
+    assert (spool.names(), spool.memory_used, spool.used) == ([], 0, 0)
+
+
+def test_the_memory_of_all_short_logs_is_bounded(tmp_path: Path) -> None:
+    spool = Spool.prepare(tmp_path / "spool", MIB, short=10, memory=25)
+    files = [spool.create(f"draft{n}") for n in range(4)]
+    for file in files:
+        file.append(b"0123456789")
+    assert (spool.names(), spool.memory_used, spool.used) == (["draft2", "draft3"], 20, 40)
+    files[0].remove()
+    spool.create("draft4").append(b"0123456789")
+    assert (spool.names(), spool.memory_used) == (["draft2", "draft3"], 20)
+    assert all(file.read(0, 10) == b"0123456789" for file in files[1:])
+
+
+def test_a_sync_moves_a_short_log_into_its_file(tmp_path: Path) -> None:
+    spool = Spool.prepare(tmp_path / "spool", MIB, short=MIB, memory=MIB)
+    file = spool.create("draft")
+    file.append(b"hello")
+    file.sync()
+    assert (tmp_path / "spool" / "draft").read_bytes() == b"hello"
+    assert spool.memory_used == 0
+
+
+def test_a_short_log_that_the_disk_refuses_stays_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool.prepare(tmp_path / "spool", MIB, short=10, memory=MIB)
+    file = spool.create("draft")
+    file.append(b"0123456789")
+
+    def refuse(fd: int, data: memoryview, offset: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", refuse)
+        with pytest.raises(HotTierFull):
+            file.append(b"x")
+    assert (spool.names(), spool.memory_used, spool.used, file.end) == ([], 10, 10, 10)
+    assert file.read(0, 10) == b"0123456789"
+    file.append(b"x")
+    assert file.read(0, 11) == b"0123456789x"
+
+
+@pytest.mark.parametrize("short", [0, 8, MIB])
+def test_a_log_is_made_again_from_what_the_journal_held(tmp_path: Path, short: int) -> None:
+    directory = tmp_path / "spool"
+    directory.mkdir()
+    (directory / "draft").write_bytes(b"of an earlier process")
+    spool = Spool.prepare(directory, 4, short=short, memory=MIB)
+    file = spool.recreate("draft", [(0, b"hello"), (BLOCK, b"world")], 2 * BLOCK)
+    assert (file.read(0, 5), file.read(BLOCK, 5)) == (b"hello", b"world")
+    assert (file.sealed, file.end, spool.used) == (2 * BLOCK, 2 * BLOCK, 10)
+    assert spool.names() == ([] if short == MIB else ["draft"])
+    with pytest.raises(HotTierFull):
+        file.append(b"x")
+    file.remove()
+    assert (spool.used, spool.memory_used, spool.names()) == (0, 0, [])
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=4), steps)
@@ -218,7 +289,7 @@ def test_a_file_system_without_holes_keeps_counting(spool: Spool, monkeypatch: p
     file.append(b"12345")
     sealed = file.seal()
     file.append(b"678")
-    monkeypatch.setattr("stowfs.hot.spool._libc", NoHoles())
+    monkeypatch.setattr("stowfs.hot.medium._libc", NoHoles())
     file.release(sealed)
     assert spool.used == 8
     assert file.read(sealed, 3) == b"678"

@@ -42,11 +42,18 @@ class Hosts:
     """Vaults on one store by host name."""
 
     def __init__(
-        self, store: ObjectStore, directory: Path, *, descriptor: Descriptor | None = None, **options: object
+        self,
+        store: ObjectStore,
+        directory: Path,
+        *,
+        descriptor: Descriptor | None = None,
+        spool_short: int = HotTierOptions().spool_short,
+        **options: object,
     ) -> None:
         self.store = store
         self.directory = directory
         self.descriptor = descriptor
+        self._spool_short = spool_short
         self.options = options
         self._hosts: dict[str, _Host] = {}
         self._stack = AsyncExitStack()
@@ -70,7 +77,8 @@ class Hosts:
     async def start(self, name: str, store: ObjectStore | None = None, **options: object) -> Vault:
         """Starts a host; it begins to recover what it left when it crashed. `options`: its own, beside those of all."""
         assert self.descriptor is not None
-        tier = HotTierOptions(self.directory / name / "state", self.directory / name / "cache")
+        directory = self.directory / name
+        tier = HotTierOptions(directory / "state", directory / "cache", spool_short=self._spool_short)
         hot = await HotTier.open(tier, self.descriptor.store_id, "test")
         host: _Host = await self._nursery.start(self._run, hot, store or self.store, options)
         self._hosts[name] = host

@@ -33,8 +33,9 @@ async def acknowledged(vault: Vault, path: str, data: bytes) -> Draft:
     return draft
 
 
-async def test_what_is_not_acknowledged_is_gone_after_a_crash(tmp_path: Path) -> None:
-    async with Hosts(MemoryStore(), tmp_path) as hosts:
+@pytest.mark.parametrize("spool_short", [0, 20, 1 << 16])
+async def test_what_is_not_acknowledged_is_gone_after_a_crash(tmp_path: Path, spool_short: int) -> None:
+    async with Hosts(MemoryStore(), tmp_path, spool_short=spool_short) as hosts:
         vault = await hosts.start("a")
         draft = await acknowledged(vault, "x", b"kept")
         draft.write(4, b", and this is not")
@@ -213,7 +214,7 @@ async def test_a_removal_that_fails_leaves_it_acknowledged(tmp_path: Path) -> No
 
 
 async def test_a_row_whose_bytes_are_gone_is_said_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with Hosts(MemoryStore(), tmp_path) as hosts:
+    async with Hosts(MemoryStore(), tmp_path, spool_short=0) as hosts:
         a = await hosts.start("a")
         lost, kept = await acknowledged(a, "lost", b"lost"), await acknowledged(a, "kept", b"kept")
         await hosts.crash("a")
