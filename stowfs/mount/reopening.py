@@ -1,9 +1,9 @@
 """Opens that were too late: the path showed another version than the inode the kernel had looked up.
 
 Such an open is answered ESTALE. The kernel then looks the name up once more and opens what it finds; a second ESTALE
-goes to the program. Where hosts write to a file again and again, that would happen. So the version that the second
-lookup of a thread found is the one that its second open gets, without asking the store another time: it was asked
-after the program had called open(2), which is all that close-to-open promises.
+goes to the program. Where hosts write to a file again and again, that would happen. So the second open of a thread gets
+what its second lookup found, or what this host has made of that since, without asking the store another time: it was
+asked after the program had called open(2), which is all that close-to-open promises.
 """
 
 from collections import OrderedDict
@@ -36,9 +36,13 @@ class Reopening:
                 self._found.popitem(last=False)
 
     def take(self, thread: int, inode: Inode) -> Snapshot | None:
-        """The version to open for the thread, where it has just looked up this inode, and nothing has happened to
-        that since."""
+        """A version to open for the thread, where it has just looked up this inode."""
         found, snapshot = self._found.pop(thread, (None, None))
-        if found is not inode or snapshot is None or not inode.linked or inode.draft is not None:
+        if found is not inode or snapshot is None or not inode.linked or inode.expired:
+            return None
+        if inode.snapshot is not None:
+            # Somebody else opened it meanwhile. It never shows less than it did, whatever its path shows by now.
+            return inode.snapshot
+        if inode.draft is not None:
             return None
         return snapshot if inode.content == snapshot.manifest.commit else None

@@ -21,7 +21,13 @@ async def test_state_and_cache_are_private_and_apart(options: HotTierOptions) ->
         state = options.state_root / STORE_ID / "mount"
         cache = options.cache_root / STORE_ID / "mount"
         assert tier.state_directory == state
-        assert sorted(entry.name for entry in state.iterdir()) == ["journal.db", "journal.db-wal", "lock", "spool"]
+        assert sorted(entry.name for entry in state.iterdir()) == [
+            "dictionaries",
+            "journal.db",
+            "journal.db-wal",
+            "lock",
+            "spool",
+        ]
         assert sorted(entry.name for entry in cache.iterdir()) == [
             "index.db",
             "index.db-recent",

@@ -236,8 +236,10 @@ async def test_a_custom_client_is_used_and_each_request_sent_once() -> None:
 async def test_a_part_that_fails_fails_the_put_and_leaves_no_upload(moto_url: str) -> None:
     location = parse_store_url(moto_url)
     assert isinstance(location, S3Location)
-    client = make_client(QUICK)
-    store = S3Store(client, location.bucket, "", QUICK)
+    # On a busy machine moto needs more than a second for as many bytes.
+    options = StoreOptions(concurrency=4)
+    client = make_client(options)
+    store = S3Store(client, location.bucket, "", options)
     real = client.upload_part
 
     def fail_second(**request: Any) -> Any:
