@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from stowfs.hot.index import SIGHTINGS_LIMIT, CachedManifest, Index, Sighting, id_of, key_of
+from stowfs.hot.index import SIGHTINGS_LIMIT, VERSIONS_LIMIT, CachedManifest, Index, Sighting, id_of, key_of
 from stowfs.hot.recent import Entry, RecentEntries
 
 ENTRIES = 128
@@ -23,8 +23,10 @@ BYTES = 1 << 20
 class BufferedIndex(Index):
     """An `Index` that writes in batches, and at the latest when it is closed."""
 
-    def __init__(self, path: Path, limit: int, sightings_limit: int = SIGHTINGS_LIMIT) -> None:
-        super().__init__(path, limit, sightings_limit)
+    def __init__(
+        self, path: Path, limit: int, sightings_limit: int = SIGHTINGS_LIMIT, versions_limit: int = VERSIONS_LIMIT
+    ) -> None:
+        super().__init__(path, limit, sightings_limit, versions_limit)
         # None: to be removed.
         self._new_manifests: dict[str, CachedManifest | None] = {}
         self._new_sightings: dict[bytes, Sighting] = {}
@@ -34,9 +36,11 @@ class BufferedIndex(Index):
         self._under_way = 0
 
     @classmethod
-    def open(cls, path: Path, limit: int, sightings_limit: int = SIGHTINGS_LIMIT) -> Self:
+    def open(
+        cls, path: Path, limit: int, sightings_limit: int = SIGHTINGS_LIMIT, versions_limit: int = VERSIONS_LIMIT
+    ) -> Self:
         """As `Index.open`, with what a crash kept from being written."""
-        index = super().open(path, limit, sightings_limit)
+        index = super().open(path, limit, sightings_limit, versions_limit)
         index._recover()
         return index
 

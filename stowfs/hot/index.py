@@ -1,7 +1,8 @@
-"""What this host knows of the store, in `index.db`: manifests by (id, ETag), and where segments were last seen.
+"""What this host knows of the store, in `index.db`: manifests by (id, ETag), what listings show of them by the same,
+and where segments were last seen.
 
 A cache: no call fails on account of the disk, a file that is damaged or has another schema is rebuilt empty, and what
-is found there is only ever as new as its ETag or its time says. Both tables are bounded. Manifests go by least recent
+is found there is only ever as new as its ETag or its time says. All tables are bounded. Manifests go by least recent
 use, which is counted in generations: a new one begins whenever a sixteenth of the limit has been written, so a
 manifest's use is noted at most once a generation, and listing a quiet store writes nothing.
 """
@@ -20,7 +21,7 @@ from stowfs.hot.database import OtherSchema, connect, transaction
 from stowfs.hot.directories import private_directory
 from stowfs.hot.failures import DAMAGED, CacheTrouble, logger, primary_code
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # The uses are a table of their own, because an update rewrites the whole row, and a manifest is a large one.
 SCHEMA = """
 CREATE TABLE manifests (
@@ -36,6 +37,12 @@ CREATE TABLE uses (
     size INTEGER NOT NULL
 );
 CREATE INDEX uses_by_age ON uses (generation, number, size);
+CREATE TABLE versions (
+    id BLOB PRIMARY KEY,
+    etag TEXT NOT NULL,
+    checksum INTEGER NOT NULL,
+    body BLOB NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE sightings (
     hash BLOB PRIMARY KEY,
     state TEXT NOT NULL,
@@ -50,6 +57,8 @@ ROW_COST = 100
 """Bytes that a cached manifest takes besides its id, ETag and body (keys, index entries, page slack), about."""
 SIGHTINGS_LIMIT = 500_000
 """Segments remembered: about 60 MB of disk, for some 10 GB of compressed conversations."""
+VERSIONS_LIMIT = 500_000
+"""Versions remembered: about 100 MB of disk."""
 PAGE_SIZE = 16384
 """Bytes. A page of 4096 holds one manifest of the usual 2.5 KB and wastes the rest: the file was 1.6 times its rows."""
 CHUNK = 500
@@ -61,7 +70,7 @@ SightingState = Literal["inline", "stored", "saturated"]
 
 @dataclass(frozen=True, slots=True)
 class CachedManifest:
-    """The body of a manifest and the ETag it has in the store."""
+    """The body of a manifest, or what was made of it, and the ETag it has in the store."""
 
     etag: str
     body: bytes
@@ -79,10 +88,14 @@ class Sighting:
 
 
 class Index:
-    """The index of one slot. `limit` bounds the manifests, in bytes, and `sightings_limit` the sightings, in rows."""
+    """The index of one slot. `limit` bounds the manifests, in bytes; `sightings_limit` and `versions_limit` bound the
+    others, in rows."""
 
-    def __init__(self, path: Path, limit: int, sightings_limit: int = SIGHTINGS_LIMIT) -> None:
+    def __init__(
+        self, path: Path, limit: int, sightings_limit: int = SIGHTINGS_LIMIT, versions_limit: int = VERSIONS_LIMIT
+    ) -> None:
         self._path = path
+        self._versions_limit = versions_limit
         self._limit = limit
         self._sightings_limit = sightings_limit
         self._limiter = trio.CapacityLimiter(1)
@@ -91,9 +104,11 @@ class Index:
         self._reset_figures()
 
     @classmethod
-    def open(cls, path: Path, limit: int, sightings_limit: int = SIGHTINGS_LIMIT) -> Self:
+    def open(
+        cls, path: Path, limit: int, sightings_limit: int = SIGHTINGS_LIMIT, versions_limit: int = VERSIONS_LIMIT
+    ) -> Self:
         """The index at `path`, empty where it is new or was useless; blocks. Without a working disk it stays empty."""
-        index = cls(path, limit, sightings_limit)
+        index = cls(path, limit, sightings_limit, versions_limit)
         index._connect()
         return index
 
@@ -108,6 +123,16 @@ class Index:
     async def put_manifests(self, entries: Mapping[str, CachedManifest | None]) -> None:
         """Caches manifests in place of what was cached under their ids (None: nothing); those used longest ago go."""
         await self._run(lambda connection: self._write_manifests(connection, entries), None)
+
+    async def versions(self, ids: Sequence[str]) -> dict[str, CachedManifest]:
+        """What is known of the versions of those conversations, by what they were under; the bodies are the caller's
+        own."""
+        return await self._run(lambda connection: _read_versions(connection, ids), {})
+
+    async def put_versions(self, entries: Mapping[str, CachedManifest]) -> None:
+        """Remembers versions in place of earlier ones. Where there are too many, any others go: who goes through all
+        of them again and again still finds most."""
+        await self._run(lambda connection: self._write_versions(connection, entries), None)
 
     async def sightings(self, hashes: Sequence[bytes]) -> dict[bytes, Sighting]:
         """What is known of those segments (SHA-256 keys)."""
@@ -162,6 +187,7 @@ class Index:
         self._generation: int | None = None
         self._written = 0
         self._sighted: int | None = None
+        self._versions: int | None = None
 
     def _connect(self) -> None:
         try:
@@ -263,6 +289,25 @@ class Index:
         assert self._generation is not None
         return self._generation
 
+    # Versions
+
+    def _write_versions(self, connection: sqlite3.Connection, entries: Mapping[str, CachedManifest]) -> None:
+        if self._versions is None:
+            (self._versions,) = connection.execute("SELECT COUNT(*) FROM versions").fetchone()
+        rows = [
+            (key_of(id), entry.etag, _checksum(entry.etag, entry.body), entry.body) for id, entry in entries.items()
+        ]
+        added = connection.executemany("INSERT OR IGNORE INTO versions VALUES (?1, ?2, ?3, ?4)", rows).rowcount
+        if added < len(rows):
+            connection.executemany("INSERT OR REPLACE INTO versions VALUES (?1, ?2, ?3, ?4)", rows)
+        self._versions = (self._versions or 0) + added
+        if self._versions > self._versions_limit:
+            dropped = connection.execute(
+                "DELETE FROM versions WHERE id IN (SELECT id FROM versions ORDER BY random() LIMIT ?)",
+                (self._versions - self._versions_limit + self._versions_limit // GENERATIONS,),
+            )
+            self._versions -= dropped.rowcount
+
     # Sightings
 
     def _write_sightings(self, connection: sqlite3.Connection, sightings: Mapping[bytes, Sighting]) -> None:
@@ -278,6 +323,16 @@ class Index:
                 (self._sighted - self._sightings_limit,),
             )
             self._sighted -= dropped.rowcount
+
+
+def _read_versions(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, CachedManifest]:
+    return {
+        id_of(key): CachedManifest(etag, body)
+        for chunk, holes in _chunks([key_of(id) for id in ids])
+        for key, etag, checksum, body in connection.execute(f"SELECT * FROM versions WHERE id IN ({holes})", chunk)
+        # What is damaged is fetched, and written over.
+        if checksum == _checksum(etag, body)
+    }
 
 
 def _read_sightings(connection: sqlite3.Connection, hashes: Sequence[bytes]) -> dict[bytes, Sighting]:

@@ -9,7 +9,6 @@ Whoever sends a change to the store keeps the path steady first (`Moves`), then 
 there is one at a time; whoever looks at or changes the draft holds the inode's `lock`. Always in this order.
 """
 
-import dataclasses
 import logging
 import stat
 from collections.abc import Awaitable, Callable
@@ -19,7 +18,7 @@ from mmap import PAGESIZE
 import msgspec
 
 from stowfs.errors import CorruptObject, Expired, NoSuchPath, PathExists, StoreUnavailable, StowError
-from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
+from stowfs.mount.inodes import Inode, Inodes, now_ns
 from stowfs.mount.local_names import is_probe
 from stowfs.mount.moves import Moves
 from stowfs.vault import expiry
@@ -27,6 +26,7 @@ from stowfs.vault.draft import Draft, Intent
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display
 from stowfs.vault.vault import Vault
+from stowfs.vault.version import Version
 
 log = logging.getLogger(__name__)
 
@@ -280,7 +280,7 @@ class Contents:
         inode.attempted = False
         if committed.is_directory:
             # Kept beside a directory that somebody made: the inode has no name any more.
-            inode.show(Version("", before.attributes, 0, is_directory=False))
+            inode.show(Version("", before.attributes, 0))
             self._inodes.unlink(inode.path)
             return
         base = before.version
@@ -347,7 +347,7 @@ class Contents:
             inode.cached = None
         if inode.version is None and draft is not None:
             # Whoever still has it open sees an empty file without a name.
-            inode.show(Version("", draft.attributes, 0, is_directory=False))
+            inode.show(Version("", draft.attributes, 0))
             if self._inodes.is_current(inode):
                 self._inodes.unlink(inode.path)
 
@@ -369,7 +369,7 @@ class Contents:
             if not inode.linked or inode is self._inodes.conversations:
                 # Of neither is anything stored: it lasts as long as the inode.
                 attributes = msgspec.structs.replace(change(before.attributes), ctime_ns=now_ns())
-                inode.show(dataclasses.replace(before, attributes=attributes))
+                inode.show(msgspec.structs.replace(before, attributes=attributes))
                 return
             changed = await self._vault.change_attributes(inode.path, change)
             if _follows(changed, before):

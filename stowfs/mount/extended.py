@@ -31,12 +31,10 @@ LIFETIME = b"user.stowfs.ttl"
 class ExtendedAttributes:
     """The extended attributes of files, by inode and name. Names of other namespaces are ENOTSUP."""
 
-    def __init__(self, vault: Vault, tree: Tree, contents: Contents, within: float) -> None:
-        """`within`: seconds for which attributes are believed that were asked for."""
+    def __init__(self, vault: Vault, tree: Tree, contents: Contents) -> None:
         self._vault = vault
         self._tree = tree
         self._contents = contents
-        self._within = within
         self._known: dict[bytes, Callable[[Snapshot], Awaitable[object]]] = {
             b"format": self._fact("format"),
             b"model": self._fact("model"),
@@ -49,7 +47,7 @@ class ExtendedAttributes:
 
     async def names(self, inode: Inode) -> list[bytes]:
         """The attributes that are stored."""
-        await self._tree.revalidate(inode, self._within)
+        await self._tree.revalidate(inode, recently=True)
         # Whatever somebody else has put into the store.
         return [name for name in extended.names(inode.attributes) if name.startswith(STORED)]
 
@@ -57,11 +55,11 @@ class ExtendedAttributes:
         """The value of an attribute. Raises `NoSuchAttribute`, ENODATA."""
         _check_namespace(name)
         if name == LIFETIME:
-            await self._tree.revalidate(inode, self._within)
+            await self._tree.revalidate(inode, recently=True)
             return str(int(expiry.seconds_left(_deadline(inode)))).encode()
         if name.startswith(KNOWN):
             return await self._tell(inode, name.removeprefix(KNOWN))
-        await self._tree.revalidate(inode, self._within)
+        await self._tree.revalidate(inode, recently=True)
         return extended.value(inode.attributes, name)
 
     async def set(self, inode: Inode, name: bytes, value: bytes) -> None:

@@ -23,8 +23,6 @@ import stat
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 
 import pyfuse3
 import trio
@@ -34,6 +32,7 @@ from stowfs.vault import expiry
 from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import split
+from stowfs.vault.version import Version
 
 CONVERSATIONS = pyfuse3.InodeT(pyfuse3.ROOT_INODE + 1)
 """The number of the directory that shows the vault."""
@@ -45,38 +44,42 @@ REMEMBERED = 10_000
 """Paths of which something is remembered that the kernel has forgotten: about two megabytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
-    """What is kept of a version whose bytes nobody reads: an inode must cost little, since the kernel remembers many.
+class Inode:
+    """One file, directory or symbolic link as the kernel knows it: which of them, it stays.
 
-    `commit` identifies it.
+    It costs little: the kernel remembers as many as it was ever shown, until it is short of memory itself.
     """
 
-    commit: str
-    attributes: Attributes
-    size: int
-    is_directory: bool
-    is_symlink: bool = False
-
-    @classmethod
-    def of(cls, snapshot: Snapshot) -> "Version":
-        """The version that a snapshot is."""
-        return cls(
-            snapshot.manifest.commit, snapshot.attributes, snapshot.size, snapshot.is_directory, snapshot.is_symlink
-        )
-
-    @property
-    def type_bits(self) -> int:
-        """What kind of file this is, as in `st_mode`."""
-        if self.is_directory:
-            return stat.S_IFDIR
-        return stat.S_IFLNK if self.is_symlink else stat.S_IFREG
-
-
-class Inode:
-    """One file, directory or symbolic link as the kernel knows it: which of them, it stays."""
+    __slots__ = (
+        "_flight",
+        "_lock",
+        "allowance",
+        "attempted",
+        "cached",
+        "draft",
+        "entries_changed_ns",
+        "failure",
+        "fresh",
+        "handles",
+        "kernel_size",
+        "linked",
+        "local",
+        "lookups",
+        "mappers",
+        "number",
+        "path",
+        "settled",
+        "snapshot",
+        "told",
+        "type_bits",
+        "validated",
+        "version",
+        "writers",
+    )
 
     def __init__(self, number: int, path: str, version: Version | None) -> None:
+        self._lock: trio.Lock | None = None
+        self._flight: trio.Lock | None = None
         self.number = number
         self.path = path
         self.type_bits = version.type_bits if version else stat.S_IFREG
@@ -104,6 +107,8 @@ class Inode:
         self.settled = trio.current_time()
         # When the store was last asked for it, or told (seconds of trio's clock).
         self.validated = self.settled
+        # Seconds for which it may be shown for longer than usual without asking: it was listed with many others.
+        self.allowance = 0.0
         # When this host last changed the entries of this directory (nanoseconds since the epoch); not stored.
         self.entries_changed_ns = 0
         # What the kernel believes: the content its page cache is of, the version its attributes are of, and the size.
@@ -111,18 +116,22 @@ class Inode:
         self.told: str | None = None
         self.kernel_size = 0
 
-    @cached_property
+    @property
     def lock(self) -> trio.Lock:
         """Held for writes and commits: a draft takes one at a time.
 
         Made when it is needed: most inodes are only looked at.
         """
-        return trio.Lock()
+        if self._lock is None:
+            self._lock = trio.Lock()
+        return self._lock
 
-    @cached_property
+    @property
     def flight(self) -> trio.Lock:
         """Held while a change of this file is on its way to the store; taken before `lock`."""
-        return trio.Lock()
+        if self._flight is None:
+            self._flight = trio.Lock()
+        return self._flight
 
     @property
     def is_directory(self) -> bool:
@@ -163,6 +172,7 @@ class Inode:
         """From now on this is the version the inode shows."""
         self.version = version
         self.settled = self.validated = trio.current_time()
+        self.allowance = 0.0
 
 
 class Inodes:

@@ -164,7 +164,7 @@ class FileSystem(Session):
         if number in self._generated:
             return await self._generated.entry(number)
         inode = self._inode(number)
-        await self._tree.revalidate(inode, self._attribute_timeout, stale_ok=True)
+        await self._tree.revalidate(inode, recently=True, stale_ok=True)
         return self._answer(inode)
 
     @handler

@@ -22,7 +22,7 @@ from stowfs.mount.contents import Contents
 from stowfs.mount.errnos import stale
 from stowfs.mount.extended import ExtendedAttributes
 from stowfs.mount.figures import Inventory
-from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
+from stowfs.mount.inodes import Inode, Inodes, now_ns
 from stowfs.mount.kernel import invalidate_attributes
 from stowfs.mount.local_names import LocalNames
 from stowfs.mount.monitor import Monitor
@@ -33,6 +33,7 @@ from stowfs.store.counting import RequestCounts
 from stowfs.vault.manifest import Attributes
 from stowfs.vault.naming import display, join
 from stowfs.vault.vault import Vault
+from stowfs.vault.version import Version
 
 log = logging.getLogger(__name__)
 
@@ -87,15 +88,15 @@ class Session(pyfuse3.Operations):
         self._owner = (os.getuid(), os.getgid())
         root = Attributes(CONVERSATIONS_MODE, *self._owner, self._mounted_ns, self._mounted_ns)
         moves = Moves(vault.options.deadline)
-        self._inodes = Inodes(Version("", root, 0, is_directory=True))
+        self._inodes = Inodes(Version("", root, 0, "directory"))
         self._vault = vault
         self._contents = Contents(vault, self._inodes, moves, invalidate_attributes, lifetime=options.lifetime)
         self._contents.restore()
-        self._tree = Tree(vault, self._inodes, self._contents, moves, LocalNames(options.local))
-        self._tree.hold_unfinished()
-        self._extended_attributes = (
-            ExtendedAttributes(vault, self._tree, self._contents, options.attribute_timeout) if options.xattr else None
+        self._tree = Tree(
+            vault, self._inodes, self._contents, moves, LocalNames(options.local), options.attribute_timeout
         )
+        self._tree.hold_unfinished()
+        self._extended_attributes = ExtendedAttributes(vault, self._tree, self._contents) if options.xattr else None
         self._handles: dict[int, Handle] = {}
         # Of the root and of what is generated, the entries.
         self._listings: dict[int, Listing | list[tuple[bytes, int]]] = {}
@@ -177,7 +178,7 @@ class Session(pyfuse3.Operations):
         timeout = self._attribute_timeout
         if self._tree.is_shared(inode):
             # Counted from when the store was asked, so that what a stat says is never older than promised.
-            timeout = max(0.0, timeout - (trio.current_time() - inode.validated))
+            timeout = max(0.0, timeout + inode.allowance - (trio.current_time() - inode.validated))
         return entry(inode, self._shown, timeout)
 
     def _looked_up(self, inode: Inode) -> EntryAttributes:

@@ -20,7 +20,7 @@ import trio
 from stowfs.errors import DirectoryNotEmpty, NoSuchPath, PathExists, StowError
 from stowfs.mount.contents import Contents
 from stowfs.mount.errnos import stale
-from stowfs.mount.inodes import Inode, Inodes, Version, now_ns
+from stowfs.mount.inodes import Inode, Inodes, now_ns
 from stowfs.mount.local_names import LocalNames
 from stowfs.mount.moves import Moves
 from stowfs.mount.reopening import Reopening
@@ -30,35 +30,51 @@ from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display, join, split
 from stowfs.vault.parallel import each
 from stowfs.vault.vault import Vault
+from stowfs.vault.version import PackedVersion, Version, decode
 
 log = logging.getLogger(__name__)
 
 COMMITS = 32
 """Files committed at once before their directory is renamed: as many requests as go to a store at once."""
 
+PER_TIMEOUT = 10_000
+"""Entries for which what a listing told is believed once more as long as attributes are. Programs read the whole
+directory and then look at each entry: without that, a large one would cost them a request for each."""
+
 
 @dataclass(slots=True, eq=False)
 class Listing:
     """An open directory: its entries as they were when reading began, and those that went since.
 
-    `asked` in trio's time.
+    `asked` and `answered`, when the store was asked and when it had told them all, in trio's time.
     """
 
     directory: Inode
-    entries: list[tuple[str, Version | None]] = field(default_factory=list)
+    entries: list[tuple[str, PackedVersion | None]] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
     asked: float = 0.0
+    answered: float = 0.0
 
 
 class Tree:
     """Names and directories."""
 
-    def __init__(self, vault: Vault, inodes: Inodes, contents: Contents, moves: Moves, local: LocalNames) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        inodes: Inodes,
+        contents: Contents,
+        moves: Moves,
+        local: LocalNames,
+        attribute_timeout: float,
+    ) -> None:
+        """`attribute_timeout`: seconds for which attributes are believed that were asked for."""
         self._vault = vault
         self._local = local
         self._inodes = inodes
         self._contents = contents
         self._moves = moves
+        self._attribute_timeout = attribute_timeout
         self._asynchronous = vault.options.asynchronous
         self._listings: list[Listing] = []
         self.reopening = Reopening()
@@ -108,10 +124,14 @@ class Tree:
             inode.snapshot = snapshot
         return inode
 
-    def meet(self, path: str, version: Version, asked: float) -> Inode:
-        """The inode that shows `version`, which was under `path` at the time `asked`: the current one if it may."""
+    def meet(self, path: str, version: Version, asked: float, allowance: float = 0.0) -> Inode:
+        """The inode that shows `version`, which was under `path` at the time `asked`: the current one if it may.
+
+        `allowance`: see `Inode`.
+        """
         inode = self._at_or_new(path, version)
         inode.validated = asked
+        inode.allowance = allowance
         return inode
 
     def _at_or_new(self, path: str, version: Version) -> Inode:
@@ -128,14 +148,18 @@ class Tree:
         inode.show(version)
         return inode
 
-    async def revalidate(self, inode: Inode, within: float = 0, *, stale_ok: bool = False) -> None:
-        """Brings an inode up to date whose state the store decides, unless it was asked in the last `within` seconds.
+    async def revalidate(self, inode: Inode, *, recently: bool = False, stale_ok: bool = False) -> None:
+        """Brings an inode up to date whose state the store decides; with `recently` only if what is known is older than
+        attributes may be.
 
         `stale_ok` as in `Vault.head`. Raises ESTALE where its path shows something else.
         """
         if not inode.linked and not inode.handles and not inode.is_directory:
             raise stale()
-        if not self.is_shared(inode) or (trio.current_time() - inode.validated < within and not inode.expired):
+        if not self.is_shared(inode):
+            return
+        believed = self._attribute_timeout + inode.allowance if recently else 0.0
+        if trio.current_time() - inode.validated < believed and not inode.expired:
             return
         try:
             found, _ = await self.find(inode.path, stale_ok=stale_ok)
@@ -434,22 +458,25 @@ class Tree:
         listing.asked = trio.current_time()
         listing.entries = []
         if directory.linked:
-            snapshots = await self._vault.list_directory(directory.path)
-            listing.entries = [(split(snapshot.path)[1], Version.of(snapshot)) for snapshot in snapshots]
-            stored = {name for name, _ in listing.entries}
+            listing.entries += await self._vault.list_versions(directory.path)
             uncommitted = {split(inode.path)[1] for inode in self._inodes.uncommitted_in(directory.path)}
-            listing.entries += [(name, None) for name in sorted(uncommitted - stored)]
+            if uncommitted:
+                stored = {name for name, _ in listing.entries}
+                listing.entries += [(name, None) for name in sorted(uncommitted - stored)]
+        listing.answered = trio.current_time()
 
     def listed(self, listing: Listing, position: int) -> tuple[str, Inode] | None:
         """The name and inode of an entry; None where it went since the directory was read."""
-        name, version = listing.entries[position]
+        name, packed = listing.entries[position]
         if name in listing.gone:
             return None
         path = join(listing.directory.path, name)
+        version = None if packed is None else decode(packed)
         inode = self._inodes.at(path)
         current = version is not None and not expiry.is_over(version.attributes.expires_ns)
         if version is not None and current and (inode is None or inode.settled <= listing.asked):
-            inode = self.meet(path, version, listing.asked)
+            allowance = self._attribute_timeout * len(listing.entries) / PER_TIMEOUT
+            inode = self.meet(path, version, listing.answered, allowance)
         return (name, inode) if inode is not None and not inode.expired else None
 
     def _gone_from_listings(self, parent: Inode, name: bytes) -> None:

@@ -121,10 +121,11 @@ class Directory:
         yield from self._walk(base, prefix, after, recursive)
 
     def _walk(self, base: str, prefix: str, after: str, recursive: bool) -> Iterator[ObjectInfo | str]:
-        for key, entry in self._entries(base, prefix, after, recursive):
+        for name in self._entries(base, prefix, after, recursive):
+            key = base + name
             if not key.endswith("/"):
-                with contextlib.suppress(FileNotFoundError):
-                    status = entry.stat(follow_symlinks=False)
+                status = _status_at(os.path.join(self._root, key.encode()))
+                if status is not None:
                     yield ObjectInfo(key, status.st_size, _etag(status), status.st_mtime)
             elif recursive:
                 yield from self._walk(key, key, after, recursive)
@@ -132,27 +133,32 @@ class Directory:
             elif next(self._walk(key, key, after, True), None) is not None:
                 yield key
 
-    def _entries(self, base: str, prefix: str, after: str, recursive: bool) -> list[tuple[str, os.DirEntry[bytes]]]:
-        """The files, and the directories as 'name/', of directory `base`, in the order of the keys they stand for."""
+    def _entries(self, base: str, prefix: str, after: str, recursive: bool) -> list[str]:
+        """The files, and the directories as 'name/', of directory `base`, in the order of the keys they stand for.
+
+        Names and nothing else, since there may be very many.
+        """
         found = []
         try:
             with os.scandir(os.path.join(self._root, base.encode())) as entries:
                 for entry in entries:
                     try:
-                        key = base + entry.name.decode()
+                        name = entry.name.decode()
                     except UnicodeDecodeError:
                         continue  # Not a key, so not something that was ever stored here.
+                    key = base + name
                     if entry.is_dir(follow_symlinks=False):
+                        name += "/"
                         key += "/"
                         # Where the keys below are meant, some of them are past an `after` that is itself below.
                         wanted = key > after or (recursive and after.startswith(key))
                     else:
                         wanted = key > after and entry.is_file(follow_symlinks=False)
                     if wanted and key.startswith(prefix) and key != HIDDEN + "/":
-                        found.append((key, entry))
+                        found.append(name)
         except (FileNotFoundError, NotADirectoryError):
             return []  # Removed since its parent was read, or a prefix that nothing has.
-        found.sort(key=lambda item: item[0])
+        found.sort()
         return found
 
     # Changing

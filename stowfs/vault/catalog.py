@@ -11,7 +11,7 @@ what this host has done itself: what it knows to have changed is forgotten in me
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import trio
@@ -22,11 +22,13 @@ from stowfs.hot.buffer import BufferedIndex
 from stowfs.hot.index import CachedManifest
 from stowfs.store.base import Found, NotModified, ObjectInfo, ObjectStore
 from stowfs.vault import manifest as manifests
+from stowfs.vault import version as versions
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import display, manifest_key, path_of_manifest
 from stowfs.vault.parallel import each
 from stowfs.vault.untrusted import get_bounded, read_bounded
+from stowfs.vault.version import Version
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,13 @@ more."""
 
 FETCHES = 32
 """Manifests fetched at once for a listing; the store has a limit of its own."""
+
+
+PART = 128
+"""Manifests read from the index at once: of the largest, some 250 MB would be possible; of those that are, a few."""
+
+Wanted = tuple[ObjectInfo, str]
+"""An object of a listing, and its path."""
 
 
 @dataclass(slots=True)
@@ -138,37 +147,97 @@ class Catalog:
         it must not hide the rest of the directory; to open it is an error.
         """
         asked = trio.current_time()
-        paths = {info.key: path for info in objects if (path := self._path_or_none(info)) is not None}
         found: dict[str, Snapshot] = {}
-        unknown: list[ObjectInfo] = []
-        for info in objects:
-            entry = self._entries.get(paths.get(info.key, ""))
-            if entry is not None and entry.snapshot.etag == info.etag:
-                entry.checked = max(entry.checked, asked)
-                found[info.key] = entry.snapshot
-            elif info.key in paths and self._unreadable.get(info.key) != info.etag:
-                unknown.append(info)
-        cached = await self._index.manifests([paths[info.key] for info in unknown]) if unknown else {}
-        missing: list[ObjectInfo] = []
-        for info in unknown:
-            path = paths[info.key]
-            body = cached.get(path)
-            if body is None or body.etag != info.etag:
-                missing.append(info)
-            elif (snapshot := await self._decode_or_none(path, info, body.body)) is not None:
+        unknown: list[Wanted] = []
+        for wanted in self._readable(objects):
+            info, path = wanted
+            snapshot = self._remembered(path, info.etag, asked)
+            if snapshot is not None:
                 found[info.key] = snapshot
-                self._keep(snapshot, asked)
-        fetched = await each(self._fetch, [(info, paths[info.key]) for info in missing], limit=FETCHES)
-        learned = {}
-        for info, answer in zip(missing, fetched, strict=True):
-            if answer is not None:
-                snapshot, body_bytes = answer
-                found[info.key] = snapshot
-                self._keep(snapshot, asked)
-                learned[snapshot.path] = CachedManifest(snapshot.etag, body_bytes)
-        if learned:
-            await self._index.put_manifests(learned)
+            else:
+                unknown.append(wanted)
+        missing = []
+        for part in _parts(unknown):
+            cached = await self._cached(part)
+            for wanted in part:
+                snapshot = cached.get(wanted[0].key)
+                if snapshot is None:
+                    missing.append(wanted)
+                else:
+                    found[wanted[0].key] = self._keep(snapshot, asked)
+        for snapshot in await each(self._fetch, missing, limit=FETCHES):
+            if snapshot is not None:
+                found[manifest_key(snapshot.path)] = self._keep(snapshot, asked)
         return [found[info.key] for info in objects if info.key in found]
+
+    async def versions(self, objects: Sequence[ObjectInfo]) -> dict[str, tuple[str, Version]]:
+        """As `resolve`, but paths and versions only, by key; their bytes pass through memory a few at a time."""
+        asked = trio.current_time()
+        found: dict[str, tuple[str, Version]] = {}
+        unknown: list[Wanted] = []
+        for wanted in self._readable(objects):
+            info, path = wanted
+            snapshot = self._remembered(path, info.etag, asked)
+            if snapshot is not None:
+                found[info.key] = path, Version.of(snapshot)
+            else:
+                unknown.append(wanted)
+        known = await self._index.versions([path for _, path in unknown]) if unknown else {}
+        missing = []
+        for wanted in unknown:
+            info, path = wanted
+            row = known.get(path)
+            if row is not None and row.etag == info.etag and (version := self._version_or_none(row.body)) is not None:
+                found[info.key] = path, version
+            else:
+                missing.append(wanted)
+        learned: dict[str, CachedManifest] = {}
+
+        def learn(key: str, snapshot: Snapshot) -> None:
+            version = Version.of(snapshot)
+            found[key] = snapshot.path, version
+            learned[snapshot.path] = CachedManifest(snapshot.etag, versions.encode(version))
+
+        async def fetch(wanted: Wanted) -> None:
+            snapshot = await self._fetch(wanted)
+            if snapshot is not None:
+                learn(wanted[0].key, snapshot)
+
+        for part in _parts(missing):
+            cached = await self._cached(part)
+            for key, snapshot in cached.items():
+                learn(key, snapshot)
+            await each(fetch, [wanted for wanted in part if wanted[0].key not in cached], limit=FETCHES)
+        if learned:
+            await self._index.put_versions(learned)
+        return found
+
+    def _readable(self, objects: Sequence[ObjectInfo]) -> list[Wanted]:
+        """Those that are not known to make no sense, with their paths."""
+        return [
+            (info, path)
+            for info in objects
+            if (path := self._path_or_none(info)) is not None and self._unreadable.get(info.key) != info.etag
+        ]
+
+    def _remembered(self, path: str, etag: str, asked: float) -> Snapshot | None:
+        """What is in memory of a version that was listed at the time `asked`."""
+        entry = self._entries.get(path)
+        if entry is None or entry.snapshot.etag != etag:
+            return None
+        entry.checked = max(entry.checked, asked)
+        return entry.snapshot
+
+    async def _cached(self, wanted: Sequence[Wanted]) -> dict[str, Snapshot]:
+        """Those whose manifests are in the index, by key."""
+        bodies = await self._index.manifests([path for _, path in wanted]) if wanted else {}
+        return {
+            info.key: snapshot
+            for info, path in wanted
+            if (body := bodies.get(path)) is not None
+            and body.etag == info.etag
+            and (snapshot := await self._decode_or_none(path, info, body.body)) is not None
+        }
 
     async def confirm_readable(self, objects: Sequence[ObjectInfo]) -> None:
         """Raises what is wrong with the first of the objects that is there and cannot be read (`CorruptObject`,
@@ -178,7 +247,8 @@ class Catalog:
             if path is not None:
                 await self.current(path)
 
-    async def _fetch(self, wanted: tuple[ObjectInfo, str]) -> tuple[Snapshot, bytes] | None:
+    async def _fetch(self, wanted: Wanted) -> Snapshot | None:
+        """The version that the store has now; it is cached. None, logged, where it cannot be read; or it is gone."""
         info, path = wanted
         try:
             answer = await read_bounded(self._store, info.key)
@@ -188,7 +258,9 @@ class Catalog:
             self._leave_out(info, error)
             return None
         snapshot = await self._decode_or_none(path, replace(info, etag=answer.etag), answer.body)
-        return None if snapshot is None else (snapshot, answer.body)
+        if snapshot is not None:
+            await self._index.put_manifests({path: CachedManifest(snapshot.etag, answer.body)})
+        return snapshot
 
     async def _known(self, path: str) -> Snapshot | None:
         """What was seen last, a tombstone too."""
@@ -220,6 +292,12 @@ class Catalog:
         except (CorruptObject, UnsupportedVersion) as error:
             self._leave_out(info, error)
             return None
+
+    def _version_or_none(self, body: bytes) -> Version | None:
+        try:
+            return versions.decode(body)
+        except CorruptObject:
+            return None  # another version of stowfs wrote it: it is fetched
 
     def _path_or_none(self, info: ObjectInfo) -> str | None:
         """The path of a manifest's key; `None`, logged, for a key that stowfs never writes."""
@@ -256,3 +334,8 @@ class Catalog:
         entry = self._entries.pop(path, None)
         if entry is not None:
             self._size -= entry.cost
+
+
+def _parts(wanted: Sequence[Wanted]) -> Iterator[Sequence[Wanted]]:
+    for start in range(0, len(wanted), PART):
+        yield wanted[start : start + PART]

@@ -54,8 +54,10 @@ class Reference(msgspec.Struct, frozen=True, array_like=True):
 
 Piece = Reference | int
 
+Kind = Literal["conversation", "directory", "symlink"]
 
-class Attributes(msgspec.Struct, frozen=True, array_like=True):
+
+class Attributes(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """POSIX attributes: permission bits, owner, and times in nanoseconds since the epoch.
 
     `atime_ns` is a time of access that somebody set; reading does not change it. `extended`: see `extended`.
@@ -95,7 +97,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     attributes: Attributes
     # A factory, since a plain default would be left out of what is stored.
     v: int = msgspec.field(default_factory=lambda: VERSION)
-    kind: Literal["conversation", "directory", "symlink"] = "conversation"
+    kind: Kind = "conversation"
     size: Size = 0
     pieces: tuple[Reference | Size, ...] = ()
     tail: Size = 0

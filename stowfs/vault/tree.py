@@ -6,7 +6,7 @@ found by the listing of its parent (there are keys below it) and made again: not
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence, Set
 
 import trio
 
@@ -23,8 +23,9 @@ from stowfs.store.base import ObjectStore, Page
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
-from stowfs.vault.naming import children_prefix, display, is_cut, manifest_key, path_of_prefix, split
+from stowfs.vault.naming import children_prefix, display, is_cut, join, manifest_key, path_of_prefix, split
 from stowfs.vault.ring import Ring
+from stowfs.vault.version import PackedVersion, Version, encode
 
 log = logging.getLogger(__name__)
 
@@ -79,14 +80,39 @@ class Tree:
             unread |= {info.key for info in page.objects} - {manifest_key(snapshot.path) for snapshot in found}
             entries += [snapshot for snapshot in found if snapshot.manifest.live]
             prefixes += [prefix for prefix in page.prefixes if not is_cut(prefix)]
+        if prefixes:
+            known = {children_prefix(entry.path) for entry in entries}
+            entries += await self._without_manifest(prefixes, known, unread)
+        return sorted(entries, key=lambda entry: _order(entry.path))
+
+    async def list_versions(self, path: str) -> Sequence[tuple[str, PackedVersion]]:
+        """As `list`, but only names and packed versions: a large directory would not fit into memory otherwise."""
+        await self.directory(path)
+        entries: list[tuple[str, PackedVersion]] = []
+        prefixes: list[str] = []
+        unread: set[str] = set()
+        async for page in self._pages(children_prefix(path)):
+            found = await self._catalog.versions(page.objects)
+            unread |= {info.key for info in page.objects if info.key not in found}
+            entries += [(split(child)[1], encode(version)) for child, version in found.values() if version.live]
+            prefixes += [prefix for prefix in page.prefixes if not is_cut(prefix)]
+        if prefixes:
+            known = {children_prefix(join(path, name)) for name, _ in entries}
+            added = await self._without_manifest(prefixes, known, unread)
+            entries += [(split(directory.path)[1], encode(Version.of(directory))) for directory in added]
+        return sorted(entries, key=lambda entry: _order(entry[0]))
+
+    async def _without_manifest(self, prefixes: Sequence[str], known: Set[str], unread: Set[str]) -> Sequence[Snapshot]:
+        """The directories that a listing shows by what is in them alone. `known`: the prefixes of those that have a
+        live manifest, `unread`: the keys of manifests that cannot be read."""
         # A conversation may stand in the place of a directory, too, if both were made at once.
-        known = {children_prefix(entry.path) for entry in entries}
+        found = []
         for prefix in prefixes:
             if prefix not in known and await self._has_live(prefix):
                 child = path_of_prefix(prefix)
                 damaged = manifest_key(child) in unread
-                entries.append(unwritten_directory(child) if damaged else await self._make_again(child))
-        return sorted(entries, key=lambda entry: entry.path.encode(errors="surrogateescape"))
+                found.append(unwritten_directory(child) if damaged else await self._make_again(child))
+        return found
 
     async def _pages(self, prefix: str) -> AsyncIterator[Page]:
         """What lies directly below `prefix`, and then what long names that are cut go on with."""
@@ -159,6 +185,11 @@ class Tree:
             return await self._committer.make_directory(path, attributes)
         except (PathExists, IsDirectory):
             return await self.head(path)
+
+
+def _order(path: str) -> bytes:
+    """By which a listing is sorted: the bytes of names, as programs see them."""
+    return path.encode(errors="surrogateescape")
 
 
 def unwritten_directory(path: str) -> Snapshot:

@@ -3,11 +3,12 @@
 import pytest
 
 from stowfs.mount import inodes as module
-from stowfs.mount.inodes import CONVERSATIONS, Inode, Inodes, Version
+from stowfs.mount.inodes import CONVERSATIONS, Inode, Inodes
 from stowfs.vault.manifest import Attributes
+from stowfs.vault.version import Version
 
-FILE = Version("commit", Attributes(0o644, 0, 0, 1, 1), 0, is_directory=False)
-DIRECTORY = Version("commit", Attributes(0o755, 0, 0, 1, 1), 0, is_directory=True)
+FILE = Version("commit", Attributes(0o644, 0, 0, 1, 1), 0)
+DIRECTORY = Version("commit", Attributes(0o755, 0, 0, 1, 1), 0, "directory")
 
 
 def known(inodes: Inodes, path: str, version: Version = FILE) -> Inode:
