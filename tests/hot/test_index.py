@@ -233,3 +233,22 @@ async def test_a_full_disk_only_means_not_cached(index: Index, caplog: pytest.Lo
     await index.put_manifests({f"{number}": manifest(number, size=100_000) for number in range(20)})
     assert stored_size(index) <= MIB
     assert await index.manifest("19") == manifest(19, size=100_000)
+
+
+async def test_versions_are_bounded_and_whoever_goes_through_all_still_finds_most(path: Path) -> None:
+    index = Index.open(path, MIB, versions_limit=1000)
+    entries = {f"conversation-{number}": manifest(number, size=10) for number in range(1200)}
+    try:
+        for _ in range(3):
+            found = await index.versions(list(entries))
+            assert all(entries[id] == version for id, version in found.items())
+            missing = [id for id in entries if id not in found]
+            for start in range(0, len(missing), 100):
+                await index.put_versions({id: entries[id] for id in missing[start : start + 100]})
+            assert 850 <= len(await index.versions(list(entries))) <= 1000
+        assert len(missing) < 600
+        changed = {"conversation-7": manifest(8), "conversation-new": manifest(9)}
+        await index.put_versions(changed)
+        assert await index.versions(list(changed)) == changed
+    finally:
+        index.close()

@@ -1,0 +1,127 @@
+"""Directories through the mount: what a listing told is what programs see next, without asking for each entry."""
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from stowfs.mount.contents import Contents
+from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.local_names import LocalNames
+from stowfs.mount.moves import Moves
+from stowfs.mount.tree import PER_TIMEOUT, Tree
+from stowfs.store.memory import MemoryStore
+from stowfs.vault.manifest import Attributes
+from stowfs.vault.version import Version
+from tests.support.faults import FaultyStore
+from tests.support.mounting import Mounts, python, run
+from tests.support.vaults import Hosts, append, write
+
+FILES = 200
+TIMEOUT = 1.0
+
+
+async def no_kernel(inode: Inode) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+@pytest.fixture
+def store() -> FaultyStore:
+    return FaultyStore(MemoryStore())
+
+
+@pytest.fixture
+async def hosts(store: FaultyStore, tmp_path: Path) -> AsyncIterator[Hosts]:
+    async with Hosts(store, tmp_path) as hosts:
+        yield hosts
+
+
+async def new_tree(hosts: Hosts) -> tuple[Tree, Inodes]:
+    vault = await hosts.start("mount")
+    moves = Moves(1.0)
+    inodes = Inodes(Version("", Attributes(0o755, 0, 0, 0, 0), 0, "directory"))
+    contents = Contents(vault, inodes, moves, no_kernel, lifetime=None)
+    return Tree(vault, inodes, contents, moves, LocalNames(()), TIMEOUT), inodes
+
+
+async def test_attributes_from_a_listing_are_believed_longer_the_more_there_are(
+    hosts: Hosts, store: FaultyStore, mock_clock: MockClock
+) -> None:
+    a = await hosts.start("a")
+    for number in range(FILES):
+        await write(a, f"{number:03d}", b"x")
+    tree, inodes = await new_tree(hosts)
+    # Of inodes that are new, and of those that are known.
+    for _ in range(2):
+        listing = tree.open_listing(inodes.conversations)
+        await tree.read_listing(listing)
+        shown = [entry[1] for position in range(FILES) if (entry := tree.listed(listing, position)) is not None]
+        assert len(shown) == FILES
+        store.reset_log()
+        mock_clock.jump(TIMEOUT * (1 + FILES / PER_TIMEOUT) - 0.001)
+        for inode in shown:
+            await tree.revalidate(inode, recently=True)
+        assert store.log == []
+        mock_clock.jump(0.002)
+        await tree.revalidate(shown[5], recently=True)
+        await tree.revalidate(shown[5], recently=True)
+        assert store.counts() == {("get", "manifests"): 1}
+        # Asked for by itself, it is believed as long as any other.
+        mock_clock.jump(TIMEOUT + 0.001)
+        await tree.revalidate(shown[5], recently=True)
+        assert store.count() == 2
+        # Whoever has to be sure asks.
+        await tree.revalidate(shown[5])
+        assert store.count() == 3
+        tree.close_listing(listing)
+
+
+async def test_a_listing_shows_what_others_changed_and_open_files_keep_their_version(
+    hosts: Hosts, mock_clock: MockClock
+) -> None:
+    a = await hosts.start("a")
+    for name in ("changed", "open", "same"):
+        await write(a, name, b"x")
+    tree, inodes = await new_tree(hosts)
+    listing = tree.open_listing(inodes.conversations)
+
+    async def sizes() -> dict[str, int]:
+        await tree.read_listing(listing)
+        entries = [tree.listed(listing, position) for position in range(len(listing.entries))]
+        return {entry[0]: entry[1].size for entry in entries if entry is not None}
+
+    assert await sizes() == {"changed": 1, "open": 1, "same": 1}
+    opened, _ = await tree.find("open")
+    await tree.open(opened, 1, writing=False)
+    for name in ("changed", "open"):
+        await append(a, name, b"more")
+    assert await sizes() == {"changed": 5, "open": 5, "same": 1}
+    assert opened.size == 1
+    assert not inodes.is_current(opened)
+
+
+@pytest.mark.fuse
+def test_find_and_ls_ask_for_no_entry_by_itself(mounts: Mounts) -> None:
+    mount = mounts.start(options="attr_timeout=60")
+    run("mkdir", mount.root / "d")
+    code = "for n in range(300): open(f'{args[0]}/{n}', 'w').write('x' * n)"
+    python(code, mount.root / "d")
+    mount.unmount()
+    mount = mounts.start(options="attr_timeout=60")
+    figures = mount.mountpoint / ".stowfs" / "stats.json"
+
+    def counts() -> Counter[str]:
+        stats = json.loads(figures.read_text())
+        return Counter({kind: of["count"] for part in ("operations", "requests") for kind, of in stats[part].items()})
+
+    before = counts()
+    found = run("find", mount.root / "d", "-type", "f", "-printf", "%f %s\\n").stdout.decode().split()
+    assert sorted(found[::2]) == sorted(found[1::2]) == sorted(str(n) for n in range(300))
+    assert run("ls", "-l", mount.root / "d").stdout.count(b"\n") == 301
+    used = counts() - before
+    assert used["getattr"] + used["lookup"] < 20
+    assert used["get"] < 20
