@@ -36,7 +36,7 @@ COMMANDS = {
     "undelete": ("reclaim", "Bring deleted conversations back, or list them."),
 }
 """The module of every command and what it does. The module is imported when the command is asked for, so that
-`stowfs --help` needs neither boto3 nor trio."""
+`stowfs --help` needs no boto3, obstore or trio."""
 
 INTERRUPTED = 130
 """The exit status of what was ended by SIGINT, by the convention of shells."""

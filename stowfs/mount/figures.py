@@ -17,7 +17,7 @@ from stowfs.mount.monitor import Monitor
 from stowfs.store.counting import RequestCounts
 from stowfs.vault.vault import Usage
 
-LIBRARIES = ("pyfuse3", "trio", "zstandard")
+LIBRARIES = ("boto3", "obstore", "pyfuse3", "trio", "zstandard")
 """Whose versions somebody who looks for a fault asks for."""
 
 

@@ -1,8 +1,10 @@
 """From what a user writes to a store: addresses, and opening what they name."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import trio
@@ -12,7 +14,10 @@ from stowfs.errors import AccessDenied, StoreMissing, UsageError
 from stowfs.store.base import ObjectStore
 from stowfs.store.file import FileStore
 from stowfs.store.retry import RetryingStore
-from stowfs.store.rules import check_key
+from stowfs.store.rules import PAGE_SIZE, check_key
+
+if TYPE_CHECKING:
+    from stowfs.store.s3 import S3Store
 
 _HELP = "write s3://BUCKET/PREFIX, file:///DIRECTORY or the path of a directory"
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
@@ -80,16 +85,37 @@ def _parse_s3(text: str, rest: str) -> S3Location:
 
 
 async def open_store(location: StoreLocation, options: StoreOptions) -> ObjectStore:
-    """The store at `location`, with retries. Nothing is sent yet: the first request tells whether it is there."""
+    """The store at `location`, with retries. Nothing is sent yet: the first request tells whether it is there.
+
+    STOWFS_S3_CLIENT says what requests to S3 go by, `obstore` (the default) or `boto3`.
+    """
     match location:
         case S3Location(bucket, prefix):
-            # Imported here, since boto3 takes longer to load than the rest of stowfs together.
-            from stowfs.store.s3 import open_s3
-
-            inner: ObjectStore = await open_s3(bucket, prefix, options)
+            inner: ObjectStore = await open_bucket(bucket, prefix, options)
         case FileLocation(directory):
             inner = FileStore(directory, options)
     return RetryingStore(inner, options.deadline)
+
+
+async def open_bucket(bucket: str, prefix: str, options: StoreOptions, *, page_size: int = PAGE_SIZE) -> "S3Store":
+    """The store under `prefix` ('' or 'x/') of a bucket, without retries: each request is sent once.
+
+    Raises `UsageError` for a profile, an endpoint or a client that makes no sense.
+    """
+    # Imported here, since boto3 takes longer to load than the rest of stowfs together.
+    from stowfs.store.s3 import S3Store, make_account
+
+    # In a thread: boto3 reads its service descriptions, which takes a tenth of a second.
+    account = await trio.to_thread.run_sync(make_account, options)
+    match os.environ.get("STOWFS_S3_CLIENT") or "obstore":
+        case "obstore":
+            from stowfs.store.s3_obstore import ObstoreS3Store
+
+            return ObstoreS3Store(account, bucket, prefix, options, page_size=page_size)
+        case "boto3":
+            return S3Store(account.client, bucket, prefix, options, page_size=page_size)
+        case other:
+            raise UsageError(f"STOWFS_S3_CLIENT is {other!r}: set it to obstore or boto3, or not at all")
 
 
 async def create_directory(location: FileLocation) -> None:

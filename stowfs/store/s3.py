@@ -1,4 +1,4 @@
-"""The `s3://` store: boto3 in worker threads, at most `StoreOptions.concurrency` requests at once.
+"""The `s3://` store by boto3: in worker threads, at most `StoreOptions.concurrency` requests at once.
 
 * Every request is sent once: the SDK's retries are off, because a retried conditional PUT takes its own success for a
   conflict. `retry.py` repeats what is safe to repeat.
@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -76,7 +77,7 @@ _CLEANUP_SECONDS = 10.0  # For aborting an upload that failed, before it is left
 
 
 class S3Store:
-    """`ObjectStore` under a prefix ('' or 'x/') of a bucket, which must exist. Made by `open_s3`, closed by `close`."""
+    """`ObjectStore` under a prefix ('' or 'x/') of a bucket, which must exist. Made by `open_bucket`."""
 
     def __init__(
         self, client: Client, bucket: str, prefix: str, options: StoreOptions, *, page_size: int = PAGE_SIZE
@@ -151,7 +152,7 @@ class S3Store:
             answer = await self._run(lambda: self._client.put_object(**request), key)
         except ObjectNotFound as error:  # How some answer to If-Match where there is nothing.
             raise PreconditionFailed(str(error)) from error
-        return _bare(_required(answer, "ETag"))
+        return bare(_required(answer, "ETag"))
 
     async def _put_in_parts(self, key: str, body: bytes) -> str:
         upload = await self.multipart(key)
@@ -197,7 +198,7 @@ class S3Store:
 
     def _info(self, entry: dict[str, Any]) -> ObjectInfo:
         return ObjectInfo(
-            self._relative(entry["Key"]), entry["Size"], _bare(entry["ETag"]), entry["LastModified"].timestamp()
+            self._relative(entry["Key"]), entry["Size"], bare(entry["ETag"]), entry["LastModified"].timestamp()
         )
 
     async def multipart(self, key: str) -> "S3Upload":
@@ -284,11 +285,11 @@ class S3Upload:
         except ObjectNotFound as error:
             raise PreconditionFailed(str(error)) from error
         # Ceph RGW 16 leaves it empty. Asking for it now might give the ETag of somebody else's later write.
-        return _bare(_required(answer, "ETag")) or self._expected_etag()
+        return bare(_required(answer, "ETag")) or self._expected_etag()
 
     def _expected_etag(self) -> str:
         try:
-            digests = [binascii.unhexlify(_bare(etag)) for _, etag in sorted(self._etags.items())]
+            digests = [binascii.unhexlify(bare(etag)) for _, etag in sorted(self._etags.items())]
         except binascii.Error as error:
             raise StoreError(f"{self._store.url}: no ETag was given for the multipart upload of {self._key}") from error
         return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
@@ -302,18 +303,48 @@ class S3Upload:
                 raise
 
 
-async def open_s3(bucket: str, prefix: str, options: StoreOptions) -> S3Store:
-    """A store under `prefix` ('' or 'x/') of `bucket`, by the standard environment and credential chain. Sends nothing.
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What requests are signed with."""
 
-    Raises `UsageError` for a profile or endpoint that makes no sense.
-    """
-    # In a thread: boto3 reads its service descriptions, which takes a tenth of a second.
-    client = await trio.to_thread.run_sync(make_client, options)
-    return S3Store(client, bucket, prefix, options)
+    access_key: str
+    secret_key: str = field(repr=False)
+    token: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A boto3 client, and what it was made from."""
+
+    client: Client
+    session: botocore.session.Session
+
+    def keys(self) -> Keys:
+        """The keys as of now; those that expire are renewed, which may take seconds. Raises errors of botocore."""
+        credentials = self.session.get_credentials()
+        if credentials is None:
+            raise NoCredentialsError
+        frozen = credentials.get_frozen_credentials()
+        return Keys(frozen.access_key, frozen.secret_key, frozen.token)
+
+    @property
+    def ca_bundle(self) -> str | None:
+        """The path of the certificates that HTTPS endpoints are checked against, where the system's are not meant."""
+        path: str | None = self.session.get_config_variable("ca_bundle")
+        return path
 
 
 def make_client(options: StoreOptions) -> Client:
     """A boto3 S3 client that sends each request once, within the time limits of `options`."""
+    return make_account(options).client
+
+
+def make_account(options: StoreOptions) -> Account:
+    """What a store needs: a client as `make_client`, with the source of its keys, by the standard environment and
+    credential chain. Sends nothing.
+
+    Raises `UsageError` for a profile or endpoint that makes no sense.
+    """
     try:
         core = botocore.session.Session(profile=options.profile)
         session = boto3.session.Session(botocore_session=core)
@@ -323,7 +354,7 @@ def make_client(options: StoreOptions) -> Client:
             or os.environ.get("AWS_ENDPOINT_URL")
             or core.get_scoped_config().get("endpoint_url")
         )
-        return session.client(
+        client = session.client(
             "s3",
             endpoint_url=endpoint,
             # boto3 itself reads AWS_DEFAULT_REGION only. Servers that are not AWS take any region.
@@ -340,6 +371,7 @@ def make_client(options: StoreOptions) -> Client:
                 response_checksum_validation="when_required",
             ),
         )
+        return Account(client, core)
     except (BotoCoreError, ValueError) as error:
         raise _translated(error, f"s3:// at {options.endpoint or 'the configured endpoint'}") from error
 
@@ -358,14 +390,14 @@ def _get(client: Client, request: dict[str, Any]) -> Found | NotModified | None:
     with contextlib.closing(answer["Body"]) as body:
         headers = answer["ResponseMetadata"]["HTTPHeaders"]
         if "content-length" not in headers and "transfer-encoding" not in headers:
-            raise _incomplete("Content-Length")  # Nothing would tell that the body ends too soon.
-        return Found(body.read(), _bare(_required(answer, "ETag")))
+            raise incomplete("Content-Length")  # Nothing would tell that the body ends too soon.
+        return Found(body.read(), bare(_required(answer, "ETag")))
 
 
 def _head(client: Client, request: dict[str, Any]) -> Found | NotModified:
     """The ETag of an object of which no byte is wanted."""
     try:
-        return Found(b"", _bare(_required(client.head_object(**request), "ETag")))
+        return Found(b"", bare(_required(client.head_object(**request), "ETag")))
     except ClientError as error:
         if error.response["ResponseMetadata"]["HTTPStatusCode"] == 304:
             return NotModified()
@@ -375,17 +407,19 @@ def _head(client: Client, request: dict[str, Any]) -> Found | NotModified:
 def _required(answer: dict[str, Any], field: str) -> Any:
     """A field of a whole answer. What is left of one whose connection was cut among the headers is still valid HTTP."""
     if field not in answer:
-        raise _incomplete(field)
+        raise incomplete(field)
     return answer[field]
 
 
-def _incomplete(field: str) -> StoreUnavailable:
+def incomplete(field: str) -> StoreUnavailable:
+    """The error for an answer that lacks a field."""
     return StoreUnavailable(
         f"the store's answer has no {field}: it was cut off, or something else answered in its place"
     )
 
 
-def _bare(etag: str) -> str:
+def bare(etag: str) -> str:
+    """An ETag without its quotes."""
     return etag.strip('"')
 
 

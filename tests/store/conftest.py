@@ -1,6 +1,7 @@
 """The stores that the conformance suite runs against, one after the other, as the fixtures `place` and `store`."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,8 @@ from stowfs.config import StoreOptions
 from stowfs.store.base import ObjectStore
 from stowfs.store.file import FileStore
 from stowfs.store.memory import MemoryStore
-from stowfs.store.open import S3Location, parse_store_url
+from stowfs.store.open import S3Location, open_bucket, parse_store_url
 from stowfs.store.probe import probe
-from stowfs.store.s3 import S3Store, make_client
 
 PAGE = 40
 """Entries of a page, so that a listing has several without a thousand writes each time."""
@@ -29,8 +29,27 @@ class Place:
     conditional_complete: bool = True
 
 
-@pytest.fixture(params=["memory", "file", "moto", pytest.param("rgw", marks=pytest.mark.rgw)])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+CLIENTS = ("obstore", "boto3")
+"""What stores on S3 send requests by."""
+
+
+@pytest.fixture(params=CLIENTS)
+def s3_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What stores are opened with, one after the other, also by the programs that the test starts."""
+    client: str = request.param
+    monkeypatch.setenv("STOWFS_S3_CLIENT", client)
+    return client
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        "file",
+        *(f"moto-{client}" for client in CLIENTS),
+        *(pytest.param(f"rgw-{client}", marks=pytest.mark.rgw) for client in CLIENTS),
+    ]
+)
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     match request.param:
         case "memory":
             shared = MemoryStore(minimum_part=10, page_size=PAGE)
@@ -45,14 +64,16 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
                 return FileStore(tmp_path, page_size=PAGE)
 
             return Place("file", open_file, url=str(tmp_path))
-        case name:
+        case server_and_client:
+            name, _, client = server_and_client.partition("-")
+            monkeypatch.setenv("STOWFS_S3_CLIENT", client)
             url = f"{request.getfixturevalue(f'{name}_url')}/some/prefix"
             location = parse_store_url(url)
             assert isinstance(location, S3Location)
 
             async def open_server() -> ObjectStore:
                 options = StoreOptions(concurrency=8)
-                store = S3Store(make_client(options), location.bucket, location.prefix, options, page_size=PAGE)
+                store = await open_bucket(location.bucket, location.prefix, options, page_size=PAGE)
                 await probe(store, deadline=30)
                 return store
 
@@ -65,3 +86,12 @@ async def store(place: Place) -> AsyncIterator[ObjectStore]:
     opened = await place.open()
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+def silent_endpoint() -> Iterator[str]:
+    """A server that takes connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -11,8 +11,8 @@ import pytest
 from stowfs.config import StoreOptions
 from stowfs.errors import AccessDenied
 from stowfs.store.base import Found
-from stowfs.store.open import S3Location, parse_store_url
-from stowfs.store.s3 import S3Store, open_s3
+from stowfs.store.open import S3Location, open_bucket, parse_store_url
+from stowfs.store.s3 import S3Store
 from tests.support.s3_servers import S3Server
 
 pytestmark = pytest.mark.rgw
@@ -52,11 +52,11 @@ def issuer(rgw: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Is
 
 
 @pytest.fixture
-async def store(rgw_url: str, issuer: Issuer) -> AsyncIterator[S3Store]:
+async def store(s3_client: str, rgw_url: str, issuer: Issuer) -> AsyncIterator[S3Store]:
     issuer.issue(lifetime=SOON)
     location = parse_store_url(rgw_url)
     assert isinstance(location, S3Location)
-    store = await open_s3(location.bucket, location.prefix, StoreOptions(profile="issued"))
+    store = await open_bucket(location.bucket, location.prefix, StoreOptions(profile="issued"))
     yield store
     await store.close()
 

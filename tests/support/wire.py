@@ -24,6 +24,7 @@ class Wire:
         self._server = (parts.hostname, parts.port)
         self._how: How = "up"
         self._open: list[socket.socket] = []
+        self.connections = 0  # That were made by clients, ever.
         self._listening = self._listen(0)
         self._port: int = self._listening.getsockname()[1]
         self.endpoint = f"http://127.0.0.1:{self._port}"
@@ -68,6 +69,7 @@ class Wire:
             except OSError:
                 return  # It was closed.
             self._open.append(client)
+            self.connections += 1
             if self._how == "up":
                 server = socket.create_connection(self._server)
                 self._open.append(server)
