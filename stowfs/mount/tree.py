@@ -9,7 +9,7 @@ thrown away, and the store asked again.
 import logging
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +30,7 @@ from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display, join, split
 from stowfs.vault.parallel import each
 from stowfs.vault.vault import Vault
-from stowfs.vault.version import PackedVersion, Version, decode
+from stowfs.vault.version import PackedVersion, Version, decode, encode
 
 log = logging.getLogger(__name__)
 
@@ -458,11 +458,13 @@ class Tree:
         listing.asked = trio.current_time()
         listing.entries = []
         if directory.linked:
+            # Also those that are committed while the store lists what it has.
+            uncommitted = self._inodes.uncommitted_in(directory.path)
             listing.entries += await self._vault.list_versions(directory.path)
-            uncommitted = {split(inode.path)[1] for inode in self._inodes.uncommitted_in(directory.path)}
+            uncommitted += self._inodes.uncommitted_in(directory.path)
             if uncommitted:
                 stored = {name for name, _ in listing.entries}
-                listing.entries += [(name, None) for name in sorted(uncommitted - stored)]
+                listing.entries += _only_here(uncommitted, directory, stored)
         listing.answered = trio.current_time()
 
     def listed(self, listing: Listing, position: int) -> tuple[str, Inode] | None:
@@ -493,6 +495,17 @@ def inherit(parent: Inode, attributes: Attributes, *, directory: bool = False) -
         return attributes
     mode = attributes.mode | stat.S_ISGID if directory else attributes.mode
     return msgspec.structs.replace(attributes, gid=inherited.gid, mode=mode)
+
+
+def _only_here(inodes: Iterable[Inode], directory: Inode, stored: set[str]) -> list[tuple[str, PackedVersion | None]]:
+    """The entries of files that were uncommitted in `directory` when its listing began, and that the store has not
+    told of. One that was committed since has a version."""
+    entries = {}
+    for inode in inodes:
+        parent, name = split(inode.path)
+        if inode.linked and parent == directory.path and name not in stored:
+            entries[name] = encode(inode.version) if inode.version is not None else None
+    return [(name, entries[name]) for name in sorted(entries)]
 
 
 def _is_here_only(inode: Inode) -> bool:

@@ -23,6 +23,7 @@ from stowfs.hot.index import CachedManifest
 from stowfs.store.base import Found, NotModified, ObjectInfo, ObjectStore
 from stowfs.vault import manifest as manifests
 from stowfs.vault import version as versions
+from stowfs.vault.absence import Absences
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import display, manifest_key, path_of_manifest
@@ -70,6 +71,7 @@ class Catalog:
         self._index = index
         self._dictionaries = dictionaries
         self._revalidate = revalidate
+        self._absences = Absences(store, believed=revalidate)
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._size = 0
         # Something was shown without asking the store, and it has not answered since.
@@ -84,19 +86,22 @@ class Catalog:
         `trust`: what was validated within the revalidation time may be answered without asking the store.
         `stale_ok`: while it cannot be reached, the live version that this host saw last will do. That is for reading,
         and for the base of a draft, since a commit compares; nothing may be decided by it. That nothing is under a path
-        is never answered without the store.
+        is never answered without the store, but for what it told within the revalidation time (see `absence`).
         """
         asked = trio.current_time()
         entry = self._entries.get(path)
         if entry is not None and trust and asked - entry.checked < self._revalidate:
             self._entries.move_to_end(path)
             return entry.snapshot
+        if trust and self._absences.covers(path):
+            return None
         known = await self._known(path)
         try:
             answer = await get_bounded(self._store, manifest_key(path), if_none_match=known.etag if known else None)
         except ObjectNotFound:
             self._stale = False
             self.forget(path)
+            await self._absences.missed(path)
             return None
         except StoreUnavailable as error:
             # Meanwhile another task may have learnt or forgotten something.
@@ -120,12 +125,14 @@ class Catalog:
 
     def doubt(self, path: str) -> None:
         """It may have changed, through a commit of this host whose outcome is unknown: the next `current` asks."""
+        self._absences.appeared(path)
         entry = self._entries.get(path)
         if entry is not None:
             entry.checked = -math.inf
 
     def forget(self, path: str) -> None:
         """It has changed: the next `current` asks the store, and needs its answer."""
+        self._absences.appeared(path)
         self._drop(path)
         self._index.forget_manifest(path)
 
@@ -318,6 +325,7 @@ class Catalog:
 
     def _keep(self, snapshot: Snapshot, checked: float) -> Snapshot:
         """Remembers what the store said to a question of the time `checked`, unless something later is known."""
+        self._absences.appeared(snapshot.path)
         known = self._entries.get(snapshot.path)
         if known is not None and known.checked > checked:
             return known.snapshot

@@ -1,0 +1,98 @@
+"""What a directory shows while files go to the store: in process, to hold a listing back at the worst moment."""
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from stowfs.mount.contents import Contents
+from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.local_names import LocalNames
+from stowfs.mount.moves import Moves
+from stowfs.mount.tree import Tree
+from stowfs.store.memory import MemoryStore
+from stowfs.vault.vault import Vault
+from stowfs.vault.version import Version
+from tests.support.faults import FaultyStore, Rule, StallAfter
+from tests.support.vaults import ATTRIBUTES, Hosts
+
+DEADLINE = 5.0
+
+
+class View:
+    """A vault as a mount sees it, without a kernel."""
+
+    def __init__(self, vault: Vault) -> None:
+        moves = Moves(DEADLINE)
+        self.inodes = Inodes(Version("", ATTRIBUTES, 0, "directory"))
+        self.contents = Contents(vault, self.inodes, moves, self._invalidate, lifetime=None)
+        self.tree = Tree(vault, self.inodes, self.contents, moves, LocalNames(()), 1.0)
+
+    async def _invalidate(self, inode: Inode) -> None:
+        """There is no kernel that could have cached anything."""
+
+    async def create(self, name: str, data: bytes) -> Inode:
+        """A new file, written and closed."""
+        root = self.inodes.conversations
+        inode = await self.tree.create(root, name.encode(), ATTRIBUTES, exclusive=False, appending=False, at_once=False)
+        await self.contents.write(inode, 0, data, appending=False)
+        await self.contents.commit(inode)
+        await self.tree.close(inode, writing=True)
+        return inode
+
+    async def names(self) -> list[str]:
+        """What a program sees that reads the directory, looking at each entry."""
+        listing = self.tree.open_listing(self.inodes.conversations)
+        try:
+            await self.tree.read_listing(listing)
+            listed = [self.tree.listed(listing, position) for position in range(len(listing.entries))]
+            return sorted(entry[0] for entry in listed if entry is not None)
+        finally:
+            self.tree.close_listing(listing)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["the kernel knows it", "the kernel has forgotten it"])
+async def test_a_file_that_reaches_the_store_during_a_listing_is_in_it(tmp_path: Path, known: bool) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, asynchronous=True) as hosts:
+        vault = await hosts.start("a")
+        view = View(vault)
+        inode = await view.create("c", b"data")
+        inode.lookups = int(known)
+        stalled = StallAfter()
+        store.add(Rule(stalled, "list", "manifests/*"))
+        seen: list[list[str]] = []
+
+        async def list_names() -> None:
+            seen.append(await view.names())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(list_names)
+            await stalled.reached.wait()
+            await view.contents.flush(inode)
+            assert (view.inodes.at("c") is None) is not known
+            stalled.go.set()
+        assert seen == [["c"]]
+        assert await view.names() == ["c"]
+
+
+async def test_a_file_that_is_removed_during_a_listing_is_not_in_it(tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, asynchronous=True) as hosts:
+        view = View(await hosts.start("a"))
+        inode = await view.create("c", b"data")
+        inode.lookups = 1
+        stalled = StallAfter()
+        store.add(Rule(stalled, "list", "manifests/*"))
+        seen: list[list[str]] = []
+
+        async def list_names() -> None:
+            seen.append(await view.names())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(list_names)
+            await stalled.reached.wait()
+            await view.contents.flush(inode)
+            await view.tree.remove(view.inodes.conversations, b"c")
+            stalled.go.set()
+        assert seen == [[]]
