@@ -18,6 +18,7 @@ from stowfs.cli.output import fail
 
 COMMANDS = {
     "cat": ("read", "Print conversations, byte for byte, one after the other."),
+    "compact": ("compact", "Store what is stored already in less space."),
     "doctor": ("doctor", "Check what this host and STORE can do."),
     "du": ("du", "Show how many bytes conversations have, and how many they take in STORE."),
     "expire": ("expire", "Set when conversations expire."),

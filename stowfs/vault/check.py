@@ -209,14 +209,13 @@ class Checker:
         expected = self._sizes.pop(key, None)
         inspection = await self._inspector.segment(digest)
         header = inspection.header
+        if header is not None and not inspection.blob_missing:
+            blobs = self._blobs.pop(digest, {})
+            if left := {revision: blobs[revision] for revision in blobs.keys() - header.named}:
+                self._blobs[digest] = left
         if header is not None and header.state == "live":
             self._result.segments += 1
             self._result.segment_bytes += header.stored_size
-            if header.redirect is not None and not inspection.blob_missing:
-                named = self._blobs.get(digest, {})
-                named.pop(header.redirect, None)
-                if not named:
-                    self._blobs.pop(digest, None)
         lies = key in self._contradicted or (
             inspection.raw is not None and expected is not None and len(inspection.raw) != expected
         )
@@ -291,7 +290,7 @@ class Checker:
             header = await self._inspector.header(digest)
         except (CorruptObject, UnsupportedVersion):
             return  # it may be what this record names
-        if header is not None and header.state == "live" and header.redirect == revision:
+        if header is not None and revision in header.named:
             return
         if digest in self._broken:
             return  # it may be what mends it

@@ -58,6 +58,7 @@ class Collected:
     `expired`, `expired_size`: conversations that had expired.
     `segments`: payloads dropped, `segment_bytes` as stored. `waiting`, `waiting_bytes`: without references, but within
     the grace period. `removed`: dead records and empty tombstones removed, `removed_bytes` of the store.
+    `replaced`: payloads deleted that `compact` had replaced by smaller ones.
     `unsettled`: commits whose releases are still to be done; the next command on this host goes on with them.
     """
 
@@ -72,6 +73,7 @@ class Collected:
     removed: int = 0
     removed_bytes: int = 0
     unsettled: int = 0
+    replaced: int = 0
     kept: tuple[Kept, ...] = ()
 
 
@@ -127,6 +129,7 @@ class _Collection:
         self._removed: list[int] = []
         self._kept: list[Kept] = []
         self._unsettled = 0
+        self._replaced_blobs = 0
 
     def result(self) -> Collected:
         return Collected(
@@ -141,6 +144,7 @@ class _Collection:
             removed=len(self._removed),
             removed_bytes=sum(self._removed),
             unsettled=self._unsettled,
+            replaced=self._replaced_blobs,
             kept=tuple(self._kept),
         )
 
@@ -185,6 +189,7 @@ class _Collection:
             found = await self._store.get(info.key, byte_range=ByteRange(0, records.HEADER_LIMIT))
             assert isinstance(found, Found)
             header = records.decode_header(digest, found.body)
+            await self._replaced(digest, header)
             if header.state == "dead":
                 await self._remove(info, found.etag)
             elif header.ref_count == 0:
@@ -202,6 +207,14 @@ class _Collection:
             self._waiting.append(header.stored_size)
         elif self._dry_run or await self._vault.counts.collect(digest, before=before):
             self._freed.append(header.stored_size)
+
+    async def _replaced(self, digest: str, header: records.Header) -> None:
+        """Deletes a blob that a recompression has replaced."""
+        before = self._now() - self._grace
+        if header.replaced is None or header.replaced.since > before:
+            return
+        if self._dry_run or await self._vault.counts.drop_replaced(digest, before=before):
+            self._replaced_blobs += 1
 
     async def _remove(self, info: ObjectInfo, etag: str) -> None:
         """Removes what is dead for good, if nobody wrote to it for long enough."""

@@ -130,18 +130,31 @@ class Counts:
             await self._delete_blob(digest, transition.redirect)
         return transition.killed
 
-    async def recompress(self, payload: Payload) -> str | None:
-        """Replaces the stored form of a live segment. Returns the revision key of the replaced blob, if there was one.
+    async def recompress(self, payload: Payload, *, first: Found | Unread = UNREAD) -> bool:
+        """Replaces the stored form of a live segment. Returns whether it did.
 
-        That blob may be deleted once no reader can still be following the old record (the grace period).
+        `first`: the record as the caller has read it. A blob that was replaced stays until `drop_replaced`.
         """
         payload = await self._redirect(payload)
         transition = _Recompress(payload)
-        await compare_and_swap(self._store, segment_key(payload.digest), transition, deadline=self._deadline)
+        key = segment_key(payload.digest)
+        await compare_and_swap(self._store, key, transition, first=first, deadline=self._deadline)
         if not transition.applied:
             await self._drop_own_blob(payload)
-            return None
-        return transition.replaced
+        return transition.applied
+
+    async def drop_replaced(self, digest: str, *, before: float) -> bool:
+        """Deletes the blob that was replaced before the time `before`, when no reader can be following the old record
+        any more. Returns whether there was one."""
+        record = await self.read(digest)
+        replaced = record.header.replaced if record else None
+        if replaced is None or replaced.since > before:
+            return False
+        # While the record names it, this is repeated after a crash.
+        await self._store.delete(blob_key(digest, replaced.revision))
+        forget = _ForgetReplaced(digest, replaced.revision)
+        await compare_and_swap(self._store, segment_key(digest), forget, deadline=self._deadline)
+        return True
 
     async def read(self, digest: str) -> Record | None:
         """The record of a segment as it is now, or `None`."""
@@ -338,7 +351,6 @@ class _Recompress:
     def __init__(self, payload: Payload) -> None:
         self._payload = payload
         self._op = new_id()
-        self.replaced: str | None = None
         self.applied = False
 
     def propose(self, current: Found | None) -> bytes | None:
@@ -349,7 +361,6 @@ class _Recompress:
         self.applied = after is not before
         if after is before or after is None or before is None:
             return None
-        self.replaced = before.header.redirect
         return records.encode(after)
 
     def _is_published(self, record: Record) -> bool:
@@ -358,3 +369,20 @@ class _Recompress:
 
     def in_doubt(self) -> None:
         """Nothing to note: the id in the ring tells."""
+
+
+class _ForgetReplaced:
+    """A record that names a blob which was deleted, to one that does not."""
+
+    def __init__(self, digest: str, revision: str) -> None:
+        self._digest = digest
+        self._revision = revision
+        self._op = new_id()
+
+    def propose(self, current: Found | None) -> bytes | None:
+        before = records.decode(self._digest, current.body) if current else None
+        after = records.forget_replaced(before, self._op, self._revision)
+        return None if after is before or after is None else records.encode(after)
+
+    def in_doubt(self) -> None:
+        """Nothing to note: the record tells."""

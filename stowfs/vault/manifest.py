@@ -23,7 +23,7 @@ from stowfs.config import MIB
 from stowfs.errors import CorruptObject, UnsupportedVersion
 from stowfs.vault import expiry
 from stowfs.vault.ring import Ring
-from stowfs.vault.untrusted import Count, Digest, Moment, Nanoseconds, Owner, Permissions, Size, Word, parse
+from stowfs.vault.untrusted import Count, Digest, Level, Moment, Nanoseconds, Owner, Permissions, Size, Word, parse
 
 VERSION = 1
 
@@ -105,6 +105,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     inline_digest: Word = ""
     facts: Facts = Facts()
     deleted: Moment | None = None
+    # The zstd level of the frames, where they were recompressed (0: that of commits).
+    level: Level = 0
 
     @property
     def live(self) -> bool:
@@ -194,10 +196,20 @@ class _Version(msgspec.Struct):
 _version_decoder = msgspec.json.Decoder(_Version)
 
 
-def encode(manifest: Manifest, inline: bytes, dictionary: Dictionary | None = None) -> bytes:
-    """The object that stores `manifest` with its inline bytes."""
-    header = codec.compress(_encoder.encode(manifest), dictionary=dictionary)
-    return header + codec.compress(inline, dictionary=dictionary) if inline else header
+def encode_header(manifest: Manifest) -> bytes:
+    """The header of a manifest before it is compressed."""
+    return _encoder.encode(manifest)
+
+
+def encode(
+    manifest: Manifest, inline: bytes, dictionary: Dictionary | None = None, *, level: int = codec.LEVEL
+) -> bytes:
+    """The object that stores `manifest` with its inline bytes, compressed at `level`, whatever it was before."""
+    noted = 0 if level == codec.LEVEL else level
+    if manifest.level != noted:
+        manifest = msgspec.structs.replace(manifest, level=noted)
+    header = codec.compress(encode_header(manifest), level=level, dictionary=dictionary)
+    return header + codec.compress(inline, level=level, dictionary=dictionary) if inline else header
 
 
 def decode(path: str, etag: str, body: bytes, dictionary: Dictionary | None = None) -> Snapshot:

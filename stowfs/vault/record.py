@@ -18,7 +18,7 @@ from stowfs.codec import Dictionary
 from stowfs.config import KIB, MIB
 from stowfs.errors import CorruptObject, UnsupportedVersion
 from stowfs.vault.ring import Ring, Verdict, first_ring
-from stowfs.vault.untrusted import Count, Moment, Revision, Size, Word, parse
+from stowfs.vault.untrusted import Count, Level, Moment, Revision, Size, Word, parse
 
 VERSION = 1
 
@@ -39,9 +39,18 @@ MANY = 256
 it will hardly ever be free, and counting it would make one object hot for everybody."""
 
 
+class Replaced(msgspec.Struct, frozen=True, array_like=True):
+    """A blob that was the payload until the time `since`; a reader may be on its way to it. No record will ever name
+    it again."""
+
+    revision: Revision
+    since: Moment
+
+
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     """The first line of a record. `stored_size` is the compressed size; `dictionary` the name of the one that the
-    payload was made with; times in seconds since the epoch."""
+    payload was made with; `level` the zstd level, where it was recompressed (0: that of commits); `replaced`: a blob
+    that is to be deleted; times in seconds since the epoch."""
 
     hash: Word
     state: Literal["live", "dead"]
@@ -56,6 +65,14 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     type: Literal["data", "page"] = "data"
     zero_since: Moment | None = None
     redirect: Revision | None = None
+    level: Level = 0
+    replaced: Replaced | None = None
+
+    @property
+    def named(self) -> set[str]:
+        """The revision keys of the blobs that belong to this record."""
+        of_payload = {self.redirect} if self.state == "live" and self.redirect is not None else set()
+        return of_payload | ({self.replaced.revision} if self.replaced is not None else set())
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +86,7 @@ class Record:
 @dataclass(frozen=True, slots=True)
 class Payload:
     """A segment's bytes ready to be stored. `dictionary`: the name of the one they were compressed with. `redirect`:
-    the revision key under which the compressed bytes were written."""
+    the revision key under which the compressed bytes were written. `level`: see `Header`."""
 
     digest: str
     compressed: bytes
@@ -77,6 +94,7 @@ class Payload:
     type: Literal["data", "page"] = "data"
     dictionary: str | None = None
     redirect: str | None = None
+    level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +191,7 @@ def acquire(
                 dictionary=payload.dictionary,
                 type=payload.type,
                 redirect=payload.redirect,
+                replaced=record.header.replaced if record else None,
             ),
             b"" if payload.redirect else payload.compressed,
         )
@@ -182,6 +201,7 @@ def acquire(
             raw_size=payload.raw_size,
             stored_size=len(payload.compressed),
             dictionary=payload.dictionary,
+            level=payload.level,
         )
         record = Record(header, payload.compressed)
         # Saturated or not, the mended payload has to be written: the id makes the body a new one.
@@ -233,17 +253,34 @@ def collect(record: Record | None, op: str, *, before: float) -> Record | None:
 
 
 def recompress(record: Record | None, op: str, payload: Payload) -> Record | None:
-    """The same segment with another payload; its count stays. What is dead or absent stays so."""
+    """The same segment with another payload; its count stays. What is dead or absent stays so, and so does what has a
+    blob to be deleted already, where there would be a second one."""
     if record is None or record.header.state == "dead":
         return record
+    replaced = record.header.replaced
+    if record.header.redirect is not None:
+        if replaced is not None:
+            return record
+        replaced = Replaced(record.header.redirect, time.time())
     header = msgspec.structs.replace(
         record.header,
         ring=record.header.ring.add(op),
         stored_size=len(payload.compressed),
         dictionary=payload.dictionary,
         redirect=payload.redirect,
+        level=payload.level,
+        replaced=replaced,
     )
     return Record(header, b"" if payload.redirect else payload.compressed)
+
+
+def forget_replaced(record: Record | None, op: str, revision: str) -> Record | None:
+    """The blob `revision` that was replaced is deleted."""
+    if record is None or record.header.replaced is None or record.header.replaced.revision != revision:
+        return record
+    return Record(
+        msgspec.structs.replace(record.header, ring=record.header.ring.add(op), replaced=None), record.payload
+    )
 
 
 def _holds(record: Record, payload: Payload, dictionary: Dictionary | None) -> bool:

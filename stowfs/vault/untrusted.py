@@ -30,6 +30,8 @@ Moment = Annotated[float, msgspec.Meta(ge=0, le=2e11)]
 """Seconds since the epoch, up to the year 8307: whatever period is added, it is a date still."""
 Nanoseconds = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 """Since the epoch, as the kernel counts them."""
+Level = Annotated[int, msgspec.Meta(ge=0, le=22)]
+"""Of zstd; 0: the one of commits."""
 Owner = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
 Permissions = Annotated[int, msgspec.Meta(ge=0, le=0o7777)]
 

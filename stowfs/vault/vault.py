@@ -33,6 +33,7 @@ from stowfs.vault.footprint import Footprint, measure
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.move import Mover, Then
+from stowfs.vault.recompress import Recompressor
 from stowfs.vault.recovery import Recovery
 from stowfs.vault.segments import SegmentCounts, SegmentReader
 from stowfs.vault.transaction import Row, decode
@@ -107,6 +108,9 @@ class Vault:
         )
         self.segments = SegmentReader(
             store, hot.segments, self.dictionaries, nursery, memory=options.memory_cache_size, threads=threads
+        )
+        self.recompressor = Recompressor(
+            store, self._catalog, self.counts, self.dictionaries, threads, deadline=options.deadline
         )
         self._layouts = LayoutReader(self.segments, prefetch=options.prefetch)
         assembler = Assembler(self._layouts, hot.index, self.dictionaries, descriptor.segmenter, threads)

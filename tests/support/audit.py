@@ -48,6 +48,8 @@ async def audit(store: ObjectStore, *, many: int = record.MANY) -> Audit:
     for key in await _keys(store, "blobs/"):
         blobs.add(key)
     for digest, entry in records.items():
+        if entry.header.replaced is not None:
+            blobs.discard(blob_key(digest, entry.header.replaced.revision))
         if entry.header.state == "dead":
             continue
         result.segments += 1

@@ -1,5 +1,7 @@
 """The bytes of segments, while records come and go: redirected, collected, revived, recompressed; never lost."""
 
+import math
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,14 +10,15 @@ import trio
 import trio.testing
 
 from stowfs import codec
-from stowfs.errors import CorruptObject
+from stowfs.errors import CorruptObject, StoreUnavailable
 from stowfs.store.memory import MemoryStore
+from stowfs.store.observed import Operation
 from stowfs.vault.counts import Counts
 from stowfs.vault.naming import blob_key
 from stowfs.vault.record import REDIRECT_ABOVE, Payload
 from stowfs.vault.ring import CAPACITY, new_id
 from tests.support.counting import PAYLOADS, SEGMENTS, blobs, counting, header, payload_of, raw
-from tests.support.faults import FailAfter, FailBefore, FaultyStore, Rule, Stall
+from tests.support.faults import Action, FailAfter, FailBefore, FaultyStore, Rule, Stall
 from tests.vault.test_promises import log_lines
 
 SMALL, LARGE = PAYLOADS["inline"], PAYLOADS["redirected"]
@@ -182,19 +185,18 @@ async def test_recompression_beside_readers(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(reader)
-            replaced: list[str] = []
+            replaced = 0
             for step in range(12):
-                old = await counts.recompress((LOOSE, TIGHT, LOOSE)[step % 3])
+                assert await counts.recompress((LOOSE, TIGHT, LOOSE)[step % 3])
                 # The grace period: until everybody who may follow the old record is done.
                 for _ in range(reads.value + 6):
                     await reads.acquire()
-                if old is not None:
-                    replaced.append(old)
-                    await store.delete(blob_key(TIGHT.digest, old))
+                assert not await counts.drop_replaced(TIGHT.digest, before=0)
+                replaced += await counts.drop_replaced(TIGHT.digest, before=math.inf)
                 if step == 6:
                     await counts.acquire(new_id(), TIGHT.digest, LOOSE)
             done.set()
-        assert len(replaced) == 7
+        assert replaced == 7
         found = await header(counts, TIGHT)
         assert found.ref_count == 2
         assert found.redirect is not None
@@ -213,10 +215,10 @@ async def test_a_lost_response_of_recompress_does_not_cost_the_published_blob(
         store.add(Rule(FailAfter(), "put", "segments/*", nth=1))
         stall = Stall()
         store.add(Rule(stall, "get", "segments/*", nth=2))
-        replaced: list[str | None] = []
+        applied: list[bool] = []
 
         async def recompress() -> None:
-            replaced.append(await counts.recompress(LOOSE))
+            applied.append(await counts.recompress(LOOSE))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(recompress)
@@ -224,20 +226,70 @@ async def test_a_lost_response_of_recompress_does_not_cost_the_published_blob(
             for _ in range(crowd):
                 await others.acquire(new_id(), LOOSE.digest, LOOSE)
             stall.go.set()
-        assert replaced == [first]
+        assert applied == [True]
         found = await header(counts, LOOSE)
         assert found.ref_count == 1 + crowd
         assert found.redirect not in (None, first)
+        assert found.replaced is not None
+        assert found.replaced.revision == first
     assert await raw(store, LOOSE, tmp_path) == TEXT
 
 
 async def test_recompressing_what_is_not_there_leaves_nothing(tmp_path: Path) -> None:
     store = MemoryStore()
     async with counting(store) as counts:
-        assert await counts.recompress(LARGE) is None
+        assert not await counts.recompress(LARGE)
         assert await counts.read(LARGE.digest) is None
         await released(counts, LARGE)
         await counts.collect(LARGE.digest, before=float("inf"))
-        assert await counts.recompress(LARGE) is None
+        assert not await counts.recompress(LARGE)
         assert (await header(counts, LARGE)).state == "dead"
     assert await blobs(store) == []
+
+
+async def test_a_second_blob_is_not_replaced_before_the_first_is_deleted(tmp_path: Path) -> None:
+    """The record has room for the name of one."""
+    store = MemoryStore()
+    async with counting(store) as counts:
+        await counts.acquire(new_id(), LOOSE.digest, LOOSE)
+        assert await counts.recompress(LOOSE)
+        before = await blobs(store)
+        assert not await counts.recompress(LOOSE)
+        assert await blobs(store) == before
+        assert await counts.drop_replaced(LOOSE.digest, before=math.inf)
+        assert not await counts.drop_replaced(LOOSE.digest, before=math.inf)
+        assert len(await blobs(store)) == 1
+        assert await counts.recompress(TIGHT)
+    assert await raw(store, TIGHT, tmp_path) == TEXT
+
+
+@pytest.mark.parametrize("action", [FailBefore(), FailAfter()])
+@pytest.mark.parametrize("operation", ["get", "delete", "put"])
+async def test_a_replaced_blob_is_deleted_whatever_is_lost(
+    operation: Operation, action: Action, autojump_clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    store = FaultyStore(MemoryStore())
+    async with counting(store) as counts:
+        await counts.acquire(new_id(), LOOSE.digest, LOOSE)
+        assert await counts.recompress(TIGHT)
+        store.add(Rule(action, operation))
+        with suppress(StoreUnavailable):
+            await counts.drop_replaced(LOOSE.digest, before=math.inf)
+        await counts.drop_replaced(LOOSE.digest, before=math.inf)
+        assert (await header(counts, LOOSE)).replaced is None
+    assert await blobs(store) == []
+    assert await raw(store, TIGHT, tmp_path) == TEXT
+
+
+async def test_a_replaced_blob_is_deleted_after_its_segment_died_and_came_back(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with counting(store) as counts:
+        await counts.acquire(first := new_id(), LOOSE.digest, LOOSE)
+        assert await counts.recompress(TIGHT)
+        await counts.release(first, LOOSE.digest)
+        assert await counts.collect(LOOSE.digest, before=math.inf)
+        assert len(await blobs(store)) == 1
+        await counts.acquire(new_id(), LOOSE.digest, LOOSE)
+        assert await counts.drop_replaced(LOOSE.digest, before=math.inf)
+        assert len(await blobs(store)) == 1
+    assert await raw(store, LOOSE, tmp_path) == TEXT

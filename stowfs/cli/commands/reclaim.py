@@ -186,6 +186,7 @@ def _document(collected: Collected, *, dry_run: bool) -> dict[str, object]:
         "freed": {"segments": collected.segments, "bytes": collected.segment_bytes},
         "waiting": {"segments": collected.waiting, "bytes": collected.waiting_bytes},
         "removed": {"objects": collected.removed, "bytes": collected.removed_bytes},
+        "replaced": {"blobs": collected.replaced},
         "unsettled": collected.unsettled,
         "kept": [{"key": kept.key, "reason": kept.reason} for kept in collected.kept],
     }
@@ -205,6 +206,8 @@ def _lines(collected: Collected, *, dry_run: bool) -> list[str]:
             f"{counted(collected.waiting, 'segment')} not needed, within the grace period"
             f" ({size(collected.waiting_bytes)})"
         )
+    if collected.replaced:
+        lines.append(f"{counted(collected.replaced, 'payload')} that 'stowfs compact' has replaced {would}deleted")
     if collected.removed:
         lines.append(f"{counted(collected.removed, 'trace')} {would}removed ({size(collected.removed_bytes)})")
     if collected.unsettled:

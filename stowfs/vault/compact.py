@@ -1,0 +1,118 @@
+"""Compaction: what is stored already, in its smallest form, with the best dictionary there is. Safe beside any number
+of writers and readers, and of other compactions.
+
+First the dictionary: one is trained for the whole store, and used from then on, by all hosts, if that gains. Then
+every live manifest and every segment that something references is compressed again, each by one compare-and-swap, if it
+shrinks by enough (see `recompress`). What has been done says so, so that a compaction that was interrupted, or is
+repeated later, goes on where there is something to do; it only tries again what gained too little.
+"""
+
+from dataclasses import dataclass
+
+from stowfs.errors import CorruptObject, UnsupportedVersion
+from stowfs.store.base import ObjectInfo, ObjectStore
+from stowfs.vault.best_dictionary import Trained, train_best
+from stowfs.vault.manifest import Snapshot
+from stowfs.vault.naming import MANIFESTS, SEGMENTS, digest_of_segment
+from stowfs.vault.parallel import each
+from stowfs.vault.progress import UNWATCHED, Progress
+from stowfs.vault.recompress import Saving
+from stowfs.vault.vault import Vault
+
+REQUESTS = 16
+"""Objects worked on at once: enough that the processor does not wait for the store, at a few megabytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """An object that could not be read, and so was left as it is."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What a compaction did, or with `dry_run` would do. `conversations`, `segments`: how many were stored again, of
+    those `looked_at`; `bytes_before`, `bytes_after`: what these took and take."""
+
+    trained: Trained | None
+    conversations: int
+    segments: int
+    looked_at: int
+    bytes_before: int
+    bytes_after: int
+    unread: tuple[Unread, ...]
+
+
+async def compact_store(
+    store: ObjectStore,
+    vault: Vault,
+    *,
+    train: bool = True,
+    dry_run: bool = False,
+    progress: Progress = UNWATCHED,
+) -> Compacted:
+    """Compacts the whole store. `train`: look for a better dictionary first.
+
+    With `dry_run` nothing is changed, and what is said of the rest takes the dictionary that there is. Raises store
+    errors; what was done until then is done.
+    """
+    trained = None
+    if train:
+        trained = await train_best(store, vault.dictionaries, dry_run=dry_run, deadline=vault.options.deadline)
+    work = _Compaction(store, vault, dry_run=dry_run, progress=progress)
+    await work.manifests()
+    await work.segments()
+    return work.result(trained)
+
+
+class _Compaction:
+    def __init__(self, store: ObjectStore, vault: Vault, *, dry_run: bool, progress: Progress) -> None:
+        self._store = store
+        self._vault = vault
+        self._dry_run = dry_run
+        self._progress = progress
+        self._manifests: list[Saving] = []
+        self._segments: list[Saving] = []
+        self._unread: list[Unread] = []
+
+    def result(self, trained: Trained | None) -> Compacted:
+        savings = [*self._manifests, *self._segments]
+        return Compacted(
+            trained=trained,
+            conversations=sum(saving.changed for saving in self._manifests),
+            segments=sum(saving.changed for saving in self._segments),
+            looked_at=len(savings),
+            bytes_before=sum(saving.before for saving in savings),
+            bytes_after=sum(saving.after for saving in savings),
+            unread=tuple(self._unread),
+        )
+
+    async def manifests(self) -> None:
+        """Conversations that are live; what lies in the trash is given up before that would pay."""
+        async for page in self._store.list(MANIFESTS):
+            self._progress.expect(sum(info.size for info in page.objects))
+            found = await self._vault.versions(page.objects)
+            live = [snapshot for snapshot in found if snapshot.manifest.live and snapshot.is_conversation]
+            self._progress.advance(sum(info.size for info in page.objects) - sum(s.stored_size for s in live))
+            await each(self._manifest, live, limit=REQUESTS)
+
+    async def segments(self) -> None:
+        """Segments that something references."""
+        async for page in self._store.list(SEGMENTS):
+            self._progress.expect(sum(info.size for info in page.objects))
+            await each(self._segment, page.objects, limit=REQUESTS)
+
+    async def _manifest(self, snapshot: Snapshot) -> None:
+        self._manifests.append(await self._vault.recompressor.manifest(snapshot, dry_run=self._dry_run))
+        self._progress.advance(snapshot.stored_size)
+
+    async def _segment(self, info: ObjectInfo) -> None:
+        try:
+            digest = digest_of_segment(info.key)
+            self._segments.append(await self._vault.recompressor.segment(digest, dry_run=self._dry_run))
+        except (CorruptObject, UnsupportedVersion) as error:
+            self._unread.append(Unread(info.key, str(error)))
+        finally:
+            self._progress.advance(info.size)

@@ -1,0 +1,165 @@
+"""Recompression: what is stored, in a smaller form.
+
+A version that is recompressed stays the version it is. Commit id, ring, attributes and bytes are the same; only the
+frames are others, and so the ETag. Whoever has it open or cached goes on with it; a PUT that was conditional on the old
+ETag is refused, and made again as after any other change. Every body is smaller than the one it replaces, so no ETag
+comes twice though the commit id does.
+
+What is written is decompressed and compared first. A manifest or record that changes meanwhile is left as it is then:
+it has become somebody's newer version, or is smaller already.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+import trio
+
+from stowfs import codec
+from stowfs.codec import Dictionary
+from stowfs.errors import CorruptObject, ObjectNotFound
+from stowfs.hot.segments import CachedSegment
+from stowfs.store.base import Found, ObjectStore
+from stowfs.vault import manifest as manifests
+from stowfs.vault import record as records
+from stowfs.vault.cas import compare_and_swap
+from stowfs.vault.catalog import Catalog
+from stowfs.vault.counts import Counts
+from stowfs.vault.dictionaries import Dictionaries
+from stowfs.vault.manifest import Snapshot
+from stowfs.vault.naming import blob_key, manifest_key, segment_key
+from stowfs.vault.record import Payload
+from stowfs.vault.segments import unpack_verified
+from stowfs.vault.untrusted import read_bounded
+
+LEVEL = codec.BEST_LEVEL
+
+WORTH = 32
+"""What an object must shrink by to be written again: this fraction of it. The higher level alone gains two or three of
+these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """Bytes of one object before and after; the same where it was left as it is."""
+
+    before: int
+    after: int
+
+    @property
+    def changed(self) -> bool:
+        """Whether it was (or would be) written again."""
+        return self.after < self.before
+
+
+class Recompressor:
+    """Stores objects again, at `LEVEL` and with the active dictionary."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        catalog: Catalog,
+        counts: Counts,
+        dictionaries: Dictionaries,
+        threads: trio.CapacityLimiter,
+        *,
+        deadline: float,
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._counts = counts
+        self._dictionaries = dictionaries
+        self._threads = threads
+        self._deadline = deadline
+
+    async def manifest(self, snapshot: Snapshot, *, dry_run: bool = False) -> Saving:
+        """Stores the manifest of a version again where that is worth it. Raises store errors."""
+        size = snapshot.stored_size
+        dictionary = await self._dictionaries.active()
+        number = dictionary.number if dictionary else 0
+        if snapshot.manifest.level == LEVEL and snapshot.dictionary == number:
+            return Saving(size, size)
+        body = await trio.to_thread.run_sync(_manifest, snapshot, dictionary, limiter=self._threads)
+        if not _is_worth_it(size, len(body)):
+            return Saving(size, size)
+        if not dry_run:
+            replace = _Replace(snapshot.etag, body)
+            key = manifest_key(snapshot.path)
+            self._catalog.doubt(snapshot.path)
+            swapped = await compare_and_swap(
+                self._store, key, replace, first=Found(b"", snapshot.etag), deadline=self._deadline
+            )
+            if not (swapped.written or replace.done):
+                return Saving(size, size)
+        return Saving(size, len(body))
+
+    async def segment(self, digest: str, *, dry_run: bool = False) -> Saving:
+        """Stores a segment again where that is worth it; nothing, if nobody references it.
+
+        Raises `CorruptObject`, `UnsupportedVersion` and store errors.
+        """
+        try:
+            found = await read_bounded(self._store, segment_key(digest))
+        except ObjectNotFound:
+            return Saving(0, 0)  # removed since it was listed
+        record = records.decode(digest, found.body)
+        header = record.header
+        kept = Saving(header.stored_size, header.stored_size)
+        dictionary = await self._dictionaries.active()
+        name = dictionary.name if dictionary else None
+        done = header.level == LEVEL and header.dictionary == name
+        if header.state == "dead" or not header.ref_count or done or (header.redirect and header.replaced):
+            return kept
+        stored = record.payload
+        if header.redirect is not None:
+            try:
+                stored = (await read_bounded(self._store, blob_key(digest, header.redirect))).body
+            except ObjectNotFound:
+                raise CorruptObject(f"the bytes of segment {digest} are missing, or have just been replaced") from None
+        segment = CachedSegment(header.dictionary, header.raw_size, stored)
+        before = await self._dictionaries.of(stored)
+        compressed = await trio.to_thread.run_sync(_payload, digest, segment, before, dictionary, limiter=self._threads)
+        if not _is_worth_it(len(stored), len(compressed)):
+            return kept
+        payload = Payload(digest, compressed, header.raw_size, header.type, name, level=LEVEL)
+        if dry_run or await self._counts.recompress(payload, first=found):
+            return Saving(len(stored), len(compressed))
+        return kept
+
+
+def _manifest(snapshot: Snapshot, dictionary: Dictionary | None) -> bytes:
+    """The body of a version. Raises `CorruptObject` unless it is that."""
+    body = manifests.encode(snapshot.manifest, snapshot.inline, dictionary, level=LEVEL)
+    again = manifests.decode(snapshot.path, snapshot.etag, body, dictionary)
+    same = msgspec.structs.replace(again.manifest, level=snapshot.manifest.level) == snapshot.manifest
+    if not same or again.inline != snapshot.inline:
+        raise CorruptObject("a manifest is not what it was after it was compressed: the memory of this host is broken")
+    return body
+
+
+def _payload(digest: str, stored: CachedSegment, before: Dictionary | None, dictionary: Dictionary | None) -> bytes:
+    """The frame of a segment. Raises `CorruptObject` unless it is that, and the one that is stored, too."""
+    raw = unpack_verified(digest, stored, before)
+    compressed = codec.compress(raw, level=LEVEL, dictionary=dictionary)
+    if codec.decompress(compressed, expected=len(raw), dictionary=dictionary) != raw:
+        raise CorruptObject(f"segment {digest} is not what it was after it was compressed: this host is broken")
+    return compressed
+
+
+def _is_worth_it(before: int, after: int) -> bool:
+    return before - after >= max(before // WORTH, 1)
+
+
+class _Replace:
+    """One body of a manifest to another of the same version."""
+
+    def __init__(self, etag: str, body: bytes) -> None:
+        self._etag = etag
+        self._body = body
+        self.done = False
+
+    def propose(self, current: Found | None) -> bytes | None:
+        self.done = current is not None and current.body == self._body
+        return self._body if current is not None and current.etag == self._etag else None
+
+    def in_doubt(self) -> None:
+        """Nothing to note: the body tells."""
