@@ -272,7 +272,7 @@ async def test_a_replaced_blob_is_deleted_whatever_is_lost(
     async with counting(store) as counts:
         await counts.acquire(new_id(), LOOSE.digest, LOOSE)
         assert await counts.recompress(TIGHT)
-        store.add(Rule(action, operation))
+        store.add(Rule(action, operation, nth=1))
         with suppress(StoreUnavailable):
             await counts.drop_replaced(LOOSE.digest, before=math.inf)
         await counts.drop_replaced(LOOSE.digest, before=math.inf)
