@@ -119,7 +119,7 @@ def train(samples: Sequence[bytes], size: int) -> Dictionary | None:
     """A dictionary of at most `size` bytes for data like `samples`; `None` where they are too few or too much alike.
     Takes seconds."""
     try:
-        trained = zstandard.train_dictionary(size, list(samples), k=SEGMENT, d=MATCH)
+        trained = zstandard.train_dictionary(size, list(samples), k=SEGMENT, d=MATCH, level=LEVEL)
     except zstandard.ZstdError:
         return None
     data = trained.as_bytes()

@@ -5,9 +5,11 @@ are, wherever they lead; special files are skipped.
 """
 
 import os
+import random
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import msgspec
@@ -22,6 +24,7 @@ from stowfs.vault.draft import Draft
 from stowfs.vault.expiry import deadline
 from stowfs.vault.manifest import Attributes
 from stowfs.vault.naming import join
+from stowfs.vault.training import CONTENT
 from stowfs.vault.vault import Vault
 
 COMMITS = 24
@@ -131,8 +134,27 @@ async def put(
         finally:
             draft.discard()
 
-    progress.expect(sum(item.status.st_size for item in files))
+    total = sum(item.status.st_size for item in files)
+    progress.expect(total)
+    async with aclosing(_selection(files)) as selection:
+        await vault.trainer.train_first(selection, total)
     await work_through(put_file, files, workers=COMMITS)
+
+
+async def _selection(files: list[Item]) -> AsyncGenerator[bytes]:
+    """The beginnings of files at random, for a dictionary. What cannot be read is left out here: to copy it will tell
+    why."""
+    regular = [item for item in files if stat.S_ISREG(item.status.st_mode)]
+    for item in random.sample(regular, len(regular)):
+        try:
+            yield await trio.to_thread.run_sync(_beginning, item.source)
+        except OSError:
+            continue
+
+
+def _beginning(source: str) -> bytes:
+    with open(source, "rb", buffering=0) as file:
+        return file.read(CONTENT)
 
 
 def _copy(source: str, draft: Draft) -> None:

@@ -45,6 +45,9 @@ Acquire = Callable[[Sequence[Payload], set[str]], Awaitable[None]]
 """Makes sure that each segment is stored and counted for the commit under way. The set: digests believed to be
 there."""
 
+Observe = Callable[[Sequence[bytes]], None]
+"""Shown parts of a conversation that are compressed for the first time."""
+
 
 @dataclass(slots=True)
 class Run:
@@ -126,11 +129,13 @@ class Assembler:
         layouts: LayoutReader,
         index: Index,
         dictionaries: Dictionaries,
+        observe: Observe,
         parameters: SegmenterParameters,
         threads: trio.CapacityLimiter,
     ) -> None:
         self._layouts = layouts
         self._dictionaries = dictionaries
+        self._observe = observe
         self._index = index
         self._parameters = parameters
         self._threads = threads
@@ -246,6 +251,10 @@ class Assembler:
             for run, candidate in zip(runs, candidates, strict=True)
             if placement.is_segment(candidate, size, len(run.compressed) if run.compressed is not None else None)
         ]
+        # A tail is shown when it is sealed, unless it is all there is: it differs each time that something is appended.
+        self._observe(
+            [run.raw for run, c in zip(runs, candidates, strict=True) if not c.seen and (c.sealed or not before)]
+        )
         there = {digest.hex() for digest, sighting in sightings.items() if sighting.state != "inline"}
         await self._store(chosen, there, acquire)
 

@@ -27,7 +27,7 @@ from stowfs.hot.tier import HotTier
 from stowfs.store.base import ObjectStore
 from stowfs.vault import expiry
 from stowfs.vault import manifest as manifests
-from stowfs.vault.assembly import Assembled, Assembler
+from stowfs.vault.assembly import Assembled, Assembler, Observe
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.counts import Counts
 from stowfs.vault.dictionaries import Dictionaries
@@ -82,6 +82,7 @@ class Committer:
         catalog: Catalog,
         counts: Counts,
         dictionaries: Dictionaries,
+        observe: Observe,
         layouts: LayoutReader,
         assembler: Assembler,
         recovery: Recovery,
@@ -96,6 +97,7 @@ class Committer:
         self._catalog = catalog
         self._counts = counts
         self._dictionaries = dictionaries
+        self._observe = observe
         self._layouts = layouts
         self._assembler = assembler
         self._recovery = recovery
@@ -154,6 +156,7 @@ class Committer:
                 committed = await self._learn(outcome)
                 self._finish(transaction)
                 await self._note_inline(assembled)
+                self._observe([manifests.encode_header(manifest)])
                 break
         return committed
 

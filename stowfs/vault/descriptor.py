@@ -33,7 +33,7 @@ class Descriptor(msgspec.Struct, frozen=True):
     """`store_id` names the store's hot tiers. `segmenter`: how all hosts cut. `many`: the count at which counting ends.
     `trash_seconds`: how long a deleted conversation keeps its content. `recounted_at`: when segments that nobody
     counted any more began to be counted again; what a host saw before, it must not believe. `dictionary`: the id of the
-    one to compress with (see `dictionaries`)."""
+    one to compress with (see `dictionaries`). `training`: whether hosts make one by themselves."""
 
     store_id: Word
     created_at: Moment
@@ -42,6 +42,7 @@ class Descriptor(msgspec.Struct, frozen=True):
     trash_seconds: Annotated[float, msgspec.Meta(ge=0, le=CENTURY)] = TRASH_SECONDS
     recounted_at: Moment = 0.0
     dictionary: DictionaryId = ""
+    training: bool = True
     # A factory, since a plain default would be left out of what is stored.
     v: int = msgspec.field(default_factory=lambda: VERSION)
 
@@ -61,9 +62,10 @@ async def create_descriptor(
     segmenter: SegmenterParameters = DEFAULT_PARAMETERS,
     many: int = MANY,
     trash_seconds: float = TRASH_SECONDS,
+    training: bool = True,
 ) -> Descriptor:
     """Makes a place a store. Raises `PathExists` where it is one already, and store errors."""
-    descriptor = Descriptor(str(uuid7()), time.time(), segmenter, many, trash_seconds)
+    descriptor = Descriptor(str(uuid7()), time.time(), segmenter, many, trash_seconds, training=training)
     try:
         await store.put(DESCRIPTOR, _body(descriptor), IF_ABSENT)
     except PreconditionFailed:

@@ -36,6 +36,7 @@ from stowfs.vault.move import Mover, Then
 from stowfs.vault.recompress import Recompressor
 from stowfs.vault.recovery import Recovery
 from stowfs.vault.segments import SegmentCounts, SegmentReader
+from stowfs.vault.training import Trainer
 from stowfs.vault.transaction import Row, decode
 from stowfs.vault.trash import Trash
 from stowfs.vault.tree import Tree, unwritten_directory
@@ -113,7 +114,16 @@ class Vault:
             store, self._catalog, self.counts, self.dictionaries, threads, deadline=options.deadline
         )
         self._layouts = LayoutReader(self.segments, prefetch=options.prefetch)
-        assembler = Assembler(self._layouts, hot.index, self.dictionaries, descriptor.segmenter, threads)
+        self.trainer = Trainer(
+            self.dictionaries,
+            descriptor.segmenter,
+            nursery,
+            enabled=descriptor.training and not options.read_only,
+            deadline=options.deadline,
+        )
+        assembler = Assembler(
+            self._layouts, hot.index, self.dictionaries, self.trainer.observe, descriptor.segmenter, threads
+        )
         self._recovery = Recovery(
             store, hot.journal, self._catalog, self.counts, self.dictionaries, nursery, deadline=options.deadline
         )
@@ -123,6 +133,7 @@ class Vault:
             self._catalog,
             self.counts,
             self.dictionaries,
+            self.trainer.observe,
             self._layouts,
             assembler,
             self._recovery,

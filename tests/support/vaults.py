@@ -61,7 +61,7 @@ class Hosts:
     async def __aenter__(self) -> Self:
         self._nursery = await self._stack.enter_async_context(trio.open_nursery())
         if self.descriptor is None:
-            self.descriptor = await create_descriptor(self.store, trash_seconds=0)
+            self.descriptor = await create_descriptor(self.store, trash_seconds=0, training=False)
         return self
 
     async def __aexit__(
