@@ -13,13 +13,15 @@ A draft is committed from a frozen copy, while the owner goes on writing.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import math
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 
 import msgspec
 import trio
 
-from stowfs.errors import CorruptObject, Expired, HotTierFailed, NoSuchPath
+from stowfs.errors import CorruptObject, Expired, HotTierFailed, NoSuchPath, StowError
 from stowfs.hot.journal import DraftRow, Journal
 from stowfs.hot.spool import Spool
 from stowfs.vault import manifest as manifests
@@ -29,8 +31,12 @@ from stowfs.vault.draft import Draft, DraftState, ReadBase
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import display, manifest_key
 from stowfs.vault.ring import new_id
+from stowfs.vault.training import CONTENT, Trainer
 
 log = logging.getLogger(__name__)
+
+ADD_UP_AFTER = 0.5
+"""Seconds between two looks at how much waits: all of it is looked at, and it may be thousands."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(DraftState)
@@ -48,6 +54,7 @@ class Backlog:
         spool: Spool,
         catalog: Catalog,
         committer: Committer,
+        trainer: Trainer,
         read_base: ReadBase,
         threads: trio.CapacityLimiter,
     ) -> None:
@@ -55,12 +62,16 @@ class Backlog:
         self._spool = spool
         self._catalog = catalog
         self._committer = committer
+        self._trainer = trainer
         self._read_base = read_base
         self._threads = threads
         self._pending: dict[str, Draft] = {}
         # The manifests that drafts are based on, as they stand in their rows.
         self._bases: dict[str, tuple[Snapshot, bytes]] = {}
         self._removals: list[DraftState] = []
+        # How much is new, and when that was added up.
+        self._new_bytes = 0
+        self._added_up = -math.inf
 
     @property
     def drafts(self) -> list[Draft]:
@@ -165,6 +176,7 @@ class Backlog:
         False where its deadline has passed: then nothing of it is acknowledged any more. Raises what
         `Committer.commit` raises (unattended), and errors of the hot tier; then it is acknowledged still.
         """
+        await self._train_first()
         async with lock:
             acknowledged = draft.acknowledged
             if acknowledged is None:
@@ -208,6 +220,33 @@ class Backlog:
             draft.forget_attempts(committed)
         draft.release()
         return False
+
+    async def _train_first(self) -> None:
+        """Where much is waiting and the store has no dictionary yet, makes one first."""
+        if not self._trainer.wants_first:
+            return
+        now = trio.current_time()
+        if now >= self._added_up + ADD_UP_AFTER:
+            self._added_up = now
+            self._new_bytes = sum(draft.size for draft in self._new_drafts())
+        async with aclosing(self._selection()) as selection:
+            await self._trainer.train_first(selection, self._new_bytes)
+
+    def _new_drafts(self) -> list[Draft]:
+        known = [draft.acknowledged for draft in self._pending.values()]
+        return [draft for draft in known if draft is not None and draft.base is None]
+
+    async def _selection(self) -> AsyncGenerator[bytes]:
+        """The beginnings of what is new, in any order."""
+        drafts = self._new_drafts()
+        for draft in random.sample(drafts, len(drafts)):
+            pending = self._pending.get(draft.id)
+            if pending is None or pending.acknowledged is not draft:
+                continue
+            try:
+                yield await draft.read(0, CONTENT)
+            except StowError as error:
+                log.info("%s is not sampled: %s", display(draft.path), error)
 
     def _forget(self, draft: Draft) -> None:
         self._pending.pop(draft.id, None)

@@ -143,7 +143,9 @@ class Vault:
             # What was acknowledged is read from here whether or not the store answers, also when it is stored.
             keep=self.segments.keep if options.asynchronous else None,
         )
-        self.backlog = Backlog(hot.journal, hot.spool, self._catalog, self._committer, self._layouts.read, threads)
+        self.backlog = Backlog(
+            hot.journal, hot.spool, self._catalog, self._committer, self.trainer, self._layouts.read, threads
+        )
         self.flusher = Flusher(options.flush, patience=options.deadline)
         self._tree = Tree(store, self._catalog, self._committer, read_only=options.read_only)
         self._mover = Mover(self._tree, self._committer, self._recovery, hot.journal)
