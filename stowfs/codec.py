@@ -149,6 +149,11 @@ def dictionary_number(frame: BytesLike) -> int:
         return 0  # to decompress it tells what is wrong
 
 
+def dictionary_name(number: int) -> str:
+    """The name of the dictionary with this number."""
+    return f"{number:0{NAME_LENGTH}x}"
+
+
 def decompress(frame: BytesLike, *, expected: int, dictionary: Dictionary | None = None) -> bytes:
     """The content of one whole zstd frame, which must be exactly `expected` bytes long.
 
@@ -201,7 +206,7 @@ def _reading(frame: BytesLike, dictionary: Dictionary | None) -> Iterator[zstand
     """A context for `frame`; what zstandard then says of it becomes `CorruptObject`."""
     number = dictionary_number(frame)
     if number and (dictionary is None or dictionary.number != number):
-        raise CorruptObject(f"a compressed frame needs the dictionary {number:0{NAME_LENGTH}x}")
+        raise CorruptObject(f"a compressed frame needs the dictionary {dictionary_name(number)}")
     contexts = dictionary.decompressors if number and dictionary is not None else _decompressors
     with _damage_is_corruption("a compressed frame"), contexts.one() as decompressor:
         yield decompressor

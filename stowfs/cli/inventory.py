@@ -5,10 +5,16 @@ from dataclasses import dataclass, field
 from stowfs.store.base import ObjectStore
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Snapshot
-from stowfs.vault.naming import BLOBS, DESCRIPTOR, MANIFESTS, SEGMENTS, children_prefix
+from stowfs.vault.naming import BLOBS, DESCRIPTOR, DICTIONARIES, MANIFESTS, SEGMENTS, children_prefix
 from stowfs.vault.vault import Vault
 
-KINDS = {"manifests": MANIFESTS, "segments": SEGMENTS, "blobs": BLOBS, "descriptor": DESCRIPTOR}
+KINDS = {
+    "manifests": MANIFESTS,
+    "segments": SEGMENTS,
+    "blobs": BLOBS,
+    "dictionaries": DICTIONARIES,
+    "descriptor": DESCRIPTOR,
+}
 """Kinds of objects by the beginning of their keys; what has another one is 'other'."""
 
 

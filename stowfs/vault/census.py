@@ -13,7 +13,8 @@ from stowfs.errors import CorruptObject, ObjectNotFound, UnsupportedVersion
 from stowfs.store.base import NotModified, ObjectInfo, ObjectStore
 from stowfs.vault import manifest as manifests
 from stowfs.vault import pages
-from stowfs.vault.findings import Finding, StrayObject, Undecodable
+from stowfs.vault.dictionaries import DictionaryLost
+from stowfs.vault.findings import Finding, LostDictionary, StrayObject, Undecodable
 from stowfs.vault.inspection import Inspector
 from stowfs.vault.manifest import Piece, Reference, Snapshot
 from stowfs.vault.naming import MANIFESTS, is_digest, manifest_key, path_of_manifest, segment_key
@@ -100,6 +101,10 @@ class Census:
                     len(found.body), manifests.decode, path, found.etag, found.body, dictionary
                 )
             except ObjectNotFound:
+                return None
+            except DictionaryLost as error:
+                self.complete = False
+                report(LostDictionary(key=error.key, conversations=(path,), reason=str(error)))
                 return None
             except (CorruptObject, UnsupportedVersion) as error:
                 self.complete = False

@@ -30,6 +30,7 @@ from stowfs.vault.findings import (
     CountTooLow,
     Dangling,
     Finding,
+    LostDictionary,
     MissingBlob,
     OrphanBlob,
     StrayObject,
@@ -38,9 +39,11 @@ from stowfs.vault.findings import (
     UnfinishedUpload,
 )
 from stowfs.vault.inspection import Inspection, Inspector
+from stowfs.vault.lost_dictionaries import check_dictionaries
 from stowfs.vault.naming import (
     BLOBS,
     DESCRIPTOR,
+    DICTIONARIES,
     MANIFESTS,
     SEGMENTS,
     blob_key,
@@ -62,8 +65,11 @@ SEGMENTS_AT_ONCE = 16
 UPLOAD_AGE = 86400.0
 """Seconds after which an upload is taken to be abandoned: the next attempt of its writer would have ended it."""
 
+BROKEN = (Dangling, MissingBlob, Corrupt, Undecodable, LostDictionary)
+"""Why the bytes of a segment cannot be had."""
+
 PROBES = "probe/"
-KNOWN = (MANIFESTS, SEGMENTS, BLOBS, DESCRIPTOR, "dictionaries/", "index/")
+KNOWN = (MANIFESTS, SEGMENTS, BLOBS, DESCRIPTOR, DICTIONARIES, "index/")
 """Where a store of this format has objects. What is under other keys is none of its own."""
 
 
@@ -127,7 +133,8 @@ class Checker:
         self._exclusive = exclusive
         self._now = now
         self._progress = progress
-        self._inspector = Inspector(store, trio.CapacityLimiter(THREADS))
+        self._active_dictionary = descriptor.dictionary
+        self._inspector = Inspector(store, trio.CapacityLimiter(THREADS), dictionary=descriptor.dictionary)
         self._census = Census(store, self._inspector)
         self._result = Checked()
         self._counts: Counter[bytes] = Counter()
@@ -142,6 +149,9 @@ class Checker:
         """Looks at everything. Raises store errors: half a check tells nothing."""
         await self._look_for_strays()
         await self._list_blobs()
+        self._result.findings += await check_dictionaries(
+            self._store, self._inspector.dictionaries, self._active_dictionary
+        )
         await self._census.walk(self._count, self._result.findings.append, self._progress)
         async for page in self._store.list(SEGMENTS):
             self._progress.expect(sum(info.size for info in page.objects))
@@ -264,7 +274,7 @@ class Checker:
             self._result.findings += findings
             self._result.references[digest] = holders
             self._result.spare[digest] = set(self._blobs.get(digest, ()))
-            if any(isinstance(finding, Dangling | MissingBlob | Corrupt | Undecodable) for finding in findings):
+            if any(isinstance(finding, BROKEN) for finding in findings):
                 self._broken.add(digest)
 
     def _stands(self, inspection: Inspection, holders: list[Reference], suspect: _Suspect) -> bool:
@@ -324,6 +334,9 @@ class Checker:
         if inspection.blob_missing and header.redirect is not None:
             blob = blob_key(digest, header.redirect)
             found.append(MissingBlob(key=blob, conversations=conversations, digest=digest))
+        elif inspection.lost_dictionary is not None:
+            lost = inspection.lost_dictionary
+            found.append(LostDictionary(key=lost, conversations=conversations, reason=str(damage)))
         elif damage is not None:
             found.append(Corrupt(key=key, conversations=conversations, digest=digest, reason=damage))
         counted = header.ref_count

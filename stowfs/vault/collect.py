@@ -7,7 +7,9 @@ Three steps, each a compare-and-swap of one object that fails where anybody was 
 * a record that nothing has referenced for the grace period becomes dead: its payload goes, its ring stays, since a
   writer may still have to find out there what became of its change;
 * only if nothing has the store mounted (`exclusive`): what has been dead, or an empty tombstone, for so long that no
-  ring is asked for that old an id (`ring.FORGOTTEN_AFTER`) is removed.
+  ring is asked for that old an id (`ring.FORGOTTEN_AFTER`) is removed, and so are dictionaries that nothing was
+  compressed with, but for the active one. Whoever compresses needs no request for that, so nothing in the store tells
+  who is about to use one.
 
 A listing only tells where to look. What is freed is decided by the object itself, and a listing that fails half-way
 ends the collection with its error. What cannot be read is kept, and named.
@@ -17,14 +19,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stowfs.codec import NAME_LENGTH, dictionary_name
 from stowfs.errors import CorruptObject, ObjectNotFound, PreconditionFailed, UnsupportedVersion
 from stowfs.store.base import ByteRange, Found, IfMatch, ObjectInfo, ObjectStore
 from stowfs.vault import manifest as manifests
 from stowfs.vault import record as records
 from stowfs.vault.cas import read_or_none
+from stowfs.vault.descriptor import read_descriptor
 from stowfs.vault.expiry import MARGIN
 from stowfs.vault.manifest import Snapshot
-from stowfs.vault.naming import MANIFESTS, SEGMENTS, digest_of_segment, manifest_key, path_of_manifest
+from stowfs.vault.naming import (
+    DICTIONARIES,
+    MANIFESTS,
+    SEGMENTS,
+    digest_of_segment,
+    id_of_dictionary,
+    manifest_key,
+    path_of_manifest,
+)
 from stowfs.vault.parallel import each
 from stowfs.vault.progress import UNWATCHED, Progress
 from stowfs.vault.ring import FORGOTTEN_AFTER
@@ -57,7 +69,7 @@ class Collected:
     `emptied`: deleted conversations that cannot be brought back any more, of `emptied_size` bytes as they were read;
     `expired`, `expired_size`: conversations that had expired.
     `segments`: payloads dropped, `segment_bytes` as stored. `waiting`, `waiting_bytes`: without references, but within
-    the grace period. `removed`: dead records and empty tombstones removed, `removed_bytes` of the store.
+    the grace period. `removed`: dead records, empty tombstones and dictionaries removed, `removed_bytes` of the store.
     `replaced`: payloads deleted that `compact` had replaced by smaller ones.
     `unsettled`: commits whose releases are still to be done; the next command on this host goes on with them.
     """
@@ -98,6 +110,7 @@ async def collect_garbage(
     work = _Collection(store, vault, grace, kept_for, exclusive=exclusive, dry_run=dry_run, now=now, progress=progress)
     await work.tombstones()
     await work.segments()
+    await work.dictionaries()
     return work.result()
 
 
@@ -130,6 +143,8 @@ class _Collection:
         self._kept: list[Kept] = []
         self._unsettled = 0
         self._replaced_blobs = 0
+        # The names of the dictionaries that something was compressed with.
+        self._dictionaries: set[str] = set()
 
     def result(self) -> Collected:
         return Collected(
@@ -163,12 +178,29 @@ class _Collection:
             self._progress.expect(sum(info.size for info in page.objects))
             await each(self._segment, page.objects, limit=REQUESTS)
 
+    async def dictionaries(self) -> None:
+        """Removes those that nothing needs; where something could not be read, nobody can tell."""
+        if not self._exclusive or self._kept:
+            return
+        active = (await read_descriptor(self._store)).dictionary
+        before = self._now() - self._grace - CLOCK_ALLOWANCE
+        async for page in self._store.list(DICTIONARIES):
+            for info in page.objects:
+                id = id_of_dictionary(info.key)
+                if id == active or id[:NAME_LENGTH] in self._dictionaries or info.modified > before:
+                    continue
+                if not self._dry_run:
+                    await self._store.delete(info.key)
+                self._removed.append(info.size)
+
     async def _tombstone(self, listed: tuple[ObjectInfo, Snapshot | None]) -> None:
         info, found = listed
         try:
             snapshot = found or await self._read_manifest(info.key)
             if snapshot is None:
                 return
+            if snapshot.dictionary:
+                self._dictionaries.add(dictionary_name(snapshot.dictionary))
             deadline, before = self._now() - MARGIN, self._now() - self._trash
             if expired_before(snapshot, deadline):
                 if self._dry_run or await self._vault.give_up_expired(snapshot.path, before=deadline):
@@ -190,6 +222,8 @@ class _Collection:
             assert isinstance(found, Found)
             header = records.decode_header(digest, found.body)
             await self._replaced(digest, header)
+            if header.dictionary is not None and header.state == "live":
+                self._dictionaries.add(header.dictionary)
             if header.state == "dead":
                 await self._remove(info, found.etag)
             elif header.ref_count == 0:
@@ -231,4 +265,6 @@ class _Collection:
         """What is under a key that the vault could not make sense of, or that is gone. Raises `CorruptObject`."""
         path = path_of_manifest(key)
         found = await read_or_none(self._store, key)
-        return manifests.decode(path, found.etag, found.body) if found else None
+        if found is None:
+            return None
+        return manifests.decode(path, found.etag, found.body, await self._vault.dictionaries.of(found.body))

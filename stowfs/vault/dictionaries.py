@@ -38,6 +38,19 @@ OBJECT_LEVEL = 19
 """zstd level of the stored dictionaries: they are written once, and every byte has to be earned back."""
 
 
+LOST_FOR = 1.0
+"""Seconds for which a dictionary that could not be had is not looked for again: a listing would ask for each
+conversation."""
+
+
+class DictionaryLost(CorruptObject):
+    """A dictionary is missing in the store, or damaged. `key`: where it should be, as far as that is known."""
+
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class Dictionaries:
     """The dictionaries of one store. `active_id`: that of its descriptor."""
 
@@ -46,6 +59,8 @@ class Dictionaries:
         self._files = files
         self._memory: OrderedDict[int, Dictionary] = OrderedDict()
         self._loading = trio.Lock()
+        # Until when it is believed that they are.
+        self._lost: dict[int, tuple[float, DictionaryLost]] = {}
         self._active: Dictionary | None = None
         self.active_id = active_id
 
@@ -61,7 +76,7 @@ class Dictionaries:
             return None
         found = self._memory.get(number)
         if found is None:
-            raise CorruptObject(f"the dictionary {_name(number)} was not loaded")
+            raise CorruptObject(f"the dictionary {codec.dictionary_name(number)} was not loaded")
         return found
 
     async def active(self) -> Dictionary | None:
@@ -110,15 +125,29 @@ class Dictionaries:
         found = self._memory.get(number)
         if found is None:
             async with self._loading:
-                found = self._memory.get(number) or await self._load(number)
+                found = self._memory.get(number) or await self._load_unless_lost(number)
         self._memory[number] = found
         self._memory.move_to_end(number)
         while len(self._memory) > MEMORY:
             self._memory.popitem(last=False)
         return found
 
+    async def verify(self, id: str) -> None:
+        """Reads a dictionary in the store, whatever is known of it. Raises `DictionaryLost` and store errors."""
+        await self._fetch(id)
+
+    async def _load_unless_lost(self, number: int) -> Dictionary:
+        until, error = self._lost.get(number, (0.0, None))
+        if error is not None and trio.current_time() < until:
+            raise DictionaryLost(str(error), error.key)
+        try:
+            return await self._load(number)
+        except DictionaryLost as lost:
+            self._lost = {number: (trio.current_time() + LOST_FOR, lost)}
+            raise
+
     async def _load(self, number: int) -> Dictionary:
-        name = _name(number)
+        name = codec.dictionary_name(number)
         body = await self._files.get(name) if self._files is not None else None
         if body is not None:
             try:
@@ -126,16 +155,21 @@ class Dictionaries:
             except CorruptObject as error:
                 log.warning("a dictionary on the local disk is damaged and is fetched again: %s", error)
         id = self.active_id if self.active_id.startswith(name) else await self._find(name)
-        try:
-            body = (await read_bounded(self._store, dictionary_key(id), limit=SIZE_LIMIT)).body
-        except ObjectNotFound:
-            raise CorruptObject(f"the dictionary {dictionary_key(id)} is missing in the store") from None
-        dictionary = await trio.to_thread.run_sync(decode, id, body)
+        dictionary, body = await self._fetch(id)
         if self._files is not None:
             await self._files.put(name, body)
         if id != self.active_id:
             await self._follow()
         return dictionary
+
+    async def _fetch(self, id: str) -> tuple[Dictionary, bytes]:
+        try:
+            body = (await read_bounded(self._store, dictionary_key(id), limit=SIZE_LIMIT)).body
+        except ObjectNotFound:
+            raise _lost(dictionary_key(id), "is missing in the store") from None
+        except CorruptObject as error:
+            raise _lost(dictionary_key(id), f"is damaged: {error}") from error
+        return await trio.to_thread.run_sync(decode, id, body), body
 
     async def _follow(self) -> None:
         """Another host uses a dictionary that this one did not know: perhaps there is a better one."""
@@ -147,7 +181,7 @@ class Dictionaries:
     async def _find(self, name: str) -> str:
         found = await self._ids(name)
         if not found:
-            raise CorruptObject(f"the dictionary {DICTIONARIES}{name}… is missing in the store")
+            raise _lost(f"{dictionary_key(name)}…", "is missing in the store")
         return found[0]
 
     async def _ids(self, name: str) -> list[str]:
@@ -174,22 +208,22 @@ class _Place:
         """Nothing to note: whoever wrote it, it is the same."""
 
 
+def _lost(key: str, reason: str) -> DictionaryLost:
+    return DictionaryLost(f"the dictionary {key} {reason}", key)
+
+
 def encode(dictionary: Dictionary) -> bytes:
     """The object that stores a dictionary."""
     return codec.compress(dictionary.data, level=OBJECT_LEVEL)
 
 
 def decode(id: str, body: bytes) -> Dictionary:
-    """The dictionary whose id begins with `id`. Raises `CorruptObject`."""
+    """The dictionary whose id begins with `id`. Raises `DictionaryLost`."""
     try:
         data, _ = codec.decompress_first(body, limit=SIZE_LIMIT)
         dictionary = Dictionary(data)
     except CorruptObject as error:
-        raise CorruptObject(f"the dictionary {dictionary_key(id)}: {error}") from error
+        raise _lost(dictionary_key(id), f"is damaged: {error}") from error
     if not dictionary.id.startswith(id):
-        raise CorruptObject(f"the dictionary {dictionary_key(id)} does not match its SHA-256")
+        raise _lost(dictionary_key(id), "does not match its SHA-256")
     return dictionary
-
-
-def _name(number: int) -> str:
-    return f"{number:0{codec.NAME_LENGTH}x}"

@@ -62,6 +62,16 @@ class Undecodable(Finding):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LostDictionary(Finding):
+    """A dictionary is missing or damaged: what was compressed with it cannot be read."""
+
+    reason: str
+
+    def describe(self) -> str:
+        return f"{self.reason}: what was compressed with it cannot be read"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CountTooLow(Finding):
     """A segment has more references than were counted: it could be collected while it is needed. `revision`: the ETag
     of the record that says so."""

@@ -10,7 +10,7 @@ from stowfs.errors import CorruptObject, ObjectNotFound, UnsupportedVersion
 from stowfs.hot.segments import CachedSegment
 from stowfs.store.base import ByteRange, Found, ObjectStore
 from stowfs.vault import record as records
-from stowfs.vault.dictionaries import Dictionaries
+from stowfs.vault.dictionaries import Dictionaries, DictionaryLost
 from stowfs.vault.naming import blob_key, segment_key
 from stowfs.vault.record import Header
 from stowfs.vault.segments import unpack_verified
@@ -34,7 +34,8 @@ class Inspection:
 
     `etag`: of its record (`None`: there is none). `header`: what the record says, if it makes sense, else `damage`
     says why not. Of a live segment, `raw` are its bytes; where they cannot be had, `damage` says why, and
-    `blob_missing` whether it is only that the redirected payload is gone.
+    `blob_missing` whether it is only that the redirected payload is gone, `lost_dictionary` the key of the dictionary
+    that is.
     """
 
     digest: str
@@ -43,13 +44,14 @@ class Inspection:
     raw: bytes | None = None
     damage: str | None = None
     blob_missing: bool = False
+    lost_dictionary: str | None = None
 
 
 class Inspector:
     """Reads segments from a store."""
 
-    def __init__(self, store: ObjectStore, threads: trio.CapacityLimiter) -> None:
-        self.dictionaries = Dictionaries(store)
+    def __init__(self, store: ObjectStore, threads: trio.CapacityLimiter, *, dictionary: str) -> None:
+        self.dictionaries = Dictionaries(store, active_id=dictionary)
         self._store = store
         self._threads = threads
 
@@ -111,6 +113,8 @@ class Inspector:
             raw = await self.run(len(payload), unpack_verified, digest, stored, dictionary)
         except ObjectNotFound:
             return Inspection(digest, found.etag, header, damage="the payload is missing", blob_missing=True)
+        except DictionaryLost as error:
+            return Inspection(digest, found.etag, header, damage=str(error), lost_dictionary=error.key)
         except CorruptObject as error:
             return Inspection(digest, found.etag, header, damage=str(error))
         return Inspection(digest, found.etag, header, raw)

@@ -34,6 +34,7 @@ from stowfs.vault.findings import (
     CountTooLow,
     Dangling,
     Finding,
+    LostDictionary,
     MissingBlob,
     OrphanBlob,
     StrayObject,
@@ -56,6 +57,10 @@ NEEDS_EXCLUSIVE = "only with --exclusive: a writer that is stalled might be abou
 LOST = "its bytes are nowhere in the store: where the same content is stored again, it comes back"
 UNCLEAR = "nobody can tell what it was: put the object back from a copy, or delete it and what it stands for is gone"
 FOREIGN = "stowfs did not make it: remove it yourself if nobody needs it"
+DICTIONARY = (
+    "put it back from a copy of the store, or from a host that used it: it has it under the first eight digits of the"
+    " name, in 'dictionaries' below its state directory"
+)
 OVERTAKEN = "it was changed meanwhile: check again"
 
 
@@ -88,7 +93,7 @@ class _Repairer:
         self._store = store
         self._many = descriptor.many
         self._checked = checked
-        self._inspector = Inspector(store, trio.CapacityLimiter(THREADS))
+        self._inspector = Inspector(store, trio.CapacityLimiter(THREADS), dictionary=descriptor.dictionary)
         self._exclusive = exclusive
         self._deadline = deadline
 
@@ -102,6 +107,8 @@ class _Repairer:
             case UnfinishedUpload(key=key, upload_id=upload_id, started=started):
                 await self._store.abort_upload(PendingUpload(key, upload_id, started))
                 return None
+            case LostDictionary():
+                return DICTIONARY
             case StrayObject(key=key, temporary=True):
                 await self._store.delete(key)
                 return None

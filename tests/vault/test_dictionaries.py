@@ -227,6 +227,7 @@ async def test_a_damaged_dictionary_is_an_error_that_names_it(
     await write(other, "new", SMALL)
     assert codec.dictionary_number(await body(faulty, manifest_key("new"))) == 0
     await faulty.inner.put(key, good)
+    await trio.sleep(module.LOST_FOR)
     assert await read(other, "f") == SMALL
 
 
