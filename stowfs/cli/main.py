@@ -33,6 +33,7 @@ COMMANDS = {
     "put": ("copy", "Copy local files and directories into STORE."),
     "rm": ("change", "Delete conversations."),
     "stat": ("read", "Show what is known of a conversation or directory."),
+    "train": ("train", "Train a compression dictionary on what is in STORE."),
     "umount": ("umount", "Unmount DIR, when its daemon has finished."),
     "undelete": ("reclaim", "Bring deleted conversations back, or list them."),
 }

@@ -23,11 +23,14 @@ class Made:
     report: ProbeReport | None
 
 
-async def make_store(location: StoreLocation, options: StoreOptions, *, if_missing: bool) -> Made:
+async def make_store(
+    location: StoreLocation, options: StoreOptions, *, if_missing: bool, training: bool = True
+) -> Made:
     """Makes a store at `location`, and the directory of a `file://` store.
 
     With `if_missing` a store that is there already will do; otherwise it raises `PathExists`, as does a directory that
-    holds other things. Raises `ConditionsIgnored`, `UnsupportedVersion` and store errors.
+    holds other things. `training`: whether hosts make dictionaries by themselves. Raises `ConditionsIgnored`,
+    `UnsupportedVersion` and store errors.
     """
     if isinstance(location, FileLocation):
         await create_directory(location)
@@ -42,7 +45,7 @@ async def make_store(location: StoreLocation, options: StoreOptions, *, if_missi
             return _existing(descriptor, store.url, if_missing=if_missing)
         report = await probe(store, deadline=FIRST_CONTACT)
         try:
-            return Made(await create_descriptor(store), True, report)
+            return Made(await create_descriptor(store, training=training), True, report)
         except PathExists:
             # Somebody else has made one at the same moment.
             return _existing(await read_descriptor(store), store.url, if_missing=if_missing)

@@ -15,8 +15,9 @@ from stowfs.store.open import StoreLocation
 @click.command()
 @store_argument
 @click.option("--if-missing", is_flag=True, help="Succeed where there is a store already.")
+@click.option("--no-train", is_flag=True, help="Compress without dictionaries, unless 'stowfs train' makes one.")
 @json_option
-def mkfs(location: StoreLocation, options: StoreOptions, if_missing: bool, as_json: bool) -> None:
+def mkfs(location: StoreLocation, options: StoreOptions, if_missing: bool, no_train: bool, as_json: bool) -> None:
     """Make a store.
 
     Checks that STORE heeds conditional writes, then creates its descriptor. A bucket must exist; a directory is
@@ -26,7 +27,7 @@ def mkfs(location: StoreLocation, options: StoreOptions, if_missing: bool, as_js
     Example:
       stowfs mkfs s3://my-bucket/conversations
     """
-    made = trio.run(partial(make_store, location, options, if_missing=if_missing))
+    made = trio.run(partial(make_store, location, options, if_missing=if_missing, training=not no_train))
     if as_json:
         emit({"store": location.url, "id": made.descriptor.store_id, "created": made.created})
     elif made.created:
