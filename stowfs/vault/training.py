@@ -20,7 +20,6 @@ from stowfs.codec import Dictionary
 from stowfs.config import KIB, MIB
 from stowfs.conversation.segmenter import SegmenterParameters, segment
 from stowfs.errors import StowError
-from stowfs.vault import dictionaries as stored
 from stowfs.vault import manifest as manifests
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.manifest import Attributes, Facts, Manifest
@@ -235,10 +234,10 @@ def _make(samples: Samples) -> Dictionary | None:
 
 
 def _measure(held_out: Sequence[bytes], current: Dictionary | None, made: Dictionary) -> tuple[int, int, int]:
-    """Bytes that the samples take with either dictionary, and those that the new one takes."""
+    """Bytes that the samples take with either dictionary, and those that the new one takes at most."""
     before = sum(len(codec.compress(part, dictionary=current)) for part in held_out)
     after = sum(len(codec.compress(part, dictionary=made)) for part in held_out)
-    return before, after, len(stored.encode(made))
+    return before, after, len(codec.compress(made.data))
 
 
 def _pays(before: int, after: int, cost: int, scale: float, *, replacing: bool) -> bool:

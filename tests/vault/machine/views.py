@@ -5,6 +5,7 @@ from stowfs.store.base import Found, ObjectStore
 from stowfs.vault import manifest as manifests
 from stowfs.vault.check import Checked, Checker
 from stowfs.vault.descriptor import Descriptor
+from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.expiry import NANOSECONDS
 from stowfs.vault.findings import CountTooHigh, OrphanBlob, Uncounted
 from stowfs.vault.manifest import Snapshot
@@ -66,12 +67,13 @@ async def _file(vault: Vault, snapshot: Snapshot) -> File:
 async def deadlines(store: ObjectStore) -> dict[str, tuple[float, bool]]:
     """What lies in the store with its content and a deadline: when that is, and whether it was deleted besides."""
     found = {}
+    dictionaries = Dictionaries(store)
     keys = [info.key async for page in store.list(MANIFESTS) for info in page.objects]
     for key in keys:
         path = path_of_manifest(key)
         answer = await store.get(key)
         assert isinstance(answer, Found)
-        manifest = manifests.decode(path, answer.etag, answer.body).manifest
+        manifest = manifests.decode(path, answer.etag, answer.body, await dictionaries.of(answer.body)).manifest
         if manifest.holds_something and manifest.attributes.expires_ns is not None:
             found[path] = manifest.attributes.expires_ns / NANOSECONDS, manifest.deleted is not None
     return found

@@ -9,6 +9,7 @@ What a host has acknowledged is in the store, so one set of states serves all ho
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -26,6 +27,7 @@ from stowfs.vault.repair import repair
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
 from tests.support.clock import Clock
+from tests.support.dictionaries import dictionary
 from tests.support.faults import FaultyStore, Late, Stall, StallAfter
 from tests.support.vaults import ATTRIBUTES, Hosts, flush, write
 from tests.vault.machine import troubles, views
@@ -36,6 +38,8 @@ HOSTS = ["a", "b", "c"]
 
 ASYNCHRONOUS = "c"
 """The host with commit=async: what is open there is acknowledged when it is closed, and flushed some time later."""
+
+DICTIONARIES = [dictionary(seed) for seed in range(3)]
 
 LIFETIMES = [10.0, 60.0, MARGIN]
 """Seconds after which what has a deadline expires."""
@@ -184,6 +188,8 @@ class World:
                     await self.acknowledge(self.opened[ASYNCHRONOUS])
             case "flush":
                 await self.flush(replace(step, host=ASYNCHRONOUS))
+            case "dictionary":
+                await self.change_dictionary(step)
             case "both":
                 await self.both(step)
             case "look":
@@ -196,6 +202,11 @@ class World:
                 await self.attempt(step)
             case _:
                 await self.attempt(step)
+
+    async def change_dictionary(self, step: Step) -> None:
+        """From now on, a host compresses with another dictionary, and so do those that meet it."""
+        with suppress(StoreError):  # the store is away: it goes on with the one it has
+            await self.vaults[step.host].dictionaries.publish(DICTIONARIES[step.seed % len(DICTIONARIES)], deadline=0.1)
 
     async def attempt(self, step: Step) -> None:
         """An operation, with its trouble; then the states it may have led to."""
