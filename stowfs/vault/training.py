@@ -10,17 +10,17 @@ import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 import trio
 
 from stowfs import codec
 from stowfs.codec import Dictionary
-from stowfs.config import KIB, MIB
+from stowfs.config import MIB
 from stowfs.conversation.segmenter import SegmenterParameters, segment
 from stowfs.errors import StowError
 from stowfs.vault import manifest as manifests
+from stowfs.vault.best_dictionary import LEAST
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.manifest import Attributes, Facts, Manifest
 from stowfs.vault.ring import first_ring, new_id
@@ -47,9 +47,6 @@ SHARE = 4
 """A dictionary has at most this part of the bytes that it was trained on: the rest is what tells how often they
 occur."""
 
-LEAST = 16 * KIB
-"""Bytes of a dictionary at least: below, there is nothing in it that is worth a second object."""
-
 REPLACING_GAIN = 0.95
 """The part that is left of what the last dictionary leaves, at most: every one is kept, fetched and held in memory by
 everybody who reads what was made with it."""
@@ -71,18 +68,6 @@ class Outcome(Enum):
     TOO_LITTLE = "there is too little, or it is too uniform, to make a dictionary of"
     NO_GAIN = "a dictionary would gain less than it takes"
     OVERTAKEN = "another host has published a dictionary meanwhile, which is in use from now on"
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """`before`, `after`: bytes that the held-out samples take with what there was, and with the new dictionary, which
-    takes `cost` bytes in the store."""
-
-    outcome: Outcome
-    seen: int = 0
-    before: int = 0
-    after: int = 0
-    cost: int = 0
 
 
 class Trainer:
@@ -137,14 +122,6 @@ class Trainer:
             distinct = collector.samples.seen / max(collector.read, 1)
             await self._try(collector.samples, distinct * total)
 
-    async def train(self, samples: Samples, *, expected: float) -> Trained:
-        """Trains on samples, and publishes the result if it gains more on `expected` bytes like them than it takes.
-
-        Raises `CorruptObject` and store errors.
-        """
-        async with self._lock:
-            return await self._train(samples, expected)
-
     async def _train_in_background(self) -> None:
         async with self._lock:
             samples, self._samples = self._samples, Samples()
@@ -154,26 +131,25 @@ class Trainer:
 
     async def _try(self, samples: Samples, expected: float) -> None:
         try:
-            trained = await self._train(samples, expected)
+            outcome = await self._train(samples, expected)
         except StowError as error:
             log.warning("no dictionary was trained: %s", error)
             return
-        log.info("training on %d bytes: %s", samples.seen, trained.outcome.value)
-        if trained.outcome in (Outcome.PUBLISHED, Outcome.OVERTAKEN):
+        log.info("training on %d bytes: %s", samples.seen, outcome.value)
+        if outcome in (Outcome.PUBLISHED, Outcome.OVERTAKEN):
             self._next = max(self._next, REPLACED_FROM)
 
-    async def _train(self, samples: Samples, expected: float) -> Trained:
+    async def _train(self, samples: Samples, expected: float) -> Outcome:
         current = await self._dictionaries.active()
         made = await trio.to_thread.run_sync(_make, samples)
         if made is None:
-            return Trained(Outcome.TOO_LITTLE, samples.seen)
+            return Outcome.TOO_LITTLE
         held_out = list(samples.held_out)
         before, after, cost = await trio.to_thread.run_sync(_measure, held_out, current, made)
-        outcome = Outcome.NO_GAIN
-        if _pays(before, after, cost, expected / sum(map(len, held_out)), replacing=current is not None):
-            published = await self._dictionaries.publish(made, deadline=self._deadline)
-            outcome = Outcome.PUBLISHED if published else Outcome.OVERTAKEN
-        return Trained(outcome, samples.seen, before, after, cost)
+        if not _pays(before, after, cost, expected / sum(map(len, held_out)), replacing=current is not None):
+            return Outcome.NO_GAIN
+        published = await self._dictionaries.publish(made, deadline=self._deadline)
+        return Outcome.PUBLISHED if published else Outcome.OVERTAKEN
 
 
 class Collector:
