@@ -83,8 +83,8 @@ class VaultOptions:
     revalidate: float = 0.0
     # Bytes of decompressed segments kept in memory: a few hundred segments, well under the memory promised in total.
     memory_cache_size: int = 64 * MIB
-    # Segments fetched ahead of a sequential reader, at most.
-    prefetch: int = 8
+    # Segments fetched ahead of a sequential reader, at most: as many as there may be requests at once.
+    prefetch: int = 32
     # Seconds for one operation with all its retries (see `StoreOptions.deadline`).
     deadline: float = 60.0
     read_only: bool = False

@@ -82,6 +82,8 @@ class SegmentFiles:
 
     async def get(self, hash: bytes) -> CachedSegment | None:
         """The segment of that hash, or None where it is not cached."""
+        if self._scanned and hash not in self._sizes:
+            return None  # All that is there is known: this takes no thread.
         return await trio.to_thread.run_sync(self._get, hash, limiter=self._limiter)
 
     async def put(self, hash: bytes, segment: CachedSegment) -> None:

@@ -1,14 +1,15 @@
 """Reading a version of a conversation: which pieces lie under a range of bytes, and their bytes.
 
 Segments of one read are fetched in parallel, and a reader that goes on where it stopped gets the next ones ahead of
-time, a window that doubles with every step.
+time, a window that doubles with every step. Several may read the same version at different places.
 """
 
 from bisect import bisect_right
 from collections import OrderedDict
+from dataclasses import dataclass
 from itertools import accumulate
 
-from stowfs.config import MIB
+from stowfs.config import KIB, MIB
 from stowfs.errors import CorruptObject
 from stowfs.vault import pages
 from stowfs.vault.manifest import Piece, Reference, Snapshot
@@ -20,6 +21,32 @@ open, or one of some 20 GiB. The current one is kept in any case."""
 
 PIECE = 200
 """Bytes of Python objects for a piece, about."""
+
+AHEAD = 4 * MIB
+"""Raw bytes that are fetched ahead of one reader at most: 200 MB/s from a store 20 ms away, and small beside the memory
+for segments, which several readers share."""
+
+STREAMS = 8
+"""Readers of one version that are told apart."""
+
+SCATTERED = 64 * KIB
+"""Bytes from which a read is one of several that the kernel has under way for one sequential reader: they come in any
+order. Programs that jump about read less at a time."""
+
+NEAR = 1 * MIB
+"""How far such reads are from each other at most: twice what the kernel is told to read ahead."""
+
+
+@dataclass(slots=True)
+class Stream:
+    """One sequential reader: where it has got to, and how many segments are fetched ahead of it."""
+
+    position: int
+    window: int = 1
+
+    def goes_on_with(self, start: int, end: int) -> bool:
+        """Whether a read of `start` to `end` is the next of this reader."""
+        return start == self.position or (end - start >= SCATTERED and abs(start - self.position) <= NEAR)
 
 
 class Layout:
@@ -33,8 +60,8 @@ class Layout:
         inline = [piece if isinstance(piece, int) else 0 for piece in pieces]
         self._inline_starts = [0, *accumulate(inline)]
         self.cost = len(snapshot.inline) + PIECE * len(pieces)
-        self._next = 0
-        self._window = 1
+        # The one that was used last comes last. Who reads from the beginning is expected to go on.
+        self._streams = [Stream(0)]
 
     def inline_bytes(self, index: int) -> bytes:
         """The bytes of the inline piece `index`."""
@@ -46,12 +73,19 @@ class Layout:
         return range(bisect_right(self.starts, start) - 1, bisect_right(self.starts, end - 1))
 
     def ahead(self, start: int, end: int, last: int, limit: int) -> list[str]:
-        """The segments to fetch ahead after a read of `start` to `end`, of which `last` was the last piece."""
-        sequential = start == self._next
-        self._next = end
-        self._window = min(self._window * 2, limit) if sequential else 0
-        following = self.pieces[last + 1 : last + 1 + self._window]
-        self._window = max(self._window, 1)
+        """The segments to fetch ahead after a read of `start` to `end`, of which `last` was the last piece: at most
+        `limit`."""
+        stream = next((stream for stream in reversed(self._streams) if stream.goes_on_with(start, end)), None)
+        if stream is None:
+            self._streams = [*self._streams[1 - STREAMS :], Stream(end)]
+            return []
+        self._streams.remove(stream)
+        self._streams.append(stream)
+        stream.position = max(stream.position, end)
+        stream.window = min(stream.window * 2, limit)
+        first = max(last, self.covering(stream.position - 1, stream.position)[-1]) + 1
+        past = bisect_right(self.starts, stream.position + AHEAD) - 1
+        following = self.pieces[first : min(first + stream.window, past)]
         return [piece.digest for piece in following if isinstance(piece, Reference)]
 
 
@@ -69,6 +103,7 @@ class LayoutReader:
         commit = snapshot.manifest.commit
         layout = self._layouts.get(commit)
         if layout is None:
+            self._segments.prefetch(piece.digest for piece in snapshot.top_references if piece.level > 0)
             layout = Layout(snapshot, await pages.expand(snapshot.manifest.pieces, self.fetch))
             self._keep(commit, layout)
         else:

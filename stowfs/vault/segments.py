@@ -29,6 +29,10 @@ INLINE_DECODE = 16 * 1024
 than the work."""
 
 
+UNWRITTEN = 16
+"""Segments that readers have and the disk has not yet, at most: as much again as its threads have under way."""
+
+
 @dataclass(slots=True)
 class SegmentCounts:
     """Segments that were asked for: found in memory, found on the local disk, fetched from the store."""
@@ -89,6 +93,7 @@ class SegmentReader:
         self._memory = ByteCache(memory)
         self._threads = threads
         self._flights: dict[str, _Flight] = {}
+        self._unwritten = 0
         self.counts = SegmentCounts()
 
     @property
@@ -127,9 +132,14 @@ class SegmentReader:
         return flight
 
     async def _fly(self, digest: str, flight: "_Flight") -> None:
+        fetched = None
         try:
-            flight.data = await self._load(digest)
+            flight.data, fetched = await self._load(digest)
             self._memory.put(digest, flight.data)
+            if fetched is not None and self._unwritten >= UNWRITTEN:
+                # The disk cannot follow: readers go at its pace.
+                await self._write(digest, fetched)
+                fetched = None
         except Exception as error:  # noqa: BLE001 - handed to everybody who waits for this flight
             flight.error = error
         except BaseException:
@@ -138,22 +148,30 @@ class SegmentReader:
         finally:
             del self._flights[digest]
             flight.landed.set()
+        if fetched is not None:
+            await self._write(digest, fetched)
 
-    async def _load(self, digest: str) -> bytes:
+    async def _write(self, digest: str, segment: CachedSegment) -> None:
+        self._unwritten += 1
+        try:
+            await self._files.put(bytes.fromhex(digest), segment)
+        finally:
+            self._unwritten -= 1
+
+    async def _load(self, digest: str) -> tuple[bytes, CachedSegment | None]:
+        """The raw bytes of a segment, and as what it was fetched where it was not on the disk."""
         cached = await self._files.get(bytes.fromhex(digest))
         if cached is not None:
             try:
                 data = await self._open(digest, cached)
                 self.counts.disk_hits += 1
-                return data
+                return data, None
             except CorruptObject as error:
                 log.warning("cached segment %s is damaged and is fetched again: %s", digest, error)
                 await self._files.discard(bytes.fromhex(digest))
         self.counts.misses += 1
         segment = await self._get(digest)
-        data = await self._open(digest, segment)
-        await self._files.put(bytes.fromhex(digest), segment)
-        return data
+        return await self._open(digest, segment), segment
 
     async def _get(self, digest: str) -> CachedSegment:
         """A segment as the store has it, following its redirect."""

@@ -168,12 +168,13 @@ async def test_no_damaged_file_is_shown(cache: SegmentFiles, directory: Path, ca
     flipped = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(len(whole))]
     cut = [whole[:length] for length in range(len(whole))]
     for damaged in [*flipped, *cut, whole + b"\x00"]:
+        await cache.put(hash_of(1), small)
         path.write_bytes(damaged)
         assert await cache.get(hash_of(1)) is None, damaged
         assert not path.exists()
     assert cache.used == 0
     assert len(caplog.records) == 2 * len(whole) + 1
-    path.write_bytes(whole)
+    await cache.put(hash_of(1), small)
     assert await cache.get(hash_of(1)) == small
 
 
