@@ -156,17 +156,47 @@ async def test_what_was_compacted_goes_on_being_written_to(hosts: Hosts, faulty:
     assert again.conversations + again.segments <= 6
 
 
-async def test_what_is_removed_with_async_commits_is_not_brought_back(hosts: Hosts) -> None:
-    """A removal that waits for the store is of the version that was there when it began."""
+async def test_what_waits_for_the_store_is_appended_to_what_was_compacted(hosts: Hosts) -> None:
     vault = await filled(hosts)
     writer = await hosts.start("async", asynchronous=True)
     base = await writer.head("small/3")
     draft = writer.draft("small/3", base, base.attributes, appending=True)
     draft.write(base.size, b"a line\n")
     await writer.acknowledge(draft)
-    await compact(hosts, vault)
+    await compact(hosts, vault, train=True)
     await flush(writer)
     await check(hosts, FILES | {"small/3": FILES["small/3"] + b"a line\n"}, "other")
+
+
+async def test_a_removal_that_a_crash_interrupts_is_finished_after_a_compaction(
+    hosts: Hosts, faulty: FaultyStore
+) -> None:
+    """It is of the version that was there when it began, and that is still there."""
+    vault = await filled(hosts)
+    writer = await hosts.start("async", asynchronous=True)
+    base = await writer.head("small/3")
+    draft = writer.draft("small/3", base, base.attributes, appending=True)
+    draft.write(base.size, b"a line\n")
+    await writer.acknowledge(draft)
+    stall = Stall()
+    rule = faulty.add(Rule(stall, "put", manifest_key("small/3")))
+
+    async def remove() -> None:
+        async with writer.backlog.removing(draft):
+            await writer.remove("small/3")
+
+    hosts.start_soon("async", remove)
+    await stall.reached.wait()
+    await hosts.crash("async")
+    faulty.rules.remove(rule)
+    compacted = await compact(hosts, vault, train=True)
+    assert compacted.conversations >= 12
+    writer = await hosts.start("async", asynchronous=True)
+    assert writer.backlog.drafts == []
+    (removal,) = writer.backlog.removals
+    await writer.backlog.finish_removal(removal)
+    await check(hosts, {path: data for path, data in FILES.items() if path != "small/3"}, "other")
+    assert "small/3" not in {snapshot.path async for snapshot in writer.walk()}
 
 
 # Troubles
