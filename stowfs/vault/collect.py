@@ -26,6 +26,7 @@ from stowfs.vault import manifest as manifests
 from stowfs.vault import record as records
 from stowfs.vault.cas import read_or_none
 from stowfs.vault.descriptor import read_descriptor
+from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.expiry import MARGIN
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import (
@@ -114,6 +115,16 @@ async def collect_garbage(
     return work.result()
 
 
+async def read_manifest(store: ObjectStore, dictionaries: Dictionaries, key: str) -> Snapshot | None:
+    """What is under a key that the vault could not make sense of, or that is gone (`None`). Raises `CorruptObject`,
+    `UnsupportedVersion`, store errors."""
+    path = path_of_manifest(key)
+    found = await read_or_none(store, key)
+    if found is None:
+        return None
+    return manifests.decode(path, found.etag, found.body, await dictionaries.of(found.body))
+
+
 class _Collection:
     def __init__(
         self,
@@ -196,7 +207,7 @@ class _Collection:
     async def _tombstone(self, listed: tuple[ObjectInfo, Snapshot | None]) -> None:
         info, found = listed
         try:
-            snapshot = found or await self._read_manifest(info.key)
+            snapshot = found or await read_manifest(self._store, self._vault.dictionaries, info.key)
             if snapshot is None:
                 return
             if snapshot.dictionary:
@@ -260,11 +271,3 @@ class _Collection:
             except PreconditionFailed:
                 return  # somebody needs it again
         self._removed.append(info.size)
-
-    async def _read_manifest(self, key: str) -> Snapshot | None:
-        """What is under a key that the vault could not make sense of, or that is gone. Raises `CorruptObject`."""
-        path = path_of_manifest(key)
-        found = await read_or_none(self._store, key)
-        if found is None:
-            return None
-        return manifests.decode(path, found.etag, found.body, await self._vault.dictionaries.of(found.body))

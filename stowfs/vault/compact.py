@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from stowfs.errors import CorruptObject, UnsupportedVersion
 from stowfs.store.base import ObjectInfo, ObjectStore
 from stowfs.vault.best_dictionary import Trained, train_best
+from stowfs.vault.collect import Kept, read_manifest
 from stowfs.vault.manifest import Snapshot
-from stowfs.vault.naming import MANIFESTS, SEGMENTS, digest_of_segment
+from stowfs.vault.naming import MANIFESTS, SEGMENTS, digest_of_segment, manifest_key
 from stowfs.vault.parallel import each
 from stowfs.vault.progress import UNWATCHED, Progress
 from stowfs.vault.recompress import Saving
@@ -21,14 +22,6 @@ from stowfs.vault.vault import Vault
 
 REQUESTS = 16
 """Objects worked on at once: enough that the processor does not wait for the store, at a few megabytes each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unread:
-    """An object that could not be read, and so was left as it is."""
-
-    key: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +35,7 @@ class Compacted:
     looked_at: int
     bytes_before: int
     bytes_after: int
-    unread: tuple[Unread, ...]
+    unread: tuple[Kept, ...]
 
 
 async def compact_store(
@@ -75,7 +68,7 @@ class _Compaction:
         self._progress = progress
         self._manifests: list[Saving] = []
         self._segments: list[Saving] = []
-        self._unread: list[Unread] = []
+        self._unread: list[Kept] = []
 
     def result(self, trained: Trained | None) -> Compacted:
         savings = [*self._manifests, *self._segments]
@@ -94,9 +87,8 @@ class _Compaction:
         async for page in self._store.list(MANIFESTS):
             self._progress.expect(sum(info.size for info in page.objects))
             found = await self._vault.versions(page.objects)
-            live = [snapshot for snapshot in found if snapshot.manifest.live and snapshot.is_conversation]
-            self._progress.advance(sum(info.size for info in page.objects) - sum(s.stored_size for s in live))
-            await each(self._manifest, live, limit=REQUESTS)
+            known = {manifest_key(snapshot.path): snapshot for snapshot in found}
+            await each(self._manifest, [(info, known.get(info.key)) for info in page.objects], limit=REQUESTS)
 
     async def segments(self) -> None:
         """Segments that something references."""
@@ -104,15 +96,22 @@ class _Compaction:
             self._progress.expect(sum(info.size for info in page.objects))
             await each(self._segment, page.objects, limit=REQUESTS)
 
-    async def _manifest(self, snapshot: Snapshot) -> None:
-        self._manifests.append(await self._vault.recompressor.manifest(snapshot, dry_run=self._dry_run))
-        self._progress.advance(snapshot.stored_size)
+    async def _manifest(self, listed: tuple[ObjectInfo, Snapshot | None]) -> None:
+        info, found = listed
+        try:
+            snapshot = found or await read_manifest(self._store, self._vault.dictionaries, info.key)
+            if snapshot is not None and snapshot.manifest.live and snapshot.is_conversation:
+                self._manifests.append(await self._vault.recompressor.manifest(snapshot, dry_run=self._dry_run))
+        except (CorruptObject, UnsupportedVersion) as error:
+            self._unread.append(Kept(info.key, str(error)))
+        finally:
+            self._progress.advance(info.size)
 
     async def _segment(self, info: ObjectInfo) -> None:
         try:
             digest = digest_of_segment(info.key)
             self._segments.append(await self._vault.recompressor.segment(digest, dry_run=self._dry_run))
         except (CorruptObject, UnsupportedVersion) as error:
-            self._unread.append(Unread(info.key, str(error)))
+            self._unread.append(Kept(info.key, str(error)))
         finally:
             self._progress.advance(info.size)

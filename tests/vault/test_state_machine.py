@@ -1,7 +1,7 @@
 """Three hosts against a model: any sequence of operations, with crashes, lost answers, writes that land late,
-conflicts, a store that goes away, dictionaries that change, deadlines that pass, checks, and collection with no grace
-at all; and the same under bounds of the vault that are far lower than they are, so that what is rare happens all the
-time.
+conflicts, a store that goes away, dictionaries that change, deadlines that pass, checks, compaction, and collection
+with no grace at all; and the same under bounds of the vault that are far lower than they are, so that what is rare
+happens all the time.
 
 The environment variable STOWFS_EXAMPLES sets how many sequences are tried under each of the circumstances.
 """
@@ -97,8 +97,8 @@ OTHERS = ["both", "open", "open", "open", "close", "close", "close", "look", "cr
 MAINTENANCE = ["collect", "empty trash", "check", "deliver", "land"]
 ASYNCHRONOUS = ["acknowledge", "acknowledge", "acknowledge", "flush", "flush"]
 TIME = ["pass", "pass until the next", "close late", "close late", "close late"]
-DICTIONARIES = ["dictionary"]
-KINDS = [*CHANGES * 3, *DIRECTORY_CHANGES * 2, *OTHERS, *MAINTENANCE, *TIME, *ASYNCHRONOUS, *DICTIONARIES]
+SIZES = ["dictionary", "dictionary", "compact", "compact"]
+KINDS = [*CHANGES * 3, *DIRECTORY_CHANGES * 2, *OTHERS, *MAINTENANCE, *TIME, *ASYNCHRONOUS, *SIZES]
 STEPS = st.builds(
     Step,
     kind=st.sampled_from(KINDS),
@@ -110,7 +110,7 @@ STEPS = st.builds(
     seed=st.integers(0, 40),
     trouble=st.sampled_from([""] * 12 + TROUBLES + CRASHES),
     nth=st.integers(1, 10),
-    beside=st.sampled_from([""] * 6 + ["collect", "check"]),
+    beside=st.sampled_from([""] * 9 + ["collect", "check", "compact"]),
     lifetime=st.sampled_from([None, None, *LIFETIMES]),
 )
 

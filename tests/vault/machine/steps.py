@@ -13,6 +13,7 @@ from stowfs.errors import (
     UsageError,
 )
 from stowfs.vault.vault import Vault
+from tests.support.dictionaries import conversation
 from tests.support.vaults import ATTRIBUTES, append, edit, write
 from tests.vault.machine.state import File, State, ancestors, parent
 from tests.vault.test_promises import noise
@@ -24,7 +25,8 @@ MODES = [0o644, 0o600, 0o640]
 REFUSALS = (NoSuchPath, PathExists, IsDirectory, NotDirectory, DirectoryNotEmpty, UsageError)
 """How an operation says that the tree is not such that it could be done."""
 
-BLOCKS = [noise(20_000 + 4_000 * number, number) for number in range(5)]
+BLOCKS = [noise(16_000 + 4_000 * number, number) + conversation(number, messages=12) for number in range(5)]
+"""What no compression makes smaller, so that there are segments, and what every better one does."""
 
 
 def content(seed: int) -> bytes:

@@ -20,6 +20,7 @@ from stowfs.errors import CorruptObject, NoSuchPath, StoreError
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.check import Checker
 from stowfs.vault.collect import collect_garbage
+from stowfs.vault.compact import compact_store
 from stowfs.vault.descriptor import Descriptor, read_descriptor
 from stowfs.vault.draft import Draft, Intent
 from stowfs.vault.expiry import MARGIN, NANOSECONDS
@@ -176,6 +177,8 @@ class World:
                     line.down = False
             case "collect" | "empty trash":
                 await self.collect(step)
+            case "compact":
+                await self.compact(step)
             case "check":
                 await self.check(step.host)
             case "open":
@@ -298,8 +301,24 @@ class World:
                 self.note_collection()
                 with trio.move_on_after(PATIENCE):
                     await collect_garbage(self.lines[host], self.vaults[host], grace=0.0, now=self.now)
+            case "compact":
+                with suppress(StoreError), trio.move_on_after(PATIENCE):
+                    await compact_store(self.lines[host], self.vaults[host], train=False)
             case "check":
                 await self.check(host)
+
+    async def compact(self, step: Step) -> None:
+        """A compaction changes nothing, however far it comes."""
+
+        async def compact() -> None:
+            with trio.move_on_after(PATIENCE) as scope:
+                compacted = await compact_store(self.lines[step.host], self.vaults[step.host], train=False)
+                assert compacted.unread == ()
+                event(f"compact: {compacted.conversations > 0}, {compacted.segments > 0}")
+            if scope.cancelled_caught:
+                raise StoreError("given up")
+
+        await self.run(step, compact)
 
     async def collect(self, step: Step) -> None:
         """A collection without any grace; with it, perhaps, the trash goes."""
