@@ -31,10 +31,11 @@ def test_compact_says_what_it_did(stow: Stow, filled: str) -> None:
     line = r"conversations? and \d+ segments? {}stored again, of \d+: [0-9.]+ KiB before, [0-9.]+ KiB after$"
     dry = stow.run("compact", filled, "--dry-run", "--no-training")
     assert re.search(line.format("would be "), dry.stdout, re.MULTILINE)
+    dictionaries = objects(stow, "dictionaries")
     done = stow.run("compact", filled, "--no-training")
     assert re.search(line.format(""), done.stdout, re.MULTILINE)
     assert done.stderr == ""  # no progress where there is no terminal
-    assert objects(stow, "dictionaries") == []
+    assert objects(stow, "dictionaries") == dictionaries
 
 
 def test_compact_names_what_it_cannot_read(stow: Stow, filled: str) -> None:
