@@ -62,6 +62,8 @@ class Dictionaries:
         # Until when it is believed that they are.
         self._lost: dict[int, tuple[float, DictionaryLost]] = {}
         self._active: Dictionary | None = None
+        # An active one that is lost.
+        self._unusable = ""
         self.active_id = active_id
 
     async def of(self, frame: BytesLike) -> Dictionary | None:
@@ -84,7 +86,7 @@ class Dictionaries:
 
         Raises store errors.
         """
-        if not self.active_id:
+        if self.active_id in ("", self._unusable):
             return None
         if self._active is None or self._active.id != self.active_id:
             wanted = self.active_id
@@ -92,8 +94,8 @@ class Dictionaries:
                 self._active = await self._get(int(wanted[: codec.NAME_LENGTH], 16))
             except CorruptObject as error:
                 log.error("what is stored is compressed without a dictionary: %s", error)
-                if self.active_id == wanted:
-                    self.active_id = ""
+                # The descriptor still names it: that is what another one would be published instead of.
+                self._unusable = wanted
                 return None
         return self._active
 

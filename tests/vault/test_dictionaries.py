@@ -231,6 +231,20 @@ async def test_a_damaged_dictionary_is_an_error_that_names_it(
     assert await read(other, "f") == SMALL
 
 
+async def test_an_active_dictionary_that_is_lost_can_be_replaced(
+    hosts: Hosts, faulty: FaultyStore, first: Dictionary, second: Dictionary
+) -> None:
+    await using(hosts, first)
+    await faulty.inner.delete(dictionary_key(first.id))
+    one = await hosts.start("one")
+    await write(one, "f", SMALL)
+    assert await one.dictionaries.publish(second, deadline=5.0)
+    await write(one, "g", SMALL)
+    assert codec.dictionary_number(await body(faulty, manifest_key("g"))) == second.number
+    other = await hosts.start("other")
+    assert [await read(other, name) for name in ("f", "g")] == [SMALL, SMALL]
+
+
 async def test_a_damaged_copy_on_the_local_disk_is_fetched_again(
     hosts: Hosts, faulty: FaultyStore, first: Dictionary, tmp_path: Path
 ) -> None:

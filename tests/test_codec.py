@@ -1,0 +1,75 @@
+"""Frames with and without dictionaries: each is read with the dictionary it was made with, and with no other."""
+
+import pytest
+
+from stowfs import codec
+from stowfs.codec import Dictionary
+from stowfs.errors import CorruptObject
+from tests.support.dictionaries import conversation, dictionary
+
+TEXT = conversation(5)
+
+
+@pytest.fixture(scope="module")
+def made() -> Dictionary:
+    return dictionary()
+
+
+@pytest.mark.parametrize("data", [b"", b"x", TEXT, TEXT * 300])
+@pytest.mark.parametrize("level", [codec.LEVEL, 19])
+def test_a_frame_names_the_dictionary_it_needs(made: Dictionary, data: bytes, level: int) -> None:
+    frame = codec.compress(data, level=level, dictionary=made)
+    assert codec.dictionary_number(frame) == made.number == int(made.id[:8], 16)
+    assert codec.dictionary_name(made.number) == made.name
+    assert codec.decompress(frame, expected=len(data), dictionary=made) == data
+    assert codec.decompress_first(frame + b"rest", limit=len(data), dictionary=made) == (data, b"rest")
+    # And one without a dictionary is read whatever is at hand.
+    plain = codec.compress(data, level=level)
+    assert codec.dictionary_number(plain) == 0
+    assert codec.decompress(plain, expected=len(data), dictionary=made) == data
+
+
+def test_a_frame_is_not_read_without_its_dictionary(made: Dictionary) -> None:
+    frame = codec.compress(TEXT, dictionary=made)
+    for wrong in (None, dictionary(7)):
+        with pytest.raises(CorruptObject, match=made.name):
+            codec.decompress(frame, expected=len(TEXT), dictionary=wrong)
+        with pytest.raises(CorruptObject, match=made.name):
+            codec.decompress_first(frame, limit=len(TEXT), dictionary=wrong)
+
+
+def test_a_frame_with_a_dictionary_is_bounded(made: Dictionary) -> None:
+    frame = codec.compress(bytes(1 << 20), dictionary=made)
+    with pytest.raises(CorruptObject, match="claims"):
+        codec.decompress(frame, expected=1000, dictionary=made)
+    with pytest.raises(CorruptObject, match="claims"):
+        codec.decompress_first(frame, limit=(1 << 20) - 1, dictionary=made)
+
+
+def test_every_flipped_bit_is_found(made: Dictionary) -> None:
+    frame = codec.compress(TEXT, dictionary=made)
+    for position in range(len(frame)):
+        damaged = bytearray(frame)
+        damaged[position] ^= 1 << position % 8
+        try:
+            read = codec.decompress(bytes(damaged), expected=len(TEXT), dictionary=made)
+        except CorruptObject:
+            continue
+        assert read == TEXT  # a bit that means nothing
+
+
+def test_what_is_no_dictionary_is_refused(made: Dictionary) -> None:
+    numbered = made.data[:4] + b"\1" + made.data[5:]
+    for data in (b"", b"text", made.data[:7], made.data[:20], numbered, made.data[:8] + bytes(2000)):
+        with pytest.raises(CorruptObject):
+            Dictionary(data)
+    assert Dictionary(made.data).id == made.id
+
+
+@pytest.mark.parametrize("samples", [[], [b"x"], [b"", b""]])
+def test_what_is_too_little_makes_no_dictionary(samples: list[bytes]) -> None:
+    assert codec.train(samples, 8192) is None
+
+
+def test_a_dictionary_is_as_large_as_was_asked_at_most(made: Dictionary) -> None:
+    assert len(made.data) <= 8192
