@@ -102,8 +102,11 @@ class Trainer:
         if not self._enabled:
             return
         self._samples.offer(parts)
-        if self._samples.seen >= self._next and not self._lock.locked():
-            self._nursery.start_soon(self._train_in_background)
+        if self._samples.seen >= self._next:
+            samples, self._samples = self._samples, Samples()
+            expected = float(self._next * AGAIN - self._next)
+            self._next *= AGAIN
+            self._nursery.start_soon(self._train_in_background, samples, expected)
 
     async def train_first(self, contents: AsyncIterator[bytes], total: int) -> None:
         """Trains the first dictionary, if there is none, on contents that will be stored: `total` bytes in all, of
@@ -122,12 +125,9 @@ class Trainer:
             distinct = collector.samples.seen / max(collector.read, 1)
             await self._try(collector.samples, distinct * total)
 
-    async def _train_in_background(self) -> None:
+    async def _train_in_background(self, samples: Samples, expected: float) -> None:
         async with self._lock:
-            samples, self._samples = self._samples, Samples()
-            seen = self._next
-            self._next *= AGAIN
-            await self._try(samples, float(self._next - seen))
+            await self._try(samples, expected)
 
     async def _try(self, samples: Samples, expected: float) -> None:
         try:

@@ -7,8 +7,8 @@ import pytest
 from tests.support.commands import Stow
 from tests.support.dictionaries import conversation
 
-COUNT = 100
-"""Conversations of 14 KB."""
+COUNT = 700
+"""Conversations of 1.8 KB."""
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def conversations(stow: Stow) -> Path:
     top = stow.directory / "in"
     top.mkdir()
     for number in range(COUNT):
-        (top / f"{number}.jsonl").write_bytes(conversation(number, messages=30))
+        (top / f"{number}.jsonl").write_bytes(conversation(number))
     return top
 
 
@@ -40,7 +40,7 @@ def test_put_trains_before_it_stores(stow: Stow, store: str, conversations: Path
     # The number of the dictionary follows the magic number of a zstd frame and its first byte.
     number = bytes.fromhex(made.name[:8])[::-1]
     assert all(path.read_bytes()[5:9] == number for path in found)
-    assert read_elsewhere(stow, store, "3.jsonl", tmp_path) == conversation(3, messages=30)
+    assert read_elsewhere(stow, store, "3.jsonl", tmp_path) == conversation(3)
     stow.run("get", store, "/", "out")
     for path in conversations.iterdir():
         assert (stow.directory / "out" / path.name).read_bytes() == path.read_bytes()
@@ -61,7 +61,7 @@ def test_train_by_hand(stow: Stow, conversations: Path) -> None:
     # Again: nothing to gain.
     assert "is not used" in stow.run("train", "store").stdout
     assert dictionaries(stow, "store") == 1
-    assert stow.run("cat", "store", "2.jsonl").stdout.encode() == conversation(2, messages=30)
+    assert stow.run("cat", "store", "2.jsonl").stdout.encode() == conversation(2)
 
 
 def test_too_little_to_train_on(stow: Stow, store: str) -> None:

@@ -28,6 +28,8 @@ from tests.support.vaults import ATTRIBUTES, Hosts, flush, read, write
 COUNT = 90
 """Conversations that are enough to train on: some 1.3 MB."""
 
+SMALL_COUNT = 700
+
 
 @pytest.fixture
 def faulty() -> FaultyStore:
@@ -44,6 +46,14 @@ async def hosts(faulty: FaultyStore, tmp_path: Path) -> AsyncIterator[Hosts]:
 async def store_many(vault: Vault, *, first: int = 0, count: int = COUNT) -> None:
     for number in range(first, first + count):
         await write(vault, f"c{number}", conversation(number, messages=30))
+
+
+async def acknowledge_many(vault: Vault) -> None:
+    """As much, in smaller conversations."""
+    for number in range(SMALL_COUNT):
+        draft = vault.draft(f"c{number}", None, ATTRIBUTES)
+        draft.write(0, conversation(number))
+        await vault.acknowledge(draft)
 
 
 async def number_of(store: FaultyStore, path: str) -> int:
@@ -78,27 +88,24 @@ async def test_a_dictionary_is_made_of_what_is_stored(hosts: Hosts, faulty: Faul
 
 async def test_a_backlog_is_trained_on_before_it_is_stored(hosts: Hosts, faulty: FaultyStore) -> None:
     vault = await hosts.start("one", asynchronous=True)
-    for number in range(COUNT):
-        draft = vault.draft(f"c{number}", None, ATTRIBUTES)
-        draft.write(0, conversation(number, messages=30))
-        await vault.acknowledge(draft)
+    await acknowledge_many(vault)
     await flush(vault)
     found = await snapshots(faulty)
     (key,) = await keys(faulty)
     assert {snapshot.dictionary for snapshot in found} == {int(key.removeprefix(DICTIONARIES)[:8], 16)}
-    assert len(found) == COUNT
+    assert len(found) == SMALL_COUNT
     other = await hosts.start("other")
-    assert await read(other, "c7") == conversation(7, messages=30)
+    assert await read(other, "c7") == conversation(7)
 
 
 async def test_what_is_copied_in_is_trained_on_before(hosts: Hosts, faulty: FaultyStore) -> None:
     vault = await hosts.start("one")
 
     async def contents() -> AsyncIterator[bytes]:
-        for number in range(COUNT):
-            yield conversation(number, messages=30)
+        for number in range(SMALL_COUNT):
+            yield conversation(number)
 
-    await vault.trainer.train_first(contents(), COUNT * 14_000)
+    await vault.trainer.train_first(contents(), SMALL_COUNT * 1800)
     await write(vault, "first", conversation(5))
     assert await number_of(faulty, "first") != 0
 
@@ -148,13 +155,11 @@ async def test_a_training_that_fails_keeps_nobody_from_storing(
 ) -> None:
     faulty.add(Rule(FailBefore(CorruptObject("injected")), operation, DICTIONARIES + "*"))  # type: ignore[arg-type]
     vault = await hosts.start("one", asynchronous=True)
-    for number in range(COUNT):
-        draft = vault.draft(f"c{number}", None, ATTRIBUTES)
-        draft.write(0, conversation(number, messages=30))
-        await vault.acknowledge(draft)
+    await acknowledge_many(vault)
     await flush(vault)
     assert await number_of(faulty, "c1") == 0
-    assert await read(await hosts.start("other"), "c1") == conversation(1, messages=30)
+    assert await read(await hosts.start("other"), "c1") == conversation(1)
+    assert (await read_descriptor(faulty)).dictionary == ""
 
 
 async def test_two_hosts_that_train_at_once_use_one_dictionary(hosts: Hosts, faulty: FaultyStore) -> None:
