@@ -67,6 +67,8 @@ class MemoryMedium:
     def read(self, position: int, size: int) -> bytes:
         found = bytearray(size)
         for start, part in self._parts:
+            if start <= position and position + size <= start + len(part):
+                return bytes(memoryview(part)[position - start : position - start + size])
             first, last = max(start, position), min(start + len(part), position + size)
             if first < last:
                 found[first - position : last - position] = memoryview(part)[first - start : last - start]

@@ -10,6 +10,7 @@ it, and no escape looks like that.
 
 import os
 import re
+from functools import lru_cache
 
 from stowfs.errors import CorruptObject, NameTooLong
 
@@ -34,12 +35,16 @@ KEY_LIMIT = 1024
 PREFIX_ALLOWANCE = 128
 """Bytes of `KEY_LIMIT` that are left to the prefix of the store, so that a store can be moved below another one."""
 
+RECENT_DIRECTORIES = 1024
+"""Directories whose prefixes are remembered: each file in them needs it several times."""
+
 _CUT = "%~/"
 
 _CUT_AFTER = COMPONENT_LIMIT - len(_SUFFIX)
 """Bytes after which a component is cut, at most. What is left of one can always take the suffix."""
 
 _PART_OF_ESCAPE = re.compile(r"%[0-9A-F]?$")
+_PLAIN = re.compile(r"[ -$&-~]*")
 _UNSAFE = re.compile(rb"[\x00-\x1f\x7f%]|[\x80-\xff]+")
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _REVISION = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -48,6 +53,8 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 def escape(component: str) -> str:
     """One path component as it stands in a key: '%', control characters and what is not UTF-8 become '%XX'."""
+    if _PLAIN.fullmatch(component):
+        return component
 
     def replace(match: re.Match[bytes]) -> bytes:
         run = match.group()
@@ -72,12 +79,14 @@ def manifest_key(path: str) -> str:
     """The key of the manifest of a conversation or directory. Raises `NameTooLong`."""
     parent, name = split(path)
     key = children_prefix(parent) + _cut(escape(name), COMPONENT_LIMIT - len(_SUFFIX)) + _SUFFIX
-    long = any(len(part) > NAME_LIMIT for part in os.fsencode(path).split(b"/"))
+    raw = os.fsencode(path)
+    long = len(raw) > NAME_LIMIT and any(len(part) > NAME_LIMIT for part in raw.split(b"/"))
     if long or len(key.encode()) > KEY_LIMIT - PREFIX_ALLOWANCE:
         raise NameTooLong(f"the name is too long for a store: {display(path)}")
     return key
 
 
+@lru_cache(RECENT_DIRECTORIES)
 def children_prefix(directory: str) -> str:
     """The prefix of the keys of everything in `directory`."""
     if not directory:
