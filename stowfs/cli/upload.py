@@ -19,7 +19,7 @@ from stowfs.cli.output import Progress
 from stowfs.cli.pool import is_below, work_through
 from stowfs.cli.tally import Tally
 from stowfs.config import MIB
-from stowfs.errors import NotDirectory, PathExists, StowError
+from stowfs.errors import NoSuchPath, NotDirectory, PathExists, StowError
 from stowfs.vault.draft import Draft
 from stowfs.vault.expiry import deadline
 from stowfs.vault.manifest import Attributes
@@ -94,11 +94,13 @@ async def put(
             vault, "/".join(parts[: depth + 1]), Attributes(NEW_MODE, os.getuid(), os.getgid(), now, now)
         )
     missing: set[str] = set()
+    there = await _names(vault, target)
     for item in directories:
         try:
             if is_below(item.path, missing):
                 raise NotDirectory("the directory above it could not be made")
-            await _make_directory(vault, item.path, _attributes(item.status, now))
+            if not await _make_directory(vault, item.path, _attributes(item.status, now)):
+                there |= await _names(vault, item.path)
             tally.directories += 1
         except StowError as error:
             missing.add(item.path)
@@ -120,9 +122,11 @@ async def put(
         if stat.S_ISLNK(item.status.st_mode):
             await put_link(item)
             return
-        # Without a base: a conversation that is there already is replaced, whatever it is by then.
         draft = vault.draft(item.path, None, _attributes(item.status, now))
         try:
+            if item.path in there:
+                # What is there is replaced, whatever it is by then; but if it is the same, nothing is written.
+                draft = await _replacing(vault, item.path, draft.attributes)
             await trio.to_thread.run_sync(_copy, item.source, draft)
             size = draft.size
             draft.attributes = msgspec.structs.replace(draft.attributes, expires_ns=deadline(lifetime))
@@ -194,12 +198,36 @@ def _listing(directory: str, tally: Tally) -> Iterator["os.DirEntry[str]"]:
         tally.failed(directory, error)
 
 
-async def _make_directory(vault: Vault, path: str, attributes: Attributes) -> None:
+async def _names(vault: Vault, directory: str) -> set[str]:
+    """The paths of what is in a directory."""
+    return {join(directory, name) for name, _ in await vault.list_versions(directory)}
+
+
+async def _replacing(vault: Vault, path: str, attributes: Attributes) -> Draft:
+    """An empty draft to be put in the place of what is there."""
+    try:
+        base = await vault.head(path)
+    except NoSuchPath:
+        return vault.draft(path, None, attributes)
+    draft = vault.draft(path, base if base.is_conversation else None, attributes)
+    draft.truncate(0)
+    return draft
+
+
+async def _make_directory(vault: Vault, path: str, attributes: Attributes) -> bool:
+    """Makes a directory; False where there is one."""
+    try:
+        if (await vault.head(path)).is_directory:
+            return False
+    except NoSuchPath:
+        pass  # The usual case; what stands in the way otherwise, or comes first, is an error of the next step.
     try:
         await vault.make_directory(path, attributes)
     except PathExists:
         if not (await vault.head(path)).is_directory:
             raise
+        return False
+    return True
 
 
 def _attributes(status: os.stat_result, now: int) -> Attributes:

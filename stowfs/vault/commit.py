@@ -142,6 +142,14 @@ class Committer:
                 # The content that is kept may come from a version that is not under this name any more.
                 await transaction.acquire_existing(assembled.digests)
                 manifest = _manifest(transaction.id, draft, assembled, previous)
+                if previous is not None and not transaction.recorded and _is_what_is_there(manifest, previous):
+                    # Unless somebody has written something else since: then this is what comes last.
+                    current = await self._catalog.current(draft.path, trust=False)
+                    if current is not None and current.etag == previous.etag:
+                        committed = previous
+                        break
+                    previous = current
+                    continue
                 draft.attempt(transaction.id, previous)
                 if attempting is not None:
                     await attempting()
@@ -446,6 +454,19 @@ def _reconcile(draft: Draft, current: Snapshot, *, unattended: bool) -> Merge:
     else:
         draft.rebase(current)
     return Merge.MERGED
+
+
+def _is_what_is_there(manifest: Manifest, current: Snapshot) -> bool:
+    """Whether writing the manifest would change nothing but the time of change."""
+    there = current.manifest
+    attributes = msgspec.structs.replace(manifest.attributes, ctime_ns=there.attributes.ctime_ns)
+    same_bytes = (manifest.kind, manifest.pieces, manifest.tail, manifest.inline_digest) == (
+        there.kind,
+        there.pieces,
+        there.tail,
+        there.inline_digest,
+    )
+    return there.live and same_bytes and attributes == there.attributes
 
 
 def _has_expired(draft: Draft, previous: Snapshot | None) -> bool:

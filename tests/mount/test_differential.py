@@ -32,7 +32,7 @@ MODES = ["commit=sync", "commit=async,flush_delay=3600", "commit=async,flush_del
 MINIMUM = 12
 """Operations of a sequence; on average there are then twice as many."""
 
-SECONDS_EACH = 4
+SECONDS_EACH = 30
 """The time limit for a sequence and for each step in the search for a shorter one that fails, too."""
 
 Operation = list[str | int | bool]

@@ -1,0 +1,85 @@
+"""What whole corpora cost in requests: budgets, counted at the store.
+
+STOWFS_CORPUS names a directory with one directory for each corpus; without it, the samples of this repository.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stowfs.cli.output import progress
+from stowfs.cli.tally import Tally
+from stowfs.cli.upload import find, put
+from stowfs.store.memory import MemoryStore
+from stowfs.vault.vault import Vault
+from tests.support.corpus import SAMPLES
+from tests.support.faults import FaultyStore
+from tests.support.vaults import ATTRIBUTES, Hosts, flush, read
+
+ROOT = Path(os.environ.get("STOWFS_CORPUS", SAMPLES))
+
+WRITES = {"chat": 1.3, "agent": 2.0}
+"""Write requests a conversation, at most: small ones are one object; long ones share segments with others."""
+
+SLACK = 3
+"""Write requests besides, which do not depend on how many conversations there are: descriptor and dictionaries."""
+
+
+def writes(store: FaultyStore) -> int:
+    """Requests that are charged as writes, the refused ones too."""
+    return store.count("put") + store.count("delete")
+
+
+async def put_all(vault: Vault, source: Path) -> None:
+    tally = Tally()
+    directories, files = find([f"{source}/."], "copied", tally)
+    with progress("put") as bar:
+        await put(vault, directories, files, "copied", tally, bar)
+    assert tally.errors == []
+    await vault.drain()
+
+
+@pytest.mark.parametrize("corpus", WRITES)
+async def test_putting_a_corpus_costs_hardly_more_than_one_write_a_conversation(corpus: str, tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    source = ROOT / corpus
+    files = [path for path in source.rglob("*") if path.is_file()]
+    directories = [path for path in source.rglob("*") if path.is_dir()]
+    async with Hosts(store, tmp_path) as hosts:
+        vault = await hosts.start("a")
+        store.reset_log()
+        await put_all(vault, source)
+        assert writes(store) <= WRITES[corpus] * len(files) + len(directories) + SLACK
+        for path in files[:3]:
+            assert await read(vault, f"copied/{path.relative_to(source)}") == path.read_bytes()
+
+
+@pytest.mark.parametrize("corpus", WRITES)
+async def test_acknowledging_a_corpus_costs_hardly_more_than_one_write_a_conversation(
+    corpus: str, tmp_path: Path
+) -> None:
+    store = FaultyStore(MemoryStore())
+    files = [path for path in sorted((ROOT / corpus).rglob("*")) if path.is_file()]
+    async with Hosts(store, tmp_path, asynchronous=True) as hosts:
+        vault = await hosts.start("a")
+        store.reset_log()
+        for path in files:
+            draft = vault.draft(path.name, None, ATTRIBUTES)
+            draft.write(0, path.read_bytes())
+            await vault.acknowledge(draft)
+        await flush(vault)
+        await vault.drain()
+        assert writes(store) <= WRITES[corpus] * len(files) + SLACK
+
+
+@pytest.mark.parametrize("corpus", WRITES)
+async def test_putting_what_is_there_already_writes_nothing(corpus: str, tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts:
+        await put_all(await hosts.start("a"), ROOT / corpus)
+        other = await hosts.start("b")
+        for vault in (await hosts.start("a again"), other):
+            store.reset_log()
+            await put_all(vault, ROOT / corpus)
+            assert writes(store) == 0, store.counts()
