@@ -121,6 +121,15 @@ class _Progress:
         self.inline += [run for run in runs if isinstance(run, Run) and run.sealed and run.reference is None]
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The digests of what the base has inline and as segments. Both stay as they are, however they would compress now:
+    then the same bytes are the same version."""
+
+    inline: set[str]
+    segments: set[str]
+
+
 class Assembler:
     """Assembles drafts, with what this host knows of segments."""
 
@@ -144,7 +153,7 @@ class Assembler:
     async def assemble(self, draft: Draft, acquire: Acquire) -> Assembled:
         """The pieces of `draft`; every new segment among them has been passed to `acquire`. Errors of reading and
         storing."""
-        before = _inline_digests(draft.base)
+        before = Before(_inline_digests(draft.base), await self._layouts.digests(draft.base))
         self._assembling += 1
         try:
             progress = await self._begin(draft)
@@ -236,14 +245,22 @@ class Assembler:
                 return taken
         return len(runs)
 
-    async def _place(self, runs: Sequence[Run], size: int, before: set[str], acquire: Acquire) -> None:
+    async def _place(self, runs: Sequence[Run], size: int, before: Before, acquire: Acquire) -> None:
         """Decides for each run whether it becomes a segment, and stores those that do."""
         worth = [run.digest for run in runs if len(run.raw) >= placement.SHARED_FROM]
         sightings = await self._index.sightings([bytes.fromhex(digest) for digest in worth]) if worth else {}
         candidates = []
         for run in runs:
             seen = bytes.fromhex(run.digest) in sightings
-            candidates.append(Candidate(len(run.raw), run.sealed, seen, stays_inline=run.digest in before))
+            candidates.append(
+                Candidate(
+                    len(run.raw),
+                    run.sealed,
+                    seen,
+                    stays_inline=run.digest in before.inline,
+                    stays_segment=run.digest in before.segments,
+                )
+            )
         asked = [run for run, c in zip(runs, candidates, strict=True) if placement.needs_compressed_size(c, size)]
         await self._compress(asked)
         chosen = [
@@ -253,7 +270,7 @@ class Assembler:
         ]
         # A tail is shown when it is sealed, unless it is all there is: it differs each time that something is appended.
         self._observe(
-            [run.raw for run, c in zip(runs, candidates, strict=True) if not c.seen and (c.sealed or not before)]
+            [run.raw for run, c in zip(runs, candidates, strict=True) if not c.seen and (c.sealed or not before.inline)]
         )
         there = {digest.hex() for digest, sighting in sightings.items() if sighting.state != "inline"}
         await self._store(chosen, there, acquire)

@@ -39,6 +39,8 @@ class Candidate:
     seen: bool
     stays_inline: bool = False
     """The version before has it inline already."""
+    stays_segment: bool = False
+    """The version before has it as a segment already."""
 
 
 def needs_compressed_size(candidate: Candidate, conversation_size: int) -> bool:
@@ -46,6 +48,7 @@ def needs_compressed_size(candidate: Candidate, conversation_size: int) -> bool:
     return (
         candidate.sealed
         and not candidate.seen
+        and not candidate.stays_segment
         and conversation_size > SMALL_CONVERSATION
         and candidate.raw_size >= SEGMENT_FROM
     )
@@ -53,6 +56,8 @@ def needs_compressed_size(candidate: Candidate, conversation_size: int) -> bool:
 
 def is_segment(candidate: Candidate, conversation_size: int, compressed_size: int | None) -> bool:
     """Whether a run becomes a segment. `compressed_size` is looked at only where `needs_compressed_size`."""
+    if candidate.stays_segment:
+        return True
     if candidate.seen and not candidate.stays_inline and candidate.raw_size >= SHARED_FROM:
         return True
     if not needs_compressed_size(candidate, conversation_size):

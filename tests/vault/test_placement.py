@@ -16,7 +16,14 @@ from stowfs.vault.placement import (
 )
 
 SIZES = st.integers(1, 4 << 20)
-CANDIDATES = st.builds(Candidate, SIZES, sealed=st.booleans(), seen=st.booleans(), stays_inline=st.booleans())
+CANDIDATES = st.builds(
+    Candidate,
+    SIZES,
+    sealed=st.booleans(),
+    seen=st.booleans(),
+    stays_inline=st.booleans(),
+    stays_segment=st.booleans(),
+)
 RUNS = st.lists(st.builds(InlineRun, SIZES, st.none() | st.integers(1, 256 * KIB)), max_size=40)
 
 
@@ -35,7 +42,7 @@ def test_a_decision_never_lacks_a_size(candidate: Candidate, conversation: int, 
 def test_a_small_conversation_that_shares_nothing_is_one_object(
     candidate: Candidate, conversation: int, compressed: int
 ) -> None:
-    if not candidate.seen:
+    if not candidate.seen and not candidate.stays_segment:
         assert not place(candidate, conversation, compressed)
 
 
@@ -68,3 +75,8 @@ def test_what_stays_inline_is_bounded_and_nothing_spills_without_need(runs: list
     assert 0 <= count <= len(runs)
     assert not too_much(runs[count:])
     assert count == 0 or too_much(runs[count - 1 :])
+
+
+@given(SIZES, st.booleans(), SIZES, SIZES)
+def test_what_is_a_segment_stays_one(raw_size: int, seen: bool, conversation: int, compressed: int) -> None:
+    assert place(Candidate(raw_size, True, seen, stays_segment=True), conversation, compressed)
