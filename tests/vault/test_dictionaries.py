@@ -21,7 +21,7 @@ from stowfs.vault.naming import DESCRIPTOR, DICTIONARIES, MANIFESTS, dictionary_
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
 from tests.support.dictionaries import conversation, dictionary, keys, use
-from tests.support.faults import FailAfter, FailBefore, FaultyStore, Rule
+from tests.support.faults import FailAfter, FailBefore, FaultyStore, Rule, Stall
 from tests.support.vaults import Hosts, append, flush, read, write
 
 SMALL = conversation(1)
@@ -180,10 +180,14 @@ async def test_a_commit_in_doubt_is_settled_with_a_dictionary(
     one = await hosts.start("one")
     await write(one, "f", LONG)
     base = await one.head("f")
-    faulty.add(Rule(FailAfter() if phase == "after" else FailBefore(), "put", MANIFESTS + "*", nth=1, times=None))
+    again = Stall()
+    faulty.add(Rule(FailAfter() if phase == "after" else FailBefore(), "put", MANIFESTS + "*", nth=1))
+    faulty.add(Rule(again, "put", MANIFESTS + "*", nth=2))
     faulty.add(Rule(FailBefore(), "get", MANIFESTS + "*", nth=1, times=None))
-    with trio.move_on_after(0.3):
-        await write(one, "f", CHANGED, base)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write, one, "f", CHANGED, base)
+        await again.reached.wait()
+        nursery.cancel_scope.cancel()
     await hosts.crash("one")
     faulty.rules.clear()
     one = await hosts.start("one")
