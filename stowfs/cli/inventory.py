@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from stowfs.store.base import ObjectStore
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Snapshot
-from stowfs.vault.naming import BLOBS, DESCRIPTOR, DICTIONARIES, MANIFESTS, SEGMENTS, children_prefix
+from stowfs.vault.naming import BLOBS, DESCRIPTOR, DICTIONARIES, INDEX, MANIFESTS, SEGMENTS, children_prefix
 from stowfs.vault.vault import Vault
 
 KINDS = {
@@ -13,6 +13,7 @@ KINDS = {
     "segments": SEGMENTS,
     "blobs": BLOBS,
     "dictionaries": DICTIONARIES,
+    "index": INDEX,
     "descriptor": DESCRIPTOR,
 }
 """Kinds of objects by the beginning of their keys; what has another one is 'other'."""

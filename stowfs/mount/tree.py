@@ -118,7 +118,12 @@ class Tree:
         return self._inodes.at(path) is inode and same
 
     def _meet(self, path: str, snapshot: Snapshot, asked: float) -> Inode:
-        inode = self.meet(path, Version.of(snapshot), asked)
+        version = Version.of(snapshot)
+        inode = self.meet(path, version, asked)
+        shown = inode.version
+        if version.commit and shown is not None and shown.commit == version.commit and shown != version:
+            # What listings show may come from an index that somebody else has written. The manifest is what counts.
+            inode.show(version)
         if inode.snapshot is not None:
             # The same version; the same attributes, too, but of a directory without a manifest.
             inode.snapshot = snapshot

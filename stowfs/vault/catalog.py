@@ -13,6 +13,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import trio
 
@@ -28,6 +29,7 @@ from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import display, manifest_key, path_of_manifest
 from stowfs.vault.parallel import each
+from stowfs.vault.shared_index import SharedIndex
 from stowfs.vault.untrusted import get_bounded, read_bounded
 from stowfs.vault.version import Version
 
@@ -54,6 +56,14 @@ Wanted = tuple[ObjectInfo, str]
 """An object of a listing, and its path."""
 
 
+class Listed(NamedTuple):
+    """A version of a listing, and the ETag that it has or, if it was changed since, had when it was read."""
+
+    path: str
+    etag: str
+    version: Version
+
+
 @dataclass(slots=True)
 class _Entry:
     snapshot: Snapshot
@@ -65,11 +75,18 @@ class Catalog:
     """Current versions by path."""
 
     def __init__(
-        self, store: ObjectStore, index: BufferedIndex, dictionaries: Dictionaries, *, revalidate: float
+        self,
+        store: ObjectStore,
+        index: BufferedIndex,
+        dictionaries: Dictionaries,
+        shared: SharedIndex,
+        *,
+        revalidate: float,
     ) -> None:
         self._store = store
         self._index = index
         self._dictionaries = dictionaries
+        self._shared = shared
         self._revalidate = revalidate
         self._absences = Absences(store, believed=revalidate)
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
@@ -177,43 +194,50 @@ class Catalog:
                 found[manifest_key(snapshot.path)] = self._keep(snapshot, asked)
         return [found[info.key] for info in objects if info.key in found]
 
-    async def versions(self, objects: Sequence[ObjectInfo]) -> dict[str, tuple[str, Version]]:
-        """As `resolve`, but paths and versions only, by key; their bytes pass through memory a few at a time."""
+    async def versions(self, objects: Sequence[ObjectInfo]) -> dict[str, Listed]:
+        """As `resolve`, but versions only, by key; their bytes pass through memory a few at a time, if at all."""
         asked = trio.current_time()
-        found: dict[str, tuple[str, Version]] = {}
-        unknown: list[Wanted] = []
-        for wanted in self._readable(objects):
+        readable = self._readable(objects)
+        known = await self._index.versions([path for _, path in readable]) if readable else {}
+        found: dict[str, Listed] = {}
+        remembered: dict[str, Snapshot] = {}
+        missing: list[Wanted] = []
+        for wanted in readable:
             info, path = wanted
             snapshot = self._remembered(path, info.etag, asked)
-            if snapshot is not None:
-                found[info.key] = path, Version.of(snapshot)
-            else:
-                unknown.append(wanted)
-        known = await self._index.versions([path for _, path in unknown]) if unknown else {}
-        missing = []
-        for wanted in unknown:
-            info, path = wanted
             row = known.get(path)
             if row is not None and row.etag == info.etag and (version := self._version_or_none(row.body)) is not None:
-                found[info.key] = path, version
-            else:
-                missing.append(wanted)
+                found[info.key] = Listed(path, info.etag, version)
+                continue
+            missing.append(wanted)
+            if snapshot is not None:
+                remembered[info.key] = snapshot
         learned: dict[str, CachedManifest] = {}
 
-        def learn(key: str, snapshot: Snapshot) -> None:
-            version = Version.of(snapshot)
-            found[key] = snapshot.path, version
-            learned[snapshot.path] = CachedManifest(snapshot.etag, versions.encode(version))
+        def learn(key: str, path: str, etag: str, version: Version) -> None:
+            found[key] = Listed(path, etag, version)
+            learned[path] = CachedManifest(etag, versions.encode(version))
 
         async def fetch(wanted: Wanted) -> None:
             snapshot = await self._fetch(wanted)
             if snapshot is not None:
-                learn(wanted[0].key, snapshot)
+                learn(wanted[0].key, snapshot.path, snapshot.etag, Version.of(snapshot))
 
-        for part in _parts(missing):
+        # Also for what was written here, so that it is known how much of that others have to fetch.
+        indexed = await self._shared.find([info for info, _ in missing])
+        rest = []
+        for wanted in missing:
+            info, path = wanted
+            if (snapshot := remembered.get(info.key)) is not None:
+                learn(info.key, path, info.etag, Version.of(snapshot))
+            elif (version := indexed.get(info.key)) is not None:
+                learn(info.key, path, info.etag, version)
+            else:
+                rest.append(wanted)
+        for part in _parts(rest):
             cached = await self._cached(part)
             for key, snapshot in cached.items():
-                learn(key, snapshot)
+                learn(key, snapshot.path, snapshot.etag, Version.of(snapshot))
             await each(fetch, [wanted for wanted in part if wanted[0].key not in cached], limit=FETCHES)
         if learned:
             await self._index.put_versions(learned)

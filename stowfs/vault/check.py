@@ -44,6 +44,7 @@ from stowfs.vault.naming import (
     BLOBS,
     DESCRIPTOR,
     DICTIONARIES,
+    INDEX,
     MANIFESTS,
     SEGMENTS,
     blob_key,
@@ -69,7 +70,7 @@ BROKEN = (Dangling, MissingBlob, Corrupt, Undecodable, LostDictionary)
 """Why the bytes of a segment cannot be had."""
 
 PROBES = "probe/"
-KNOWN = (MANIFESTS, SEGMENTS, BLOBS, DESCRIPTOR, DICTIONARIES, "index/")
+KNOWN = (MANIFESTS, SEGMENTS, BLOBS, DESCRIPTOR, DICTIONARIES, INDEX)
 """Where a store of this format has objects. What is under other keys is none of its own."""
 
 

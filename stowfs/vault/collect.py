@@ -28,6 +28,7 @@ from stowfs.vault.cas import read_or_none
 from stowfs.vault.descriptor import read_descriptor
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.expiry import MARGIN
+from stowfs.vault.indexing import remove_unnamed
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import (
     DICTIONARIES,
@@ -70,8 +71,8 @@ class Collected:
     `emptied`: deleted conversations that cannot be brought back any more, of `emptied_size` bytes as they were read;
     `expired`, `expired_size`: conversations that had expired.
     `segments`: payloads dropped, `segment_bytes` as stored. `waiting`, `waiting_bytes`: without references, but within
-    the grace period. `removed`: dead records, empty tombstones and dictionaries removed, `removed_bytes` of the store.
-    `replaced`: payloads deleted that `compact` had replaced by smaller ones.
+    the grace period. `removed`: dead records, empty tombstones, dictionaries and what was in the index before,
+    `removed_bytes` of the store. `replaced`: payloads deleted that `compact` had replaced by smaller ones.
     `unsettled`: commits whose releases are still to be done; the next command on this host goes on with them.
     """
 
@@ -110,6 +111,7 @@ async def collect_garbage(
     kept_for = vault.descriptor.trash_seconds if trash is None else trash
     work = _Collection(store, vault, grace, kept_for, exclusive=exclusive, dry_run=dry_run, now=now, progress=progress)
     await work.tombstones()
+    await work.index()
     await work.segments()
     await work.dictionaries()
     return work.result()
@@ -178,10 +180,18 @@ class _Collection:
         """Empties the trash, gives up what has expired, and removes what has long been empty."""
         async for page in self._store.list(MANIFESTS):
             self._progress.expect(sum(info.size for info in page.objects))
+            await self._vault.compare_with_index(page.objects)
             found = {manifest_key(snapshot.path): snapshot for snapshot in await self._vault.versions(page.objects)}
             await each(self._tombstone, [(info, found.get(info.key)) for info in page.objects], limit=REQUESTS)
             # The releases of one page are done before the next one begins: they do not pile up.
             self._unsettled = await self._vault.drain()
+
+    async def index(self) -> None:
+        """Writes the index where too much is missing in it, and removes what was in it before."""
+        if not self._dry_run:
+            await self._vault.write_index()
+        unnamed = await remove_unnamed(self._store, now=self._now, dry_run=self._dry_run)
+        self._removed += unnamed
 
     async def segments(self) -> None:
         """Frees what nothing references."""

@@ -18,6 +18,9 @@ MANIFESTS = "manifests/"
 SEGMENTS = "segments/"
 BLOBS = "blobs/"
 DICTIONARIES = "dictionaries/"
+INDEX = "index/"
+INDEX_POINTER = INDEX + "current"
+INDEX_SHARDS = INDEX + "shards/"
 DESCRIPTOR = "stowfs.json"
 
 _SUFFIX = ".json"
@@ -133,6 +136,11 @@ def split(path: str) -> tuple[str, str]:
 def join(directory: str, name: str) -> str:
     """The path of `name` in `directory`."""
     return f"{directory}/{name}" if directory else name
+
+
+def shard_key(id: str) -> str:
+    """The key of a shard of the index; `id` is unique to its writer."""
+    return INDEX_SHARDS + id
 
 
 def segment_key(digest: str) -> str:

@@ -94,7 +94,7 @@ class Tree:
         async for page in self._pages(children_prefix(path)):
             found = await self._catalog.versions(page.objects)
             unread |= {info.key for info in page.objects if info.key not in found}
-            entries += [(split(child)[1], encode(version)) for child, version in found.values() if version.live]
+            entries += [(split(one.path)[1], encode(one.version)) for one in found.values() if one.version.live]
             prefixes += [prefix for prefix in page.prefixes if not is_cut(prefix)]
         if prefixes:
             known = {children_prefix(join(path, name)) for name, _ in entries}

@@ -30,12 +30,14 @@ from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.draft import Draft
 from stowfs.vault.flusher import Flusher, Lag
 from stowfs.vault.footprint import Footprint, measure
+from stowfs.vault.indexing import Indexer
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.move import Mover, Then
 from stowfs.vault.recompress import Recompressor
 from stowfs.vault.recovery import Recovery
 from stowfs.vault.segments import SegmentCounts, SegmentReader
+from stowfs.vault.shared_index import SharedIndex
 from stowfs.vault.training import Trainer
 from stowfs.vault.transaction import Row, decode
 from stowfs.vault.trash import Trash
@@ -76,6 +78,7 @@ async def open_vault(
             if not options.read_only:
                 await vault.recover()
                 nursery.start_soon(vault.run_flusher)
+                nursery.start_soon(vault.run_indexer)
             yield vault
             patience = DRAIN_TIMEOUT
         finally:
@@ -97,7 +100,8 @@ class Vault:
         self._hot = hot
         self._store = store
         self.dictionaries = Dictionaries(store, hot.dictionaries, active_id=descriptor.dictionary)
-        self._catalog = Catalog(store, hot.index, self.dictionaries, revalidate=options.revalidate)
+        self._shared = SharedIndex(store, threads)
+        self._catalog = Catalog(store, hot.index, self.dictionaries, self._shared, revalidate=options.revalidate)
         self.counts = Counts(
             store,
             self.dictionaries,
@@ -149,6 +153,7 @@ class Vault:
         self.flusher = Flusher(options.flush, patience=options.deadline)
         self._tree = Tree(store, self._catalog, self._committer, read_only=options.read_only)
         self._mover = Mover(self._tree, self._committer, self._recovery, hot.journal)
+        self._indexer = Indexer(store, self._shared, self._catalog.versions, threads, deadline=options.deadline)
         self._trash = Trash(store, self._catalog, self._committer, self._tree)
 
     async def recover(self) -> int:
@@ -167,6 +172,19 @@ class Vault:
     async def run_flusher(self) -> None:
         """Sends what is acknowledged to the store, for ever."""
         await self.flusher.run()
+
+    async def run_indexer(self) -> None:
+        """Writes the index of the store whenever listings miss too much in it, for ever."""
+        await self._indexer.run()
+
+    async def compare_with_index(self, objects: Sequence[ObjectInfo]) -> None:
+        """Notes which listed manifests the index of the store lacks, known to this host or not."""
+        await self._shared.find(objects)
+
+    async def write_index(self) -> int:
+        """Writes of the index what too much is missing of; returns how many manifests that are (see `indexing`)."""
+        self._check_writable()
+        return await self._indexer.write()
 
     async def head(self, path: str, *, stale_ok: bool = False) -> Snapshot:
         """The live conversation or directory under `path`, as the store has it now. Raises `NoSuchPath`.

@@ -1,10 +1,12 @@
 """Directories through the mount: what a listing told is what programs see next, without asking for each entry."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -16,6 +18,8 @@ from stowfs.mount.moves import Moves
 from stowfs.mount.tree import PER_TIMEOUT, Tree
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.manifest import Attributes
+from stowfs.vault.naming import INDEX_POINTER, manifest_key, shard_key
+from stowfs.vault.shards import Pointer, encode_pointer, encode_shard, row
 from stowfs.vault.version import Version
 from tests.support.faults import FaultyStore
 from tests.support.mounting import Mounts, python, run
@@ -102,6 +106,53 @@ async def test_a_listing_shows_what_others_changed_and_open_files_keep_their_ver
     assert await sizes() == {"changed": 5, "open": 5, "same": 1}
     assert opened.size == 1
     assert not inodes.is_current(opened)
+
+
+async def test_a_file_has_the_size_of_its_manifest_whatever_the_index_says(hosts: Hosts, store: FaultyStore) -> None:
+    a = await hosts.start("a")
+    rows = []
+    for number in range(40):
+        made = await write(a, f"{number:02d}", b"content")
+        lie = msgspec.structs.replace(Version.of(made), size=3 if number % 2 else 1 << 40)
+        rows.append(row(manifest_key(made.path), made.etag, lie))
+    info, body = encode_shard(rows, "", "")
+    await store.put(shard_key(info.id), body)
+    await store.put(INDEX_POINTER, encode_pointer(Pointer("0", (info,))))
+    tree, inodes = await new_tree(hosts)
+    listing = tree.open_listing(inodes.conversations)
+    await tree.read_listing(listing)
+    for position in (0, 1):
+        entry = tree.listed(listing, position)
+        assert entry is not None
+        _, inode = entry
+        assert inode.size in (3, 1 << 40)
+        inode.lookups += 1
+        await tree.open(inode, 1, writing=False)
+        assert inode.size == 7
+        # And another listing does not bring it back.
+        await tree.read_listing(listing)
+        tree.listed(listing, position)
+        assert inode.size == 7
+        await tree.close(inode, writing=False)
+
+
+@pytest.mark.fuse
+def test_a_new_host_lists_by_the_index_that_another_has_written(mounts: Mounts) -> None:
+    a = mounts.start("a")
+    code = "for n in range(300): open(f'{args[0]}/{n}', 'w').write('x' * n)"
+    python(code, a.root)
+    run("ls", "-l", a.root)
+    pointer = mounts.store / "index" / "current"
+    deadline = time.monotonic() + 40
+    while not pointer.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    b = mounts.start("b")
+    b.requests()
+    found = run("find", b.root, "-type", "f", "-printf", "%f %s\\n").stdout.decode().split()
+    assert sorted(found[::2]) == sorted(found[1::2]) == sorted(str(n) for n in range(300))
+    assert [request for request in b.requests() if request.startswith("get manifests/")] == []
+    assert run("cat", b.root / "299").stdout == b"x" * 299
 
 
 @pytest.mark.fuse

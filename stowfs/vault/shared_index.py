@@ -1,0 +1,186 @@
+"""The index in the store as this host reads it (see `shards`), and what it has found to be missing there.
+
+It is asked only for what this host does not know, and only where that is much: a few manifests are read as fast. What
+is wrong with it costs requests, and is no error for anybody. The last shard stays in memory: listings go by key.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import trio
+
+from stowfs.errors import CorruptObject, ObjectNotFound, StowError, UnsupportedVersion
+from stowfs.store.base import NotModified, ObjectInfo, ObjectStore
+from stowfs.vault.naming import INDEX_POINTER, shard_key
+from stowfs.vault.shards import ENTRIES, Pointer, Shard, ShardInfo, decode_pointer, decode_shard
+from stowfs.vault.untrusted import get_bounded, read_bounded
+from stowfs.vault.version import Version
+
+log = logging.getLogger(__name__)
+
+LEAST = 16
+"""Manifests that are not known from which on a shard is read for them: those requests go at once."""
+
+POINTER_AGE = 60.0
+"""Seconds for which the pointer is not asked for again: it changes by the minute at most."""
+
+MISSING = 256
+"""Manifests that the index lacks from which on somebody should write it: fewer are read by a new host in a second."""
+
+OUT_OF_DATE = 10
+"""The part of a shard that must be missing, too, so that a busy directory is not written again and again: a tenth."""
+
+DAMAGED_LIMIT = 1000
+"""Shards that cannot be read of which this is remembered."""
+
+
+@dataclass(slots=True)
+class Missing:
+    """What was asked for and was not there: how many, of what keys. They are `within` what a shard is good for, or
+    follow it; None: there is none before them."""
+
+    shard: ShardInfo | None
+    within: bool
+    count: int
+    first: str
+    last: str
+
+    @property
+    def joins(self) -> bool:
+        """Whether they are written into one shard with the one before them, so that there are few."""
+        return self.shard is not None and not self.within and self.shard.count <= ENTRIES // 2
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether they should be written."""
+        there = self.shard.count if self.shard is not None and (self.within or self.joins) else 0
+        return self.count >= MISSING and self.count * OUT_OF_DATE >= there
+
+
+class SharedIndex:
+    """The index of one store."""
+
+    def __init__(self, store: ObjectStore, threads: trio.CapacityLimiter) -> None:
+        self._store = store
+        self._threads = threads
+        self._lock = trio.Lock()
+        self._pointer = Pointer("")
+        self._etag: str | None = None
+        self._read = -math.inf
+        self._has_read = False
+        self._loaded: tuple[str, Shard] | None = None
+        self._damaged: set[str] = set()
+        # By the id of a shard, and whether it is within that or after it.
+        self._missing: dict[tuple[str, bool], Missing] = {}
+        # Set, and replaced, when something is due.
+        self._wake = trio.Event()
+
+    async def find(self, objects: Sequence[ObjectInfo]) -> dict[str, Version]:
+        """The versions of those that are in the index under the ETag that was listed, by key. The objects come in the
+        order of their keys."""
+        found: dict[str, Version] = {}
+        async with self._lock:
+            ask = len(objects) >= LEAST
+            if ask:
+                await self._read_pointer()
+            elif not self._has_read:
+                return found
+            for info, part in groupby(objects, lambda wanted: self._pointer.covering(wanted.key)):
+                shard = None
+                if info is not None and (ask or self._is_loaded(info)):
+                    shard = await self._shard(info)
+                for one in part:
+                    version = shard.version(one.key, one.etag) if shard is not None else None
+                    if version is not None:
+                        found[one.key] = version
+                    else:
+                        self._note_missing(info, one.key)
+        if self.due():
+            self._wake.set()
+            self._wake = trio.Event()
+        return found
+
+    async def wait_until_due(self) -> None:
+        """Waits until there is something that should be written."""
+        while not self.due():
+            await self._wake.wait()
+
+    def due(self) -> list[tuple[str, str]]:
+        """The ranges of keys of which too much was missing: greater than the first, up to the second ('': all)."""
+        ranges = [self._range(missing) for missing in self._missing.values() if missing.is_too_much]
+        merged: list[tuple[str, str]] = []
+        for after, last in sorted(ranges):
+            if merged and (not merged[-1][1] or after <= merged[-1][1]):
+                before, end = merged.pop()
+                merged.append((before, max(end, last) if end and last else ""))
+            else:
+                merged.append((after, last))
+        return merged
+
+    def written(self) -> None:
+        """The index has changed: what was missing may be there now."""
+        self._read = -math.inf
+        self._missing.clear()
+
+    def _range(self, missing: Missing) -> tuple[str, str]:
+        shard = missing.shard
+        if missing.within:
+            assert shard is not None
+            return shard.after, shard.last
+        if shard is not None and missing.joins:
+            return shard.after, missing.last
+        # What is before a key in order begins with less of it.
+        return missing.first[:-1], missing.last
+
+    def _note_missing(self, info: ShardInfo | None, key: str) -> None:
+        shard = info or self._pointer.before(key)
+        within = info is not None
+        missing = self._missing.setdefault((shard.id if shard else "", within), Missing(shard, within, 0, key, key))
+        missing.count += 1
+        missing.first, missing.last = min(missing.first, key), max(missing.last, key)
+
+    async def _read_pointer(self) -> None:
+        now = trio.current_time()
+        if now - self._read < POINTER_AGE:
+            return
+        self._read = now
+        pointer, etag = Pointer(""), None
+        try:
+            answer = await get_bounded(self._store, INDEX_POINTER, if_none_match=self._etag)
+            if isinstance(answer, NotModified):
+                return
+            pointer, etag = decode_pointer(answer.body), answer.etag
+        except ObjectNotFound:
+            pass  # nobody has written one
+        except (StowError, UnsupportedVersion) as error:
+            log.warning("listings go without the index of the store: %s", error)
+        self._pointer, self._etag = pointer, etag
+        self._has_read = True
+        known = {shard.id for shard in pointer.shards}
+        self._missing = {key: missing for key, missing in self._missing.items() if not key[0] or key[0] in known}
+
+    def _is_loaded(self, info: ShardInfo) -> bool:
+        return self._loaded is not None and self._loaded[0] == info.id
+
+    async def _shard(self, info: ShardInfo) -> Shard | None:
+        if self._loaded is not None and self._loaded[0] == info.id:
+            return self._loaded[1]
+        if info.id in self._damaged:
+            return None
+        self._loaded = None
+        try:
+            body = (await read_bounded(self._store, shard_key(info.id))).body
+            shard = await trio.to_thread.run_sync(decode_shard, info, body, limiter=self._threads)
+        except (CorruptObject, ObjectNotFound) as error:
+            log.warning("a part of the index of the store is of no use: %s", error)
+            if len(self._damaged) < DAMAGED_LIMIT:
+                self._damaged.add(info.id)
+            return None
+        except StowError as error:
+            log.warning("listings go without a part of the index of the store: %s", error)
+            return None
+        self._loaded = info.id, shard
+        return shard
