@@ -49,8 +49,8 @@ def gc(
     """Give back the space of what was deleted or has expired.
 
     Deleted conversations whose time in the trash is over lose their content, and so do expired ones an hour after
-    their deadline; data that nothing has needed for the grace period is deleted. Safe beside mounts and other commands.
-    What cannot be read is kept, and named.
+    their deadline; data that nothing has needed for the grace period is deleted. The index by which new hosts list is
+    brought up to date. Safe beside mounts and other commands. What cannot be read is kept, and named.
 
     \b
     Example:
