@@ -194,8 +194,11 @@ class Catalog:
                 found[manifest_key(snapshot.path)] = self._keep(snapshot, asked)
         return [found[info.key] for info in objects if info.key in found]
 
-    async def versions(self, objects: Sequence[ObjectInfo]) -> dict[str, Listed]:
-        """As `resolve`, but versions only, by key; their bytes pass through memory a few at a time, if at all."""
+    async def versions(self, objects: Sequence[ObjectInfo], *, note_missing: bool = True) -> dict[str, Listed]:
+        """As `resolve`, but versions only, by key; their bytes pass through memory a few at a time, if at all.
+
+        `note_missing`: what the index of the store lacks is to be written there some time.
+        """
         asked = trio.current_time()
         readable = self._readable(objects)
         known = await self._index.versions([path for _, path in readable]) if readable else {}
@@ -224,7 +227,7 @@ class Catalog:
                 learn(wanted[0].key, snapshot.path, snapshot.etag, Version.of(snapshot))
 
         # Also for what was written here, so that it is known how much of that others have to fetch.
-        indexed = await self._shared.find([info for info, _ in missing])
+        indexed = await self._shared.find([info for info, _ in missing], note=note_missing)
         rest = []
         for wanted in missing:
             info, path = wanted

@@ -7,7 +7,8 @@ who do the same at once, the last one is named. Whatever is named is as good, si
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import trio
 
@@ -32,9 +33,6 @@ from stowfs.vault.shared_index import SharedIndex
 
 log = logging.getLogger(__name__)
 
-SETTLE = 2.0
-"""Seconds to wait before the index is written: whoever lists one directory often lists the next one, too."""
-
 PAUSE = 60.0
 """Seconds between two times: what changes all the time is not written all the time."""
 
@@ -54,8 +52,12 @@ the pointer, and named by who has just written them."""
 DELETIONS = 32
 """Shards removed at once; the store has a limit of its own."""
 
-Versions = Callable[[Sequence[ObjectInfo]], Awaitable[dict[str, Listed]]]
-"""What listed manifests are, by key."""
+
+class Versions(Protocol):
+    """What listed manifests are, by key (`Catalog.versions`)."""
+
+    async def __call__(self, objects: Sequence[ObjectInfo], *, note_missing: bool) -> dict[str, Listed]:
+        """See there."""
 
 
 class Indexer:
@@ -81,7 +83,6 @@ class Indexer:
         pause = PAUSE
         while True:
             await self._shared.wait_until_due()
-            await trio.sleep(SETTLE)
             try:
                 await self.write()
                 pause = PAUSE
@@ -92,19 +93,20 @@ class Indexer:
 
     async def write(self) -> int:
         """Writes what is due; returns how many manifests are in the index anew. Raises store errors."""
-        ranges = self._shared.due()
-        if not ranges:
-            return 0
         written = 0
-        for after, last in ranges:
-            shards = await self._upload(after, last)
-            if shards:
-                naming = _Naming(shards)
-                current = await _read_pointer(self._store)
-                await compare_and_swap(self._store, INDEX_POINTER, naming, first=current, deadline=self._deadline)
-                written += sum(shard.count for shard in shards)
-        self._shared.written()
+        try:
+            for after, last in self._shared.take_due():
+                shards = await self._upload(after, last)
+                if shards:
+                    naming = _Naming(shards)
+                    current = await _read_pointer(self._store)
+                    await compare_and_swap(self._store, INDEX_POINTER, naming, first=current, deadline=self._deadline)
+                    written += sum(shard.count for shard in shards)
+        except BaseException:
+            self._shared.give_back()
+            raise
         if written:
+            self._shared.written()
             log.info("%d conversations are in the index of the store anew", written)
             await remove_unnamed(self._store)
         return written
@@ -116,7 +118,7 @@ class Indexer:
         size = 0
         async for page in self._store.list(MANIFESTS, start_after=after):
             objects = [info for info in page.objects if not last or info.key <= last]
-            listed = await self._versions(objects)
+            listed = await self._versions(objects, note_missing=False)
             for info in objects:
                 entry = listed.get(info.key)
                 if entry is None:

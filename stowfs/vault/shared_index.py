@@ -30,6 +30,10 @@ POINTER_AGE = 60.0
 MISSING = 256
 """Manifests that the index lacks from which on somebody should write it: fewer are read by a new host in a second."""
 
+SETTLE = 10.0
+"""Seconds for which nothing must be missing before the index is written: who lists a large directory, or one after the
+other, is not to be disturbed, and what it needs is written at once."""
+
 OUT_OF_DATE = 10
 """The part of a shard that must be missing, too, so that a busy directory is not written again and again: a tenth."""
 
@@ -71,16 +75,18 @@ class SharedIndex:
         self._etag: str | None = None
         self._read = -math.inf
         self._has_read = False
+        self._noted = -math.inf
         self._loaded: tuple[str, Shard] | None = None
         self._damaged: set[str] = set()
         # By the id of a shard, and whether it is within that or after it.
         self._missing: dict[tuple[str, bool], Missing] = {}
+        self._taken: dict[tuple[str, bool], Missing] = {}
         # Set, and replaced, when something is due.
         self._wake = trio.Event()
 
-    async def find(self, objects: Sequence[ObjectInfo]) -> dict[str, Version]:
+    async def find(self, objects: Sequence[ObjectInfo], *, note: bool = True) -> dict[str, Version]:
         """The versions of those that are in the index under the ETag that was listed, by key. The objects come in the
-        order of their keys."""
+        order of their keys. `note`: what is missing is to be written some time."""
         found: dict[str, Version] = {}
         async with self._lock:
             ask = len(objects) >= LEAST
@@ -96,21 +102,31 @@ class SharedIndex:
                     version = shard.version(one.key, one.etag) if shard is not None else None
                     if version is not None:
                         found[one.key] = version
-                    else:
+                    elif note:
                         self._note_missing(info, one.key)
-        if self.due():
+        if self._is_due:
             self._wake.set()
             self._wake = trio.Event()
         return found
 
     async def wait_until_due(self) -> None:
-        """Waits until there is something that should be written."""
-        while not self.due():
-            await self._wake.wait()
+        """Waits until there is something that should be written, and nothing was found to be missing for a while."""
+        while not self._is_due or (left := self._noted + SETTLE - trio.current_time()) > 0:
+            if self._is_due:
+                await trio.sleep(left)
+            else:
+                await self._wake.wait()
 
-    def due(self) -> list[tuple[str, str]]:
-        """The ranges of keys of which too much was missing: greater than the first, up to the second ('': all)."""
-        ranges = [self._range(missing) for missing in self._missing.values() if missing.is_too_much]
+    @property
+    def _is_due(self) -> bool:
+        return any(missing.is_too_much for missing in self._missing.values())
+
+    def take_due(self) -> list[tuple[str, str]]:
+        """The ranges of keys of which too much was missing: greater than the first, up to the second ('': all). From
+        now on what is missing is counted anew there."""
+        self._taken = {key: missing for key, missing in self._missing.items() if missing.is_too_much}
+        self._missing = {key: missing for key, missing in self._missing.items() if key not in self._taken}
+        ranges = [self._range(missing) for missing in self._taken.values()]
         merged: list[tuple[str, str]] = []
         for after, last in sorted(ranges):
             if merged and (not merged[-1][1] or after <= merged[-1][1]):
@@ -120,10 +136,13 @@ class SharedIndex:
                 merged.append((after, last))
         return merged
 
+    def give_back(self) -> None:
+        """What was taken last was not written."""
+        self._missing = self._missing | self._taken
+
     def written(self) -> None:
-        """The index has changed: what was missing may be there now."""
+        """The index has changed: it is read again."""
         self._read = -math.inf
-        self._missing.clear()
 
     def _range(self, missing: Missing) -> tuple[str, str]:
         shard = missing.shard
@@ -140,6 +159,7 @@ class SharedIndex:
         within = info is not None
         missing = self._missing.setdefault((shard.id if shard else "", within), Missing(shard, within, 0, key, key))
         missing.count += 1
+        self._noted = trio.current_time()
         missing.first, missing.last = min(missing.first, key), max(missing.last, key)
 
     async def _read_pointer(self) -> None:
