@@ -23,8 +23,11 @@ PIECE = 200
 """Bytes of Python objects for a piece, about."""
 
 AHEAD = 4 * MIB
-"""Raw bytes that are fetched ahead of one reader at most: 200 MB/s from a store 20 ms away, and small beside the memory
-for segments, which several readers share."""
+"""Raw bytes that are fetched ahead of one reader at most: 200 MB/s from a store 20 ms away."""
+
+SHARE = 8
+"""The part of the memory for segments that may be fetched ahead of one reader, so that readers drive out neither what
+they are about to read themselves nor what others are."""
 
 STREAMS = 8
 """Readers of one version that are told apart."""
@@ -72,9 +75,9 @@ class Layout:
         """The indexes of the pieces that hold bytes `start` to `end`."""
         return range(bisect_right(self.starts, start) - 1, bisect_right(self.starts, end - 1))
 
-    def ahead(self, start: int, end: int, last: int, limit: int) -> list[str]:
+    def ahead(self, start: int, end: int, last: int, limit: int, size: int = AHEAD) -> list[str]:
         """The segments to fetch ahead after a read of `start` to `end`, of which `last` was the last piece: at most
-        `limit`."""
+        `limit`, which end within `size` bytes."""
         stream = next((stream for stream in reversed(self._streams) if stream.goes_on_with(start, end)), None)
         if stream is None:
             self._streams = [*self._streams[1 - STREAMS :], Stream(end)]
@@ -84,7 +87,7 @@ class Layout:
         stream.position = max(stream.position, end)
         stream.window = min(stream.window * 2, limit)
         first = max(last, self.covering(stream.position - 1, stream.position)[-1]) + 1
-        past = bisect_right(self.starts, stream.position + AHEAD) - 1
+        past = bisect_right(self.starts, stream.position + size) - 1
         following = self.pieces[first : min(first + stream.window, past)]
         return [piece.digest for piece in following if isinstance(piece, Reference)]
 
@@ -95,6 +98,7 @@ class LayoutReader:
     def __init__(self, segments: SegmentReader, *, prefetch: int) -> None:
         self._segments = segments
         self._prefetch = prefetch
+        self._ahead = min(AHEAD, segments.memory_limit // SHARE)
         self._layouts: OrderedDict[str, Layout] = OrderedDict()
         self._size = 0
 
@@ -141,7 +145,7 @@ class LayoutReader:
         wanted = [piece.digest for i in covering if isinstance(piece := layout.pieces[i], Reference)]
         if len(wanted) > 1:
             self._segments.prefetch(wanted)
-        self._segments.prefetch(layout.ahead(start, end, covering[-1], self._prefetch))
+        self._segments.prefetch(layout.ahead(start, end, covering[-1], self._prefetch, self._ahead))
         parts: list[bytes | memoryview] = []
         for i in covering:
             piece = layout.pieces[i]

@@ -46,7 +46,7 @@ class ByteCache:
     """Decompressed segments in memory, least recently used first to go, bounded by their bytes."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._entries: OrderedDict[str, bytes] = OrderedDict()
         self._size = 0
 
@@ -64,11 +64,11 @@ class ByteCache:
 
     def put(self, digest: str, data: bytes) -> None:
         """Keeps the raw bytes of a segment for a while."""
-        if digest in self._entries or len(data) > self._limit:
+        if digest in self._entries or len(data) > self.limit:
             return
         self._entries[digest] = data
         self._size += len(data)
-        while self._size > self._limit:
+        while self._size > self.limit:
             _, dropped = self._entries.popitem(last=False)
             self._size -= len(dropped)
 
@@ -95,6 +95,11 @@ class SegmentReader:
         self._flights: dict[str, _Flight] = {}
         self._unwritten = 0
         self.counts = SegmentCounts()
+
+    @property
+    def memory_limit(self) -> int:
+        """Bytes of decompressed segments that memory may hold."""
+        return self._memory.limit
 
     @property
     def memory_used(self) -> int:

@@ -91,7 +91,7 @@ def test_nothing_is_fetched_ahead_of_reads_all_over_a_version() -> None:
 async def test_random_cold_reads_fetch_nothing_that_was_not_asked_for(tmp_path: Path) -> None:
     store = FaultyStore(MemoryStore())
     async with Hosts(store, tmp_path) as hosts:
-        data = log_lines(40_000)
+        data = log_lines(12_000)
         snapshot = await write(await hosts.start("a"), "x", data)
         sizes = [piece if isinstance(piece, int) else piece.size for piece in snapshot.manifest.pieces]
         ends = list(itertools.accumulate(sizes))
@@ -136,13 +136,17 @@ async def test_segments_ahead_of_a_cold_sequential_read_are_asked_for_together(t
         assert len(got) == 8
 
 
-@pytest.mark.parametrize("size", [100_000, BLOCK, 1 << 20])
-async def test_a_cold_sequential_read_costs_one_request_for_each_segment(tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "memory"), [(100_000, 64 * MIB), (BLOCK, 64 * MIB), (1 << 20, 64 * MIB), (BLOCK, MIB)]
+)
+async def test_a_cold_sequential_read_costs_one_request_for_each_segment(
+    tmp_path: Path, size: int, memory: int
+) -> None:
     store = FaultyStore(MemoryStore())
     async with Hosts(store, tmp_path) as hosts:
-        data = log_lines(60_000)
+        data = log_lines(12_000)
         snapshot = await write(await hosts.start("a"), "x", data)
-        b = await hosts.start("b")
+        b = await hosts.start("b", memory_cache_size=memory)
         store.reset_log()
         opened = await b.head("x")
         got = b""
@@ -153,3 +157,4 @@ async def test_a_cold_sequential_read_costs_one_request_for_each_segment(tmp_pat
             ("get", "manifests"): 1,
             ("get", "segments"): len({reference.digest for reference in snapshot.top_references}),
         }
+        assert b.segments.counts.disk_hits == 0  # Nothing was driven out of memory before it was read.
