@@ -174,10 +174,11 @@ class StowfsSync(StowfsMount):
 
 
 class StowfsAsync(StowfsMount):
-    """stowfs with commit=async: what is timed ends with `stowfs flush`."""
+    """stowfs for bulk work: what is timed ends with `stowfs flush`. What was seen is believed for some seconds, as the
+    other mounts do for minutes."""
 
     name = "stowfs-async"
-    options = "commit=async"
+    options = "commit=async,revalidate=5"
 
     def settle(self, place: Place) -> float:
         place.run(STOWFS, "flush", place.directory / "mnt", env=_stowfs_environment(place))

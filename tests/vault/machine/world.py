@@ -532,6 +532,9 @@ class World:
         """What may be where an acknowledged draft has been committed; where it was kept beside, that was seen."""
         if opened.key in state.stored or self.comes_too_late(state, opened):
             return {state}
+        if opened.path in beside and opened.intent is Intent.EDIT:
+            # Also where another conversation took its place that has the same bytes, but is cut otherwise.
+            return {state}
         if self.loses(state, opened) or (self.forgetful and opened.path in beside):
             return {state} if opened.path in beside else set()
         end = self.closed(state, opened)
