@@ -15,19 +15,28 @@ from types import TracebackType
 from typing import Self
 
 import trio
+import trio.testing
 
 from stowfs.config import HotTierOptions, VaultOptions
+from stowfs.errors import StoreError
 from stowfs.hot.tier import HotTier
 from stowfs.store.base import ObjectStore
 from stowfs.vault.descriptor import Descriptor, create_descriptor
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.vault import Vault
+from tests.support.faults import Action, Stall, StallAfter
 
 ATTRIBUTES = Attributes(0o644, 0, 0, 1_700_000_000_000_000_000, 1_700_000_000_000_000_000)
 
 DEADLINE = 5.0
 """Seconds an operation may take with its retries: long against what an in-memory store needs, short against a test's
 timeout."""
+
+SETTLED = 5.0
+"""Seconds in which what an operation leaves behind is settled."""
+
+GOES_ON = 0.05
+"""Seconds for what does not depend on a request that is held."""
 
 
 @dataclass
@@ -90,6 +99,46 @@ class Hosts:
         host.nursery.cancel_scope.cancel()
         await host.ended.wait()
         await host.hot.close()
+
+    async def attempt(
+        self,
+        name: str,
+        work: Callable[[], Awaitable[object]],
+        action: Action,
+        *,
+        meanwhile: Callable[[], Awaitable[None]] | None = None,
+    ) -> bool:
+        """Does something on a host and settles it, until that ends or is held at the request that `action` troubles;
+        whether it succeeded. `meanwhile` is done as soon as `work` waits for something."""
+        succeeded = False
+        ended = trio.Event()
+
+        async def carry_out() -> None:
+            nonlocal succeeded
+            try:
+                await work()
+                succeeded = True
+                # Releases are part of it, too.
+                await self._hosts[name].vault.drain(SETTLED)
+            except StoreError:
+                succeeded = False
+            finally:
+                ended.set()
+
+        async def reach() -> None:
+            if isinstance(action, Stall | StallAfter):
+                await action.reached.wait()
+                # Everything that does not depend on the stalled request goes on before the crash.
+                await trio.sleep(GOES_ON)
+                ended.set()
+
+        self.start_soon(name, carry_out)
+        self.start_soon(name, reach)
+        if meanwhile is not None:
+            await trio.testing.wait_all_tasks_blocked()
+            await meanwhile()
+        await ended.wait()
+        return succeeded
 
     async def stop(self) -> None:
         """Ends every host as `crash` does."""

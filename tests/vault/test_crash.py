@@ -7,12 +7,12 @@ reference is counted wrongly. Requests are found by counting: a commit is repeat
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
-import trio
 
-from stowfs.errors import NoSuchPath, StoreError
+from stowfs.errors import NoSuchPath
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.vault import Vault
 from tests.support.audit import Audit, audit
@@ -98,7 +98,7 @@ async def _run(kind: Kind, trouble: str, nth: int, store: FaultyStore, directory
         await vault.drain()
         action = TROUBLE[trouble]()
         rule = store.add(Rule(action, nth=nth))
-        acknowledged = await _attempt(kind, hosts, vault, action)
+        acknowledged = await hosts.attempt("a", partial(kind.do, vault), action)
         await hosts.crash("a")
         happened = rule.seen >= nth
         store.rules.clear()
@@ -122,36 +122,6 @@ async def _run(kind: Kind, trouble: str, nth: int, store: FaultyStore, directory
         await vault.drain(10)
         _check_counts(await audit(store.inner), trouble, nth, outcomes)
         return happened
-
-
-async def _attempt(kind: Kind, hosts: Hosts, vault: Vault, action: Action) -> bool:
-    """Carries the commit out, until it ends or is held at the troubled request; whether it was acknowledged."""
-    acknowledged = False
-    ended = trio.Event()
-
-    async def commit() -> None:
-        nonlocal acknowledged
-        try:
-            await kind.do(vault)
-            acknowledged = True
-            # Releases are part of the commit, too.
-            await vault.drain(5)
-        except StoreError:
-            acknowledged = False
-        finally:
-            ended.set()
-
-    async def reach() -> None:
-        if isinstance(action, Stall | StallAfter):
-            await action.reached.wait()
-            # Everything that does not depend on the stalled request goes on before the crash.
-            await trio.sleep(0.05)
-            ended.set()
-
-    hosts.start_soon("a", commit)
-    hosts.start_soon("a", reach)
-    await ended.wait()
-    return acknowledged
 
 
 def _check_counts(result: Audit, trouble: str, nth: int, outcomes: list[Exception | None]) -> None:

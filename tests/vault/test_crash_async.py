@@ -6,18 +6,18 @@ wrongly. As in `test_crash`, requests are found by counting.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from stowfs.errors import StoreError
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.draft import Draft
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
-from tests.support.faults import Action, FaultyStore, Rule, Stall, StallAfter
+from tests.support.faults import Action, FaultyStore, Rule
 from tests.support.vaults import ATTRIBUTES, Hosts, append, flush, read, write
 from tests.vault.test_crash import LARGE, NEW, OLD, TROUBLE, TURN, State, _check_counts, _state
 from tests.vault.test_promises import log_lines
@@ -150,31 +150,14 @@ async def _attempt(
     hosts: Hosts, vault: Vault, draft: Draft, action: Action, more: Callable[[Draft], None] | None
 ) -> None:
     """Commits what is acknowledged, until that ends or is held at the troubled request; `more` happens meanwhile."""
-    ended = trio.Event()
     lock = trio.Lock()
 
-    async def commit() -> None:
-        try:
-            await vault.backlog.flush(draft, lock, lambda committed, clean: None)
-            await vault.drain(5)
-        except StoreError:
-            pass
-        finally:
-            ended.set()
-
-    async def reach() -> None:
-        if isinstance(action, Stall | StallAfter):
-            await action.reached.wait()
-            # Everything that does not depend on the stalled request goes on before the crash.
-            await trio.sleep(0.05)
-            ended.set()
-
-    hosts.start_soon("a", commit)
-    hosts.start_soon("a", reach)
-    if more is not None:
+    async def write_more() -> None:
         # The flush has frozen the draft by now.
-        await trio.testing.wait_all_tasks_blocked()
+        assert more is not None
         async with lock:
             more(draft)
             await vault.acknowledge(draft)
-    await ended.wait()
+
+    flush_draft = partial(vault.backlog.flush, draft, lock, lambda committed, clean: None)
+    await hosts.attempt("a", flush_draft, action, meanwhile=write_more if more else None)

@@ -4,17 +4,18 @@ Afterwards, once recovery has drained, everything is under the new name exactly 
 where nothing had been changed yet; and no reference is counted wrongly.
 """
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
-from stowfs.errors import CorruptObject, DirectoryNotEmpty, NoSuchPath, NotDirectory, StoreError, StoreUnavailable
+from stowfs.errors import CorruptObject, DirectoryNotEmpty, NoSuchPath, NotDirectory, StoreUnavailable
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.naming import join
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
-from tests.support.faults import Action, FailBefore, FaultyStore, Rule, Stall, StallAfter
+from tests.support.faults import FailBefore, FaultyStore, Rule, Stall
 from tests.support.vaults import ATTRIBUTES, Hosts, append, read, write
 from tests.vault.test_crash import TROUBLE
 from tests.vault.test_promises import log_lines
@@ -83,7 +84,7 @@ async def _troubled(trouble: str, nth: int, store: FaultyStore, directory: Path,
         await vault.drain()
         action = TROUBLE[trouble]()
         rule = store.add(Rule(action, nth=nth))
-        acknowledged = await _attempt(hosts, vault, action)
+        acknowledged = await hosts.attempt("a", partial(vault.rename_directory, "old", "new"), action)
         begun = await _is_begun(vault)
         await hosts.crash("a")
         happened = rule.seen >= nth
@@ -108,35 +109,6 @@ async def _troubled(trouble: str, nth: int, store: FaultyStore, directory: Path,
         assert await read(other, "third/sub/again") == BIG + b"more"
         assert {path.partition("/")[0] for path in await _everything(other)} <= {"third", "bystander", "new"}
         return happened
-
-
-async def _attempt(hosts: Hosts, vault: Vault, action: Action) -> bool:
-    """Renames, until that ends or is held at the troubled request; whether it was acknowledged."""
-    acknowledged = False
-    ended = trio.Event()
-
-    async def rename() -> None:
-        nonlocal acknowledged
-        try:
-            await vault.rename_directory("old", "new")
-            acknowledged = True
-            await vault.drain(5)
-        except StoreError:
-            acknowledged = False
-        finally:
-            ended.set()
-
-    async def reach() -> None:
-        if isinstance(action, Stall | StallAfter):
-            await action.reached.wait()
-            # Everything that does not depend on the stalled request goes on before the crash.
-            await trio.sleep(0.05)
-            ended.set()
-
-    hosts.start_soon("a", rename)
-    hosts.start_soon("a", reach)
-    await ended.wait()
-    return acknowledged
 
 
 async def _is_begun(vault: Vault) -> bool:
