@@ -182,9 +182,9 @@ class Tree:
 
         Raises ESTALE where that is not this inode any more.
         """
-        known = self.reopening.take(thread, inode)
-        if known is not None:
-            inode.snapshot = known
+        again = self.reopening.take(thread, inode)
+        if again is not None and again.version is not None:
+            inode.snapshot = again.version
         elif not inode.linked:
             if not inode.handles or inode.expired:
                 raise stale()
@@ -193,11 +193,14 @@ class Tree:
                 found, snapshot = await self.find(inode.path, stale_ok=True)
             except NoSuchPath:
                 raise stale() from None
-            if found is not inode:
+            if found is inode:
+                inode.snapshot = snapshot or inode.snapshot
+            elif again is not None and again.version is not None:
+                # Opened here while the store was asked.
+                inode.snapshot = again.version
+            else:
                 self.reopening.too_late(thread, inode.path)
                 raise stale()
-            if snapshot is not None:
-                inode.snapshot = snapshot
         self.count_handle(inode, writing=writing)
 
     def count_handle(self, inode: Inode, *, writing: bool) -> None:
