@@ -32,8 +32,8 @@ from stowfs.mount.errnos import handler
 from stowfs.mount.extended import ExtendedAttributes
 from stowfs.mount.inodes import CONVERSATIONS, Inode, now_ns
 from stowfs.mount.kernel import invalidate_attributes
+from stowfs.mount.listings import Listing
 from stowfs.mount.session import CONVERSATIONS_NAME, FLUSH_TIMEOUT, Session
-from stowfs.mount.tree import Listing
 from stowfs.vault.manifest import Attributes
 
 SYMLINK_MODE = 0o777
@@ -321,7 +321,7 @@ class FileSystem(Session):
         elif number in self._generated:
             listing = self._generated.entries()
         else:
-            listing = self._tree.open_listing(self._inode(number))
+            listing = self._tree.listings.open(self._inode(number))
         handle = self._next_handle()
         self._listings[handle] = listing
         return handle
@@ -334,9 +334,9 @@ class FileSystem(Session):
             return
         if start_id == 0:
             # Also after rewinddir(3), which asks for the entries as they are then.
-            await self._tree.read_listing(listing)
+            await self._tree.listings.read(listing)
         for position in range(start_id, len(listing.entries)):
-            listed = self._tree.listed(listing, position)
+            listed = self._tree.listings.entry(listing, position)
             if listed is None:
                 continue
             name, inode = listed
@@ -366,7 +366,7 @@ class FileSystem(Session):
     async def releasedir(self, fh: FileHandleT) -> None:
         listing = self._listings.pop(fh)
         if isinstance(listing, Listing):
-            self._tree.close_listing(listing)
+            self._tree.listings.close(listing)
 
 
 def _is_for_appends(flags: int) -> bool:

@@ -24,11 +24,12 @@ from stowfs.mount.extended import ExtendedAttributes
 from stowfs.mount.figures import Inventory
 from stowfs.mount.inodes import Inode, Inodes, now_ns
 from stowfs.mount.kernel import invalidate_attributes
+from stowfs.mount.listings import Listing
 from stowfs.mount.local_names import LocalNames
 from stowfs.mount.monitor import Monitor
 from stowfs.mount.moves import Moves
 from stowfs.mount.options import MountOptions
-from stowfs.mount.tree import Listing, Tree
+from stowfs.mount.tree import Tree
 from stowfs.store.counting import RequestCounts
 from stowfs.vault.manifest import Attributes
 from stowfs.vault.naming import display, join

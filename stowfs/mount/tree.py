@@ -9,9 +9,8 @@ thrown away, and the store asked again.
 import logging
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
@@ -21,39 +20,21 @@ from stowfs.errors import DirectoryNotEmpty, NoSuchPath, PathExists, StowError
 from stowfs.mount.contents import Contents
 from stowfs.mount.errnos import stale
 from stowfs.mount.inodes import Inode, Inodes, now_ns
+from stowfs.mount.listings import Listings
 from stowfs.mount.local_names import LocalNames
 from stowfs.mount.moves import Moves
 from stowfs.mount.reopening import Reopening
-from stowfs.vault import expiry
 from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display, join, split
 from stowfs.vault.parallel import each
 from stowfs.vault.vault import Vault
-from stowfs.vault.version import PackedVersion, Version, decode, encode
+from stowfs.vault.version import Version
 
 log = logging.getLogger(__name__)
 
 COMMITS = 32
 """Files committed at once before their directory is renamed: as many requests as go to a store at once."""
-
-PER_TIMEOUT = 10_000
-"""Entries for which what a listing told is believed once more as long as attributes are. Programs read the whole
-directory and then look at each entry: without that, a large one would cost them a request for each."""
-
-
-@dataclass(slots=True, eq=False)
-class Listing:
-    """An open directory: its entries as they were when reading began, and those that went since.
-
-    `asked` and `answered`, when the store was asked and when it had told them all, in trio's time.
-    """
-
-    directory: Inode
-    entries: list[tuple[str, PackedVersion | None]] = field(default_factory=list)
-    gone: set[str] = field(default_factory=set)
-    asked: float = 0.0
-    answered: float = 0.0
 
 
 class Tree:
@@ -76,7 +57,7 @@ class Tree:
         self._moves = moves
         self._attribute_timeout = attribute_timeout
         self._asynchronous = vault.options.asynchronous
-        self._listings: list[Listing] = []
+        self.listings = Listings(vault, inodes, self.meet, attribute_timeout)
         self.reopening = Reopening()
 
     # Finding
@@ -321,7 +302,7 @@ class Tree:
             async with self._moves.steady(paths) as (old, new):
                 await self._rename_file(old, new, replace=replace)
         parent.entries_changed_ns = new_parent.entries_changed_ns = now_ns()
-        self._gone_from_listings(parent, name)
+        self.listings.gone(parent, name)
 
     async def _rename_file(self, old: str, new: str, *, replace: bool) -> None:
         source, target = self._inodes.at(old), self._inodes.at(new)
@@ -444,55 +425,7 @@ class Tree:
     def _unlinked(self, parent: Inode, name: bytes, path: str) -> None:
         self._inodes.unlink(path)
         parent.entries_changed_ns = now_ns()
-        self._gone_from_listings(parent, name)
-
-    # Listing
-
-    def open_listing(self, directory: Inode) -> Listing:
-        """An open directory, which `read_listing` reads."""
-        listing = Listing(directory)
-        self._listings.append(listing)
-        return listing
-
-    def close_listing(self, listing: Listing) -> None:
-        """The directory was closed."""
-        self._listings.remove(listing)
-
-    async def read_listing(self, listing: Listing) -> None:
-        """Reads the entries, or reads them again: those in the store, and the files of this host that are not there
-        yet."""
-        directory = listing.directory
-        listing.gone.clear()
-        listing.asked = trio.current_time()
-        listing.entries = []
-        if directory.linked:
-            # Also those that are committed while the store lists what it has.
-            uncommitted = self._inodes.uncommitted_in(directory.path)
-            listing.entries += await self._vault.list_versions(directory.path)
-            uncommitted += self._inodes.uncommitted_in(directory.path)
-            if uncommitted:
-                stored = {name for name, _ in listing.entries}
-                listing.entries += _only_here(uncommitted, directory, stored)
-        listing.answered = trio.current_time()
-
-    def listed(self, listing: Listing, position: int) -> tuple[str, Inode] | None:
-        """The name and inode of an entry; None where it went since the directory was read."""
-        name, packed = listing.entries[position]
-        if name in listing.gone:
-            return None
-        path = join(listing.directory.path, name)
-        version = None if packed is None else decode(packed)
-        inode = self._inodes.at(path)
-        current = version is not None and not expiry.is_over(version.attributes.expires_ns)
-        if version is not None and current and (inode is None or inode.settled <= listing.asked):
-            allowance = self._attribute_timeout * len(listing.entries) / PER_TIMEOUT
-            inode = self.meet(path, version, listing.answered, allowance)
-        return (name, inode) if inode is not None and not inode.expired else None
-
-    def _gone_from_listings(self, parent: Inode, name: bytes) -> None:
-        for listing in self._listings:
-            if listing.directory is parent:
-                listing.gone.add(os.fsdecode(name))
+        self.listings.gone(parent, name)
 
 
 def inherit(parent: Inode, attributes: Attributes, *, directory: bool = False) -> Attributes:
@@ -503,17 +436,6 @@ def inherit(parent: Inode, attributes: Attributes, *, directory: bool = False) -
         return attributes
     mode = attributes.mode | stat.S_ISGID if directory else attributes.mode
     return msgspec.structs.replace(attributes, gid=inherited.gid, mode=mode)
-
-
-def _only_here(inodes: Iterable[Inode], directory: Inode, stored: set[str]) -> list[tuple[str, PackedVersion | None]]:
-    """The entries of files that were uncommitted in `directory` when its listing began, and that the store has not
-    told of. One that was committed since has a version."""
-    entries = {}
-    for inode in inodes:
-        parent, name = split(inode.path)
-        if inode.linked and parent == directory.path and name not in stored:
-            entries[name] = encode(inode.version) if inode.version is not None else None
-    return [(name, entries[name]) for name in sorted(entries)]
 
 
 def _is_here_only(inode: Inode) -> bool:

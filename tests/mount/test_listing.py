@@ -13,9 +13,10 @@ from trio.testing import MockClock
 
 from stowfs.mount.contents import Contents
 from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.listings import PER_TIMEOUT
 from stowfs.mount.local_names import LocalNames
 from stowfs.mount.moves import Moves
-from stowfs.mount.tree import PER_TIMEOUT, Tree
+from stowfs.mount.tree import Tree
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.manifest import Attributes
 from stowfs.vault.naming import INDEX_POINTER, manifest_key, shard_key
@@ -61,9 +62,9 @@ async def test_attributes_from_a_listing_are_believed_longer_the_more_there_are(
     tree, inodes = await new_tree(hosts)
     # Of inodes that are new, and of those that are known.
     for _ in range(2):
-        listing = tree.open_listing(inodes.conversations)
-        await tree.read_listing(listing)
-        shown = [entry[1] for position in range(FILES) if (entry := tree.listed(listing, position)) is not None]
+        listing = tree.listings.open(inodes.conversations)
+        await tree.listings.read(listing)
+        shown = [entry[1] for position in range(FILES) if (entry := tree.listings.entry(listing, position)) is not None]
         assert len(shown) == FILES
         store.reset_log()
         mock_clock.jump(TIMEOUT * (1 + FILES / PER_TIMEOUT) - 0.001)
@@ -81,7 +82,7 @@ async def test_attributes_from_a_listing_are_believed_longer_the_more_there_are(
         # Whoever has to be sure asks.
         await tree.revalidate(shown[5])
         assert store.count() == 3
-        tree.close_listing(listing)
+        tree.listings.close(listing)
 
 
 async def test_a_listing_shows_what_others_changed_and_open_files_keep_their_version(
@@ -91,11 +92,11 @@ async def test_a_listing_shows_what_others_changed_and_open_files_keep_their_ver
     for name in ("changed", "open", "same"):
         await write(a, name, b"x")
     tree, inodes = await new_tree(hosts)
-    listing = tree.open_listing(inodes.conversations)
+    listing = tree.listings.open(inodes.conversations)
 
     async def sizes() -> dict[str, int]:
-        await tree.read_listing(listing)
-        entries = [tree.listed(listing, position) for position in range(len(listing.entries))]
+        await tree.listings.read(listing)
+        entries = [tree.listings.entry(listing, position) for position in range(len(listing.entries))]
         return {entry[0]: entry[1].size for entry in entries if entry is not None}
 
     assert await sizes() == {"changed": 1, "open": 1, "same": 1}
@@ -119,10 +120,10 @@ async def test_a_file_has_the_size_of_its_manifest_whatever_the_index_says(hosts
     await store.put(shard_key(info.id), body)
     await store.put(INDEX_POINTER, encode_pointer(Pointer("0", (info,))))
     tree, inodes = await new_tree(hosts)
-    listing = tree.open_listing(inodes.conversations)
-    await tree.read_listing(listing)
+    listing = tree.listings.open(inodes.conversations)
+    await tree.listings.read(listing)
     for position in (0, 1):
-        entry = tree.listed(listing, position)
+        entry = tree.listings.entry(listing, position)
         assert entry is not None
         _, inode = entry
         assert inode.size in (3, 1 << 40)
@@ -130,8 +131,8 @@ async def test_a_file_has_the_size_of_its_manifest_whatever_the_index_says(hosts
         await tree.open(inode, 1, writing=False)
         assert inode.size == 7
         # And another listing does not bring it back.
-        await tree.read_listing(listing)
-        tree.listed(listing, position)
+        await tree.listings.read(listing)
+        tree.listings.entry(listing, position)
         assert inode.size == 7
         await tree.close(inode, writing=False)
 

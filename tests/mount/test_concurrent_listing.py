@@ -42,13 +42,13 @@ class View:
 
     async def names(self) -> list[str]:
         """What a program sees that reads the directory, looking at each entry."""
-        listing = self.tree.open_listing(self.inodes.conversations)
+        listing = self.tree.listings.open(self.inodes.conversations)
         try:
-            await self.tree.read_listing(listing)
-            listed = [self.tree.listed(listing, position) for position in range(len(listing.entries))]
+            await self.tree.listings.read(listing)
+            listed = [self.tree.listings.entry(listing, position) for position in range(len(listing.entries))]
             return sorted(entry[0] for entry in listed if entry is not None)
         finally:
-            self.tree.close_listing(listing)
+            self.tree.listings.close(listing)
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["the kernel knows it", "the kernel has forgotten it"])

@@ -1,0 +1,108 @@
+"""Open directories: what a listing shows, and how it keeps up with what this host does meanwhile.
+
+A listing has the entries that the store had when reading began, and the files of this host that were not there yet. It
+holds names and packed versions only; an entry becomes an inode when the kernel is given it.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import trio
+
+from stowfs.mount.inodes import Inode, Inodes
+from stowfs.vault import expiry
+from stowfs.vault.naming import join, split
+from stowfs.vault.vault import Vault
+from stowfs.vault.version import PackedVersion, Version, decode, encode
+
+PER_TIMEOUT = 10_000
+"""Entries for which what a listing told is believed once more as long as attributes are. Programs read the whole
+directory and then look at each entry: without that, a large one would cost them a request for each."""
+
+
+Meet = Callable[[str, Version, float, float], Inode]
+"""As `Tree.meet`."""
+
+
+@dataclass(slots=True, eq=False)
+class Listing:
+    """An open directory: its entries as they were when reading began, and those that went since.
+
+    `asked` and `answered`, when the store was asked and when it had told them all, in trio's time.
+    """
+
+    directory: Inode
+    entries: list[tuple[str, PackedVersion | None]] = field(default_factory=list)
+    gone: set[str] = field(default_factory=set)
+    asked: float = 0.0
+    answered: float = 0.0
+
+
+class Listings:
+    """The open directories of a mount."""
+
+    def __init__(self, vault: Vault, inodes: Inodes, meet: Meet, attribute_timeout: float) -> None:
+        self._vault = vault
+        self._inodes = inodes
+        self._meet = meet
+        self._attribute_timeout = attribute_timeout
+        self._open: list[Listing] = []
+
+    def open(self, directory: Inode) -> Listing:
+        """An open directory, which `read` reads."""
+        listing = Listing(directory)
+        self._open.append(listing)
+        return listing
+
+    def close(self, listing: Listing) -> None:
+        """The directory was closed."""
+        self._open.remove(listing)
+
+    async def read(self, listing: Listing) -> None:
+        """Reads the entries, or reads them again: those in the store, and the files of this host that are not there
+        yet."""
+        directory = listing.directory
+        listing.gone.clear()
+        listing.asked = trio.current_time()
+        listing.entries = []
+        if directory.linked:
+            # Also those that are committed while the store lists what it has.
+            uncommitted = self._inodes.uncommitted_in(directory.path)
+            listing.entries += await self._vault.list_versions(directory.path)
+            uncommitted += self._inodes.uncommitted_in(directory.path)
+            if uncommitted:
+                stored = {name for name, _ in listing.entries}
+                listing.entries += _only_here(uncommitted, directory, stored)
+        listing.answered = trio.current_time()
+
+    def entry(self, listing: Listing, position: int) -> tuple[str, Inode] | None:
+        """The name and inode of an entry; None where it went since the directory was read."""
+        name, packed = listing.entries[position]
+        if name in listing.gone:
+            return None
+        path = join(listing.directory.path, name)
+        version = None if packed is None else decode(packed)
+        inode = self._inodes.at(path)
+        current = version is not None and not expiry.is_over(version.attributes.expires_ns)
+        if version is not None and current and (inode is None or inode.settled <= listing.asked):
+            allowance = self._attribute_timeout * len(listing.entries) / PER_TIMEOUT
+            inode = self._meet(path, version, listing.answered, allowance)
+        return (name, inode) if inode is not None and not inode.expired else None
+
+    def gone(self, parent: Inode, name: bytes) -> None:
+        """A name was removed from a directory: nobody who is reading that sees it any more."""
+        for listing in self._open:
+            if listing.directory is parent:
+                listing.gone.add(os.fsdecode(name))
+
+
+def _only_here(inodes: Iterable[Inode], directory: Inode, stored: set[str]) -> list[tuple[str, PackedVersion | None]]:
+    """The entries of files that were uncommitted in `directory` when its listing began, and that the store has not
+    told of. One that was committed since has a version."""
+    entries = {}
+    for inode in inodes:
+        parent, name = split(inode.path)
+        if inode.linked and parent == directory.path and name not in stored:
+            entries[name] = encode(inode.version) if inode.version is not None else None
+    return [(name, entries[name]) for name in sorted(entries)]
