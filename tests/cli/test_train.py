@@ -56,8 +56,8 @@ def test_train_by_hand(stow: Stow, conversations: Path) -> None:
     assert done["after"] + done["dictionary"]["stored_bytes"] < done["before"]
     assert dictionaries(stow, "store") == 1
     before = (stow.directory / "store/manifests/1.jsonl.json").stat().st_size
-    stow.run("put", "store", "in/1.jsonl")
-    assert (stow.directory / "store/manifests/1.jsonl.json").stat().st_size < before
+    stow.run("put", "store", "in/1.jsonl", "--to", "again")
+    assert (stow.directory / "store/manifests/again/1.jsonl.json").stat().st_size < before
     # Again: nothing to gain.
     assert "is not used" in stow.run("train", "store").stdout
     assert dictionaries(stow, "store") == 1
