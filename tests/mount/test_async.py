@@ -1,7 +1,6 @@
 """`commit=async` through a real mount: what a close promises, what waits where, and when it reaches the store."""
 
 import random
-import signal
 import subprocess
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import trio
 from stowfs.store.file import FileStore
 from tests.support.audit import audit
 from tests.support.corpus import samples
-from tests.support.mounting import CLIENT_TIMEOUT, Mount, Mounts, failure, python, run
+from tests.support.mounting import CLIENT_TIMEOUT, Mount, Mounts, failure, kill_at_every_request, python, run
 
 pytestmark = [pytest.mark.fuse, pytest.mark.timeout(600)]
 
@@ -152,15 +151,7 @@ def test_after_a_kill_it_is_read_back_and_stored(stored: bool, mounts: Mounts) -
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("kind", ["create", "append", "remove"])
 def test_what_was_acknowledged_survives_a_kill_at_any_request(kind: str, when: str, tmp_path: Path) -> None:
-    for request in range(1, 60):
-        mounts = Mounts(_new(tmp_path / str(request)))
-        try:
-            if not _killed_once(mounts, kind, when, request):
-                assert request > 1
-                return
-        finally:
-            mounts.close()
-    raise AssertionError("no end of requests")
+    kill_at_every_request(tmp_path, lambda mounts, request: _killed_once(mounts, kind, when, request), least=1)
 
 
 def _killed_once(mounts: Mounts, kind: str, when: str, request: int) -> bool:
@@ -184,13 +175,9 @@ def _killed_once(mounts: Mounts, kind: str, when: str, request: int) -> bool:
     }
     command, new = changes[kind]
     done = run(*command, data=NEW, check=False)
-    run("fusermount3", "-u", mount.mountpoint, check=False)
-    killed = mount.process.wait(CLIENT_TIMEOUT) == -signal.SIGKILL
-    mount.mend_store()
-    if not killed:
+    if not mount.was_killed():
         assert done.returncode == 0
         return False
-    mount.clear()
     acceptable = [new] if done.returncode == 0 else [old, new]
     mount = mounts.start("a", WAITS)
     path = mount.root / "x.jsonl"
@@ -209,7 +196,7 @@ def test_every_file_whose_cp_succeeded_survives_kills(seed: int, tmp_path: Path)
     rng = random.Random(seed)
     sources = samples()
     rng.shuffle(sources)
-    mounts = Mounts(_new(tmp_path))
+    mounts = Mounts(tmp_path)
     try:
         copied = 0
         while copied < len(sources):
@@ -305,11 +292,6 @@ def test_a_file_that_two_hosts_create_exclusively_is_kept_twice(mounts: Mounts) 
     assert len(names) == 2
     assert names[1].startswith("x.conflict-")
     assert run("cat", b.root / names[1]).stdout == b"by b"
-
-
-def _new(directory: Path) -> Path:
-    directory.mkdir(exist_ok=True)
-    return directory
 
 
 def test_a_mount_with_commit_sync_stores_what_an_asynchronous_one_left(mounts: Mounts) -> None:

@@ -1,5 +1,6 @@
 """What a directory shows while files go to the store: in process, to hold a listing back at the worst moment."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -50,29 +51,36 @@ class View:
         finally:
             self.tree.listings.close(listing)
 
+    async def names_beside(self, store: FaultyStore, change: Callable[[], Awaitable[None]]) -> list[str]:
+        """The same, where `change` happens after the store has listed, and before its answer is here."""
+        stalled = StallAfter()
+        store.add(Rule(stalled, "list", "manifests/*"))
+        seen: list[str] = []
+
+        async def list_names() -> None:
+            seen.extend(await self.names())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(list_names)
+            await stalled.reached.wait()
+            await change()
+            stalled.go.set()
+        return seen
+
 
 @pytest.mark.parametrize("known", [True, False], ids=["the kernel knows it", "the kernel has forgotten it"])
 async def test_a_file_that_reaches_the_store_during_a_listing_is_in_it(tmp_path: Path, known: bool) -> None:
     store = FaultyStore(MemoryStore())
     async with Hosts(store, tmp_path, asynchronous=True) as hosts:
-        vault = await hosts.start("a")
-        view = View(vault)
+        view = View(await hosts.start("a"))
         inode = await view.create("c", b"data")
         inode.lookups = int(known)
-        stalled = StallAfter()
-        store.add(Rule(stalled, "list", "manifests/*"))
-        seen: list[list[str]] = []
 
-        async def list_names() -> None:
-            seen.append(await view.names())
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(list_names)
-            await stalled.reached.wait()
+        async def flush() -> None:
             await view.contents.flush(inode)
             assert (view.inodes.at("c") is None) is not known
-            stalled.go.set()
-        assert seen == [["c"]]
+
+        assert await view.names_beside(store, flush) == ["c"]
         assert await view.names() == ["c"]
 
 
@@ -82,17 +90,9 @@ async def test_a_file_that_is_removed_during_a_listing_is_not_in_it(tmp_path: Pa
         view = View(await hosts.start("a"))
         inode = await view.create("c", b"data")
         inode.lookups = 1
-        stalled = StallAfter()
-        store.add(Rule(stalled, "list", "manifests/*"))
-        seen: list[list[str]] = []
 
-        async def list_names() -> None:
-            seen.append(await view.names())
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(list_names)
-            await stalled.reached.wait()
+        async def flush_and_remove() -> None:
             await view.contents.flush(inode)
             await view.tree.remove(view.inodes.conversations, b"c")
-            stalled.go.set()
-        assert seen == [[]]
+
+        assert await view.names_beside(store, flush_and_remove) == []

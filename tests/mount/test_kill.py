@@ -14,7 +14,7 @@ import trio
 from stowfs.store.file import FileStore
 from tests.support.audit import audit
 from tests.support.corpus import samples
-from tests.support.mounting import CLIENT_TIMEOUT, Mount, Mounts, python, run
+from tests.support.mounting import CLIENT_TIMEOUT, Mount, Mounts, kill_at_every_request, python, run
 
 pytestmark = [pytest.mark.fuse, pytest.mark.timeout(600)]
 
@@ -45,15 +45,7 @@ def _is_whole_after_restart(mounts: Mounts, name: str, acceptable: list[bytes | 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("kind", ["create", "replace", "append", "rename", "remove"])
 def test_a_commit_that_is_killed_at_any_request_is_all_or_nothing(kind: str, when: str, tmp_path: Path) -> None:
-    for request in range(1, 60):
-        mounts = Mounts(_new(tmp_path / str(request)))
-        try:
-            if not _killed_once(mounts, kind, when, request):
-                assert request > 2
-                return
-        finally:
-            mounts.close()
-    raise AssertionError("no end of requests")
+    kill_at_every_request(tmp_path, lambda mounts, request: _killed_once(mounts, kind, when, request), least=2)
 
 
 def _killed_once(mounts: Mounts, kind: str, when: str, request: int) -> bool:
@@ -74,14 +66,9 @@ def _killed_once(mounts: Mounts, kind: str, when: str, request: int) -> bool:
     }
     command, new = changes[kind]
     done = run(*command, data=NEW, check=False)
-    # What a commit releases is released in the background: unmounting waits for it, or meets the end there.
-    run("fusermount3", "-u", mount.mountpoint, check=False)
-    killed = mount.process.wait(CLIENT_TIMEOUT) == -signal.SIGKILL
-    mount.mend_store()
-    if not killed:
+    if not mount.was_killed():
         assert done.returncode == 0
         return False
-    mount.clear()
     before = None if kind == "rename" else old
     _is_whole_after_restart(mounts, "a", [new] if done.returncode == 0 else [before, new])
     return True
@@ -148,7 +135,7 @@ def test_files_whose_cp_succeeded_survive_a_kill_during_a_copy(seed: int, tmp_pa
     rng = random.Random(seed)
     sources = samples()
     rng.shuffle(sources)
-    mounts = Mounts(_new(tmp_path))
+    mounts = Mounts(tmp_path)
     try:
         copied: list[int] = []
         while len(copied) < len(sources):
@@ -190,8 +177,3 @@ def _copy_until_killed(mount: Mount, sources: list[Path], numbers: range, count:
                 mount.process.kill()
         client.wait(CLIENT_TIMEOUT)
     return succeeded
-
-
-def _new(directory: Path) -> Path:
-    directory.mkdir(exist_ok=True)
-    return directory

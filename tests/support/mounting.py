@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,6 +98,15 @@ class Mount:
         written = self.control / "kill.new"
         written.write_text(f"{when} {request}")
         written.rename(self.control / "kill")
+
+    def was_killed(self) -> bool:
+        """Unmounts, which waits for what is done in the background; whether the daemon met its end by `kill_at`."""
+        run("fusermount3", "-u", self.mountpoint, check=False)
+        killed = self.process.wait(CLIENT_TIMEOUT) == -signal.SIGKILL
+        self.mend_store()
+        if killed:
+            self.clear()
+        return killed
 
     def mend_store(self) -> None:
         """The store works again, and the daemon has noticed."""
@@ -208,3 +217,19 @@ def mounts(tmp_path: Path) -> Iterator[Mounts]:
         yield every
     finally:
         every.close()
+
+
+def kill_at_every_request(directory: Path, attempt: Callable[[Mounts, int], bool], *, least: int) -> None:
+    """Attempts something again and again, each time on a new store, with the number of the request at which it is to
+    be killed, until it says that it does not make as many: it must make `least`."""
+    for request in range(1, 60):
+        place = directory / str(request)
+        place.mkdir()
+        mounts = Mounts(place)
+        try:
+            if not attempt(mounts, request):
+                assert request > least
+                return
+        finally:
+            mounts.close()
+    raise AssertionError("no end of requests")
