@@ -149,7 +149,8 @@ class Backlog:
         if acknowledged is None:
             yield
             return
-        removal = msgspec.structs.replace(acknowledged.state(), removal=new_id())
+        removed = acknowledged.base.content_id if acknowledged.base is not None else ""
+        removal = msgspec.structs.replace(acknowledged.state(), removal=new_id(), removed=removed)
         await self._journal.change_drafts([DraftRow(removal.id, _encoder.encode(removal), None)])
         try:
             yield
@@ -263,7 +264,9 @@ class Backlog:
 
 
 def _is_older(current: Snapshot, removal: DraftState) -> bool:
-    """Whether the version was there when the removal began."""
+    """Whether the version was there when the removal began; the fence of an interrupted commit may have written it
+    again since."""
     assert removal.removal is not None
     ids = current.manifest.ring.recent
-    return current.etag == removal.base_etag or bool(removal.attempts.keys() & set(ids)) or ids[-1] < removal.removal
+    written_before = current.etag == removal.base_etag or ids[-1] < removal.removal
+    return written_before or current.content_id == removal.removed or bool(removal.attempts.keys() & set(ids))

@@ -36,7 +36,8 @@ ReadBase = Callable[[Snapshot, int, int], Awaitable[bytes]]
 class DraftState(msgspec.Struct, frozen=True, omit_defaults=True):
     """A frozen draft as the journal keeps it: everything but the manifest of the base, and the bytes, where they are
     many: those are in the spool file `id`. `extents`: start, end, position of each; `content`: the bytes of each, or
-    nothing. `removal`: it is being removed; an id that is greater than those of all commits that were there before."""
+    nothing. `removal`: it is being removed; an id that is greater than those of all commits that were there before.
+    `removed`: which content is (`Snapshot.content_id` of the base)."""
 
     id: str
     path: str
@@ -52,6 +53,7 @@ class DraftState(msgspec.Struct, frozen=True, omit_defaults=True):
     appending: bool = False
     exclusive: bool = False
     removal: str | None = None
+    removed: str = ""
     shift: int = 0
     content: tuple[bytes, ...] = ()
 

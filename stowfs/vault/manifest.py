@@ -179,6 +179,12 @@ class Snapshot:
         same = (a.kind, a.pieces, a.inline_digest) == (b.kind, b.pieces, b.inline_digest)
         return a.deleted is None and b.deleted is None and same
 
+    @property
+    def content_id(self) -> str:
+        """The same for versions that have the same bytes by their manifests: a digest."""
+        manifest = self.manifest
+        return hashlib.sha256(_encoder.encode((manifest.kind, manifest.pieces, manifest.inline_digest))).hexdigest()
+
     @cached_property
     def top_references(self) -> tuple[Reference, ...]:
         """The references that stand in the manifest itself, in order."""
