@@ -39,7 +39,7 @@ class Medium(Protocol):
         """Leaves nothing behind."""
 
 
-class MemoryMedium:
+class MemoryMedium(Medium):
     """Bytes in memory: gone with the process."""
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class MemoryMedium:
         self._parts = []
 
 
-class FileMedium:
+class FileMedium(Medium):
     """A local file of its own."""
 
     def __init__(self, path: Path, flags: int = 0) -> None:

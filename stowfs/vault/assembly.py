@@ -7,7 +7,7 @@ grow with the file.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -126,8 +126,8 @@ class Before:
     """The digests of what the base has inline and as segments. Both stay as they are, however they would compress now:
     then the same bytes are the same version."""
 
-    inline: set[str]
-    segments: set[str]
+    inline: Set[str]
+    segments: Set[str]
 
 
 class Assembler:
@@ -150,10 +150,10 @@ class Assembler:
         self._threads = threads
         self._assembling = 0
 
-    async def assemble(self, draft: Draft, acquire: Acquire) -> Assembled:
-        """The pieces of `draft`; every new segment among them has been passed to `acquire`. Errors of reading and
-        storing."""
-        before = Before(_inline_digests(draft.base), await self._layouts.digests(draft.base))
+    async def assemble(self, draft: Draft, segments: Set[str], acquire: Acquire) -> Assembled:
+        """The pieces of `draft`; every new segment among them has been passed to `acquire`. `segments`: the digests of
+        those that its base references. Errors of reading and storing."""
+        before = Before(_inline_digests(draft.base), segments)
         self._assembling += 1
         try:
             progress = await self._begin(draft)

@@ -24,6 +24,7 @@ from stowfs.vault import record as records
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.naming import MANIFESTS, SEGMENTS
 from stowfs.vault.parallel import each
+from stowfs.vault.samples import pieces
 from stowfs.vault.untrusted import read_bounded
 
 TRAINED_ON = 16 * MIB
@@ -42,9 +43,6 @@ times as much."""
 
 LEAST = 16 * KIB
 """Bytes of a dictionary at least: below, there is nothing in it that is worth a second object."""
-
-PIECE = 32 * KIB
-"""Bytes of a sample: a dictionary is for what occurs in many, not for one long conversation."""
 
 REQUESTS = 16
 """Objects read at once."""
@@ -151,7 +149,7 @@ async def _contents(store: ObjectStore, dictionaries: Dictionaries, selection: _
 
 
 def _make(contents: Sequence[bytes], size: int) -> Dictionary | None:
-    return codec.train([part[i : i + PIECE] for part in contents for i in range(0, len(part), PIECE)], size)
+    return codec.train([bytes(piece) for part in contents for piece in pieces(part)], size)
 
 
 def _measure(contents: Sequence[bytes], *choices: Dictionary | None) -> list[int]:

@@ -138,7 +138,8 @@ class Committer:
                 if _has_expired(draft, previous):
                     raise Expired(f"{display(draft.path)}: the deadline has passed")
                 transaction.held = await self._layouts.digests(previous)
-                assembled = await self._assembler.assemble(draft, partial(self._acquire, transaction))
+                stays = transaction.held if previous is draft.base else await self._layouts.digests(draft.base)
+                assembled = await self._assembler.assemble(draft, stays, partial(self._acquire, transaction))
                 # The content that is kept may come from a version that is not under this name any more.
                 await transaction.acquire_existing(assembled.digests)
                 manifest = _manifest(transaction.id, draft, assembled, previous)
@@ -460,12 +461,7 @@ def _is_what_is_there(manifest: Manifest, current: Snapshot) -> bool:
     """Whether writing the manifest would change nothing but the time of change."""
     there = current.manifest
     attributes = msgspec.structs.replace(manifest.attributes, ctime_ns=there.attributes.ctime_ns)
-    same_bytes = (manifest.kind, manifest.pieces, manifest.tail, manifest.inline_digest) == (
-        there.kind,
-        there.pieces,
-        there.tail,
-        there.inline_digest,
-    )
+    same_bytes = manifest.content == there.content and manifest.tail == there.tail
     return there.live and same_bytes and attributes == there.attributes
 
 

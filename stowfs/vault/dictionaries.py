@@ -34,7 +34,7 @@ MEMORY = 8
 """Dictionaries kept in memory, those used last: a store has two or three. Digested, each takes about its size, and for
 compression several times that."""
 
-OBJECT_LEVEL = 19
+OBJECT_LEVEL = codec.BEST_LEVEL
 """zstd level of the stored dictionaries: they are written once, and every byte has to be earned back."""
 
 

@@ -119,6 +119,11 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.holds_something and expiry.is_over(self.attributes.expires_ns)
 
     @property
+    def content(self) -> tuple[str, tuple[Reference | int, ...], str]:
+        """What tells the bytes of this version from those of any other, whatever its attributes and ring."""
+        return self.kind, self.pieces, self.inline_digest
+
+    @property
     def holds_something(self) -> bool:
         """Whether this is more than an empty tombstone."""
         return self.deleted is None or bool(self.pieces)
@@ -176,14 +181,12 @@ class Snapshot:
         """Whether neither is a tombstone and both have the same bytes by their manifests: at most attributes or rings
         differ."""
         a, b = self.manifest, other.manifest
-        same = (a.kind, a.pieces, a.inline_digest) == (b.kind, b.pieces, b.inline_digest)
-        return a.deleted is None and b.deleted is None and same
+        return a.deleted is None and b.deleted is None and a.content == b.content
 
     @property
     def content_id(self) -> str:
         """The same for versions that have the same bytes by their manifests: a digest."""
-        manifest = self.manifest
-        return hashlib.sha256(_encoder.encode((manifest.kind, manifest.pieces, manifest.inline_digest))).hexdigest()
+        return hashlib.sha256(_encoder.encode(self.manifest.content)).hexdigest()
 
     @cached_property
     def top_references(self) -> tuple[Reference, ...]:

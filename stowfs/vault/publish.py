@@ -104,7 +104,6 @@ async def _find_out(
     current = None
     if found is not None:
         current = manifests.decode(own.path, found.etag, found.body, await dictionaries.of(found.body))
-    if found is not None and current is not None:
         if current.manifest.commit == own.manifest.commit:
             return Published(current, found.body)
         generation = base.manifest.ring.generation if base else 0

@@ -12,7 +12,8 @@ from stowfs.codec import BytesLike
 from stowfs.config import KIB, MIB
 
 PIECE = 32 * KIB
-"""Bytes that are sampled together: short enough that a sample has many conversations in it."""
+"""Bytes that are sampled together: short enough that a sample has many conversations in it, since a dictionary is for
+what occurs in many, not for one long one."""
 
 TRAINING_LIMIT = 8 * MIB
 """Bytes of the sample that is trained on: from several times its size on, a dictionary hardly gets better."""
@@ -69,6 +70,11 @@ class Samples:
                 # Whole: the more of a part there is, the less a dictionary helps.
                 self.held_out.offer(part)
                 continue
-            view = memoryview(part)
-            for start in range(0, len(view), PIECE):
-                self.training.offer(view[start : start + PIECE])
+            for piece in pieces(part):
+                self.training.offer(piece)
+
+
+def pieces(part: BytesLike) -> Iterator[memoryview]:
+    """A part as it is trained on."""
+    view = memoryview(part)
+    return (view[start : start + PIECE] for start in range(0, len(view), PIECE))

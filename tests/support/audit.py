@@ -108,3 +108,8 @@ async def _get(store: ObjectStore, key: str) -> Found:
     found = await store.get(key)
     assert isinstance(found, Found)
     return found
+
+
+async def contents(store: ObjectStore, prefix: str = "") -> dict[str, bytes]:
+    """Every object, by key."""
+    return {key: (await _get(store, key)).body for key in await _keys(store, prefix)}

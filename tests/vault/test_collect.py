@@ -9,7 +9,7 @@ import trio
 
 from stowfs.conversation.segmenter import SegmenterParameters
 from stowfs.errors import NoSuchPath, StoreError, StoreUnavailable
-from stowfs.store.base import Found, ObjectStore
+from stowfs.store.base import ObjectStore
 from stowfs.store.file import FileStore
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.check import Checker
@@ -19,7 +19,7 @@ from stowfs.vault.naming import blob_key, digest_of_segment, manifest_key, segme
 from stowfs.vault.repair import repair
 from stowfs.vault.ring import FORGOTTEN_AFTER, Verdict, first_ring
 from stowfs.vault.vault import Vault
-from tests.support.audit import audit
+from tests.support.audit import audit, contents
 from tests.support.faults import Action, FailAfter, FailBefore, FaultyStore, Late, Rule, Stall, StallAfter
 from tests.support.vaults import DEADLINE, Hosts, append, read, write
 from tests.vault.test_promises import log_lines, noise
@@ -33,16 +33,6 @@ BULKY = noise(600_000, 1)
 
 DEAD = 2048
 """Bytes that a dead record or an empty tombstone takes at most: a ring and a few figures."""
-
-
-async def contents(store: ObjectStore, prefix: str = "") -> dict[str, bytes]:
-    found = {}
-    async for page in store.list(prefix):
-        for info in page.objects:
-            answer = await store.get(info.key)
-            assert isinstance(answer, Found)
-            found[info.key] = answer.body
-    return found
 
 
 def later(seconds: float) -> Callable[[], float]:

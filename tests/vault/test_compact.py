@@ -9,17 +9,17 @@ import trio.testing
 
 from stowfs.conversation.segmenter import SegmenterParameters
 from stowfs.errors import StoreError
-from stowfs.store.base import Found, ObjectStore
 from stowfs.store.memory import MemoryStore
 from stowfs.vault import compact as module
 from stowfs.vault.check import Checker
 from stowfs.vault.collect import collect_garbage
 from stowfs.vault.compact import Compacted, compact_store
 from stowfs.vault.descriptor import create_descriptor
+from stowfs.vault.draft import Draft
 from stowfs.vault.naming import SEGMENTS, manifest_key
 from stowfs.vault.record import REDIRECT_ABOVE
 from stowfs.vault.vault import Vault
-from tests.support.audit import audit
+from tests.support.audit import audit, contents
 from tests.support.dictionaries import conversation
 from tests.support.faults import Action, FailAfter, FailBefore, FaultyStore, Late, Rule, Stall
 from tests.support.vaults import Hosts, append, edit, flush, read, write
@@ -54,18 +54,18 @@ async def filled(hosts: Hosts, name: str = "writer") -> Vault:
     return vault
 
 
+async def waiting(hosts: Hosts) -> tuple[Vault, Draft]:
+    """A host on which a line that is appended to `small/3` waits for the store."""
+    writer = await hosts.start("async", asynchronous=True)
+    base = await writer.head("small/3")
+    draft = writer.draft("small/3", base, base.attributes, appending=True)
+    draft.write(base.size, b"a line\n")
+    await writer.acknowledge(draft)
+    return writer, draft
+
+
 async def compact(hosts: Hosts, vault: Vault, *, train: bool = False, dry_run: bool = False) -> Compacted:
     return await compact_store(hosts.store, vault, train=train, dry_run=dry_run)
-
-
-async def stored(store: ObjectStore, prefix: str = "") -> dict[str, bytes]:
-    found = {}
-    async for page in store.list(prefix):
-        for info in page.objects:
-            answer = await store.get(info.key)
-            assert isinstance(answer, Found)
-            found[info.key] = answer.body
-    return found
 
 
 def size(objects: dict[str, bytes]) -> int:
@@ -83,10 +83,10 @@ async def check(hosts: Hosts, expected: dict[str, bytes], host: str) -> None:
 async def test_everything_takes_less_space_and_is_what_it_was(hosts: Hosts, faulty: FaultyStore) -> None:
     writer = await filled(hosts)
     versions = {path: await writer.head(path) for path in FILES}
-    before = await stored(faulty.inner)
+    before = await contents(faulty.inner)
     assert any(key.startswith(SEGMENTS) for key in before)
     compacted = await compact(hosts, await hosts.start("compactor"), train=True)
-    after = await stored(faulty.inner)
+    after = await contents(faulty.inner)
     assert compacted.trained is not None
     assert compacted.trained.used
     assert compacted.conversations >= 12
@@ -110,7 +110,7 @@ async def test_everything_takes_less_space_and_is_what_it_was(hosts: Hosts, faul
 async def test_a_second_compaction_finds_nothing_to_do(hosts: Hosts, faulty: FaultyStore) -> None:
     await filled(hosts)
     await compact(hosts, await hosts.start("compactor"), train=True)
-    before = await stored(faulty.inner)
+    before = await contents(faulty.inner)
     faulty.reset_log()
     again = await compact(hosts, await hosts.start("another"), train=True)
     assert (again.conversations, again.segments) == (0, 0)
@@ -118,14 +118,14 @@ async def test_a_second_compaction_finds_nothing_to_do(hosts: Hosts, faulty: Fau
     assert not again.trained.used
     assert again.bytes_before == again.bytes_after
     assert [request for request in faulty.log if request.operation in ("put", "delete")] == []
-    assert await stored(faulty.inner) == before
+    assert await contents(faulty.inner) == before
 
 
 async def test_a_dry_run_changes_nothing_and_tells_the_same(hosts: Hosts, faulty: FaultyStore) -> None:
     vault = await filled(hosts)
-    before = await stored(faulty.inner)
+    before = await contents(faulty.inner)
     dry = await compact(hosts, vault, dry_run=True)
-    assert await stored(faulty.inner) == before
+    assert await contents(faulty.inner) == before
     done = await compact(hosts, vault)
     assert (dry.conversations, dry.segments, dry.bytes_after) == (done.conversations, done.segments, done.bytes_after)
     assert dry.bytes_after < dry.bytes_before
@@ -158,11 +158,7 @@ async def test_what_was_compacted_goes_on_being_written_to(hosts: Hosts, faulty:
 
 async def test_what_waits_for_the_store_is_appended_to_what_was_compacted(hosts: Hosts) -> None:
     vault = await filled(hosts)
-    writer = await hosts.start("async", asynchronous=True)
-    base = await writer.head("small/3")
-    draft = writer.draft("small/3", base, base.attributes, appending=True)
-    draft.write(base.size, b"a line\n")
-    await writer.acknowledge(draft)
+    writer, _ = await waiting(hosts)
     await compact(hosts, vault, train=True)
     await flush(writer)
     await check(hosts, FILES | {"small/3": FILES["small/3"] + b"a line\n"}, "other")
@@ -173,11 +169,7 @@ async def test_a_removal_that_a_crash_interrupts_is_finished_after_a_compaction(
 ) -> None:
     """It is of the version that was there when it began, and that is still there."""
     vault = await filled(hosts)
-    writer = await hosts.start("async", asynchronous=True)
-    base = await writer.head("small/3")
-    draft = writer.draft("small/3", base, base.attributes, appending=True)
-    draft.write(base.size, b"a line\n")
-    await writer.acknowledge(draft)
+    writer, draft = await waiting(hosts)
     stall = Stall()
     rule = faulty.add(Rule(stall, "put", manifest_key("small/3")))
 
@@ -244,9 +236,9 @@ async def test_any_request_may_fail(action: Action, autojump_clock: trio.testing
             expected = {"small": FILES["small/1"], "long": SESSION}
             await check(hosts, expected, "reader")
             await compact(hosts, await hosts.start("again"))
-            done = await stored(faulty.inner)
+            done = await contents(faulty.inner)
             await compact(hosts, await hosts.start("third"))
-            assert await stored(faulty.inner) == done
+            assert await contents(faulty.inner) == done
             await append(vault, "long", b"more\n")
             await check(hosts, expected | {"long": SESSION + b"more\n"}, "last")
 
@@ -263,12 +255,12 @@ async def test_an_interrupted_compaction_goes_on_where_it_was(
     await stall.reached.wait()
     await hosts.crash("compactor")
     faulty.rules.clear()
-    half = await stored(faulty.inner)
+    half = await contents(faulty.inner)
     faulty.reset_log()
     await compact(hosts, await hosts.start("next"), train=True)
     written = [request.key for request in faulty.log if request.operation == "put"]
     assert len(written) == len(set(written))
-    done = await stored(faulty.inner)
+    done = await contents(faulty.inner)
     untouched = [key for key in half if key.startswith("manifests/") and half[key] == done[key]]
     # Five of the first run, and what had nothing to gain.
     assert len(untouched) >= 5
@@ -331,9 +323,9 @@ async def test_two_compactions_at_once(hosts: Hosts, faulty: FaultyStore) -> Non
         nursery.start_soon(compact, hosts, one)
         nursery.start_soon(compact, hosts, other)
     await check(hosts, FILES, "reader")
-    done = await stored(faulty.inner)
+    done = await contents(faulty.inner)
     await compact(hosts, await hosts.start("third"))
-    assert await stored(faulty.inner) == done
+    assert await contents(faulty.inner) == done
 
 
 # What is left as it is
@@ -341,22 +333,22 @@ async def test_two_compactions_at_once(hosts: Hosts, faulty: FaultyStore) -> Non
 
 async def test_what_cannot_be_read_is_named_and_left(hosts: Hosts, faulty: FaultyStore) -> None:
     vault = await filled(hosts)
-    key, body = next(iter((await stored(faulty.inner, SEGMENTS)).items()))
+    key, body = next(iter((await contents(faulty.inner, SEGMENTS)).items()))
     damaged = {key: body[:-5] + b"wrong", manifest_key("small/2"): b"no manifest"}
     for key, body in damaged.items():
         await faulty.inner.put(key, body)
     compacted = await compact(hosts, await hosts.start("compactor"), train=True)
     assert {unread.key for unread in compacted.unread} == set(damaged)
-    assert (await stored(faulty.inner)).items() >= damaged.items()
+    assert (await contents(faulty.inner)).items() >= damaged.items()
     assert await read(vault, "small/1") == FILES["small/1"]
 
 
 async def test_a_tombstone_stays_as_it_is(hosts: Hosts, faulty: FaultyStore) -> None:
     vault = await filled(hosts)
     await vault.remove("small/1")
-    before = (await stored(faulty.inner))[manifest_key("small/1")]
+    before = (await contents(faulty.inner))[manifest_key("small/1")]
     await compact(hosts, vault, train=True)
-    assert (await stored(faulty.inner))[manifest_key("small/1")] == before
+    assert (await contents(faulty.inner))[manifest_key("small/1")] == before
 
 
 # Large payloads
@@ -370,21 +362,21 @@ async def test_a_replaced_payload_is_deleted_after_the_grace_period(
     monkeypatch.setattr("stowfs.vault.record.REDIRECT_ABOVE", 1024)
     vault = await hosts.start("a")
     await write(vault, "bulky", BULKY)
-    blobs = set(await stored(faulty.inner, "blobs/"))
+    blobs = set(await contents(faulty.inner, "blobs/"))
     assert blobs
     # As if it had been compressed badly.
     compacted = await compact(hosts, vault)
     assert compacted.segments == len(blobs)
-    both = set(await stored(faulty.inner, "blobs/"))
+    both = set(await contents(faulty.inner, "blobs/"))
     assert both > blobs
     assert (await Checker(hosts.store, vault.descriptor, grace=0, exclusive=True).run()).findings == []
     kept = await collect_garbage(faulty, vault)
     assert kept.replaced == 0
-    assert set(await stored(faulty.inner, "blobs/")) == both
+    assert set(await contents(faulty.inner, "blobs/")) == both
     dry = await collect_garbage(faulty, vault, grace=-1, dry_run=True)
     assert dry.replaced == len(blobs)
     collected = await collect_garbage(faulty, vault, grace=-1)
     assert collected.replaced == len(blobs)
-    assert set(await stored(faulty.inner, "blobs/")) == both - blobs
+    assert set(await contents(faulty.inner, "blobs/")) == both - blobs
     await check(hosts, {"bulky": BULKY}, "other")
     assert (await Checker(hosts.store, vault.descriptor, grace=0, exclusive=True).run()).findings == []
