@@ -4,11 +4,12 @@ One file that cannot be read or stored does not keep the others. Symbolic links 
 are, wherever they lead; special files are skipped.
 """
 
+import contextlib
 import os
 import random
 import stat
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ import trio
 from stowfs.cli.output import Progress
 from stowfs.cli.pool import is_below, work_through
 from stowfs.cli.tally import Tally
-from stowfs.config import MIB
+from stowfs.config import KIB, MIB
 from stowfs.errors import NoSuchPath, NotDirectory, PathExists, StowError
 from stowfs.vault.draft import Draft
 from stowfs.vault.expiry import deadline
@@ -33,6 +34,14 @@ once."""
 
 STEP = 4 * MIB
 """Bytes copied at a time."""
+
+BATCH = 16
+BATCH_SIZE = 256 * KIB
+"""Files and bytes that are read in one go: to change to another thread and back takes longer than to read a small
+file."""
+
+ROUNDS = 4
+"""Batches for each of the commits under way, at least, so that all of them have something to do to the end."""
 
 NEW_MODE = 0o755
 """Permissions of directories that no local directory stands for."""
@@ -115,19 +124,17 @@ async def put(
         except (OSError, StowError) as error:
             tally.failed(item.source, error)
 
-    async def put_file(item: Item) -> None:
-        if is_below(item.path, missing):
-            tally.failed(item.source, NotDirectory("its directory could not be made"))
-            return
-        if stat.S_ISLNK(item.status.st_mode):
-            await put_link(item)
-            return
-        draft = vault.draft(item.path, None, _attributes(item.status, now))
+    async def begin(item: Item) -> Draft:
+        attributes = _attributes(item.status, now)
+        if item.path not in there:
+            return vault.draft(item.path, None, attributes)
+        # What is there is replaced, whatever it is by then; but if it is the same, nothing is written.
+        return await _replacing(vault, item.path, attributes)
+
+    async def commit(item: Item, draft: Draft, copied: Exception | None) -> None:
         try:
-            if item.path in there:
-                # What is there is replaced, whatever it is by then; but if it is the same, nothing is written.
-                draft = await _replacing(vault, item.path, draft.attributes)
-            await trio.to_thread.run_sync(_copy, item.source, draft)
+            if copied is not None:
+                raise copied
             size = draft.size
             draft.attributes = msgspec.structs.replace(draft.attributes, expires_ns=deadline(lifetime))
             await vault.commit(draft)
@@ -135,30 +142,76 @@ async def put(
             progress.advance(size)
         except (OSError, StowError) as error:
             tally.failed(item.source, error)
+
+    async def put_files(items: Sequence[Item]) -> None:
+        drafts: list[tuple[Item, Draft]] = []
+        try:
+            for item in items:
+                if is_below(item.path, missing):
+                    tally.failed(item.source, NotDirectory("its directory could not be made"))
+                elif stat.S_ISLNK(item.status.st_mode):
+                    await put_link(item)
+                else:
+                    try:
+                        drafts.append((item, await begin(item)))
+                    except StowError as error:
+                        tally.failed(item.source, error)
+            copied = await trio.to_thread.run_sync(_copy_all, drafts)
+            for (item, draft), failure in zip(drafts, copied, strict=True):
+                await commit(item, draft, failure)
         finally:
-            draft.discard()
+            for _, draft in drafts:
+                draft.discard()
 
     total = sum(item.status.st_size for item in files)
     progress.expect(total)
     async with aclosing(_selection(files)) as selection:
         await vault.trainer.train_first(selection, total)
-    await work_through(put_file, files, workers=COMMITS)
+    await work_through(put_files, list(_batches(files, len(files) // (COMMITS * ROUNDS))), workers=COMMITS)
+
+
+def _batches(items: Sequence[Item], count: int) -> Iterator[list[Item]]:
+    """The items in their order, few enough together to be read in one go; no more than `count`, where that is more
+    than one."""
+    batch: list[Item] = []
+    size = 0
+    for item in items:
+        if batch and (size + item.status.st_size > BATCH_SIZE or len(batch) >= min(count, BATCH)):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += item.status.st_size
+    if batch:
+        yield batch
 
 
 async def _selection(files: list[Item]) -> AsyncGenerator[bytes]:
     """The beginnings of files at random, for a dictionary. What cannot be read is left out here: to copy it will tell
     why."""
     regular = [item for item in files if stat.S_ISREG(item.status.st_mode)]
-    for item in random.sample(regular, len(regular)):
+    for batch in _batches(random.sample(regular, len(regular)), BATCH):
+        for content in await trio.to_thread.run_sync(_beginnings, batch):
+            yield content
+
+
+def _beginnings(items: Sequence[Item]) -> list[bytes]:
+    contents = []
+    for item in items:
+        with contextlib.suppress(OSError), open(item.source, "rb", buffering=0) as file:
+            contents.append(file.read(CONTENT))
+    return contents
+
+
+def _copy_all(drafts: Sequence[tuple[Item, Draft]]) -> list[Exception | None]:
+    """Copies files into drafts; what went wrong with each."""
+    failures: list[Exception | None] = []
+    for item, draft in drafts:
         try:
-            yield await trio.to_thread.run_sync(_beginning, item.source)
-        except OSError:
-            continue
-
-
-def _beginning(source: str) -> bytes:
-    with open(source, "rb", buffering=0) as file:
-        return file.read(CONTENT)
+            _copy(item.source, draft)
+            failures.append(None)
+        except (OSError, StowError) as error:
+            failures.append(error)
+    return failures
 
 
 def _copy(source: str, draft: Draft) -> None:

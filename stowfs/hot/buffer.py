@@ -2,15 +2,27 @@
 
 What is not written yet is found all the same. Of manifests it is noted beside the database as well (`recent`): while
 the store is away they are shown without asking it, and after a crash must not be older than what this host did before.
-Of sightings a crash forgets the last few, which costs nothing but a request each.
+Of sightings a crash forgets the last few, which costs nothing but a request each. That a segment was never seen, which
+is true of most, is told from memory (`known`).
 """
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
-from stowfs.hot.index import SIGHTINGS_LIMIT, VERSIONS_LIMIT, CachedManifest, Index, Sighting, id_of, key_of
+from stowfs.hot.index import (
+    SIGHTINGS_LIMIT,
+    VERSIONS_LIMIT,
+    CachedManifest,
+    Index,
+    Sighting,
+    id_of,
+    key_of,
+    read_prefixes,
+)
+from stowfs.hot.known import PREFIX, KnownHashes
 from stowfs.hot.recent import Entry, RecentEntries
 
 ENTRIES = 128
@@ -34,6 +46,7 @@ class BufferedIndex(Index):
         self._recent = RecentEntries(path.with_name(path.name + "-recent"))
         # Batches that were taken and are not in the database yet.
         self._under_way = 0
+        self._known = KnownHashes()
 
     @classmethod
     def open(
@@ -81,8 +94,13 @@ class BufferedIndex(Index):
     async def sightings(self, hashes: Sequence[bytes]) -> dict[bytes, Sighting]:
         """What is known of those segments (SHA-256 keys)."""
         new = {hash: self._new_sightings[hash] for hash in hashes if hash in self._new_sightings}
-        rest = [hash for hash in hashes if hash not in new]
-        return {**await super().sightings(rest), **new} if rest else new
+        rest = [hash for hash in hashes if hash not in new and self._known.may_have(hash)]
+        if not rest:
+            return new
+        found = await super().sightings(rest)
+        if self._known.is_due and not self._under_way:
+            await self._read_known()
+        return {**found, **new}
 
     async def note_sightings(self, sightings: Mapping[bytes, Sighting]) -> None:
         """Remembers where segments were seen, unless something newer is known; the oldest sightings go."""
@@ -92,7 +110,16 @@ class BufferedIndex(Index):
             known = self._new_sightings.get(hash)
             if known is None or known.seen_at <= sighting.seen_at:
                 self._new_sightings[hash] = sighting
+                self._known.add(hash)
         await self._write_many()
+
+    async def _read_known(self) -> None:
+        self._known.begin(self._new_sightings)
+        prefixes = None
+        try:
+            prefixes = await self._run(partial(read_prefixes, size=PREFIX), None)
+        finally:
+            self._known.end(prefixes)
 
     def close(self) -> None:
         """Writes what is left and closes the database; blocks. Every later call finds nothing."""

@@ -343,6 +343,14 @@ def _read_sightings(connection: sqlite3.Connection, hashes: Sequence[bytes]) -> 
     }
 
 
+def read_prefixes(connection: sqlite3.Connection, *, size: int) -> bytes:
+    """The first `size` bytes of the hash of every sighting, in order, one after the other."""
+    prefixes = bytearray()
+    for (prefix,) in connection.execute("SELECT SUBSTR(hash, 1, ?) FROM sightings ORDER BY hash", (size,)):
+        prefixes += prefix
+    return bytes(prefixes)
+
+
 def _evict_manifests(connection: sqlite3.Connection, excess: int) -> int:
     """Drops the manifests used longest ago until `excess` bytes are free. Returns how many bytes are."""
     freed = 0

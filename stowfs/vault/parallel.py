@@ -16,11 +16,11 @@ async def each(function: Callable[[T], Awaitable[R]], items: Iterable[T], *, lim
     Raises what the first failing call raised; the other calls are cancelled.
     """
     work = list(items)
-    if len(work) == 1:
-        return [await function(work[0])]
+    if len(work) <= 1:
+        return [await function(item) for item in work]
     results: dict[int, R] = {}
     failures: list[Exception] = []
-    slots = trio.CapacityLimiter(limit or max(len(work), 1))
+    slots = trio.CapacityLimiter(limit or len(work))
 
     async def one(index: int, item: T) -> None:
         try:

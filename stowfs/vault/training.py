@@ -16,7 +16,7 @@ import trio
 
 from stowfs import codec
 from stowfs.codec import Dictionary
-from stowfs.config import MIB
+from stowfs.config import KIB, MIB
 from stowfs.conversation.segmenter import SegmenterParameters, segment
 from stowfs.errors import StowError
 from stowfs.vault import manifest as manifests
@@ -59,6 +59,11 @@ ENOUGH = 8 * MIB
 
 TOO_MUCH = 64 * MIB
 """Bytes to read for that, at most, where hardly any are distinct: a second or two."""
+
+
+STEP = 256 * KIB
+"""Bytes of them that another thread looks at in one go: some milliseconds of work, beside which the change of threads
+is nothing."""
 
 
 class Outcome(Enum):
@@ -117,10 +122,15 @@ class Trainer:
             if not self.wants_first:
                 return
             collector = Collector(self._parameters)
+            waiting: list[bytes] = []
             async for content in contents:
-                await trio.to_thread.run_sync(collector.add, content)
-                if collector.is_enough:
-                    break
+                waiting.append(content)
+                if sum(map(len, waiting)) >= STEP:
+                    await trio.to_thread.run_sync(collector.add, waiting)
+                    waiting = []
+                    if collector.is_enough:
+                        break
+            await trio.to_thread.run_sync(collector.add, waiting)
             self._next = FIRST * AGAIN
             distinct = collector.samples.seen / max(collector.read, 1)
             await self._try(collector.samples, distinct * total)
@@ -166,8 +176,12 @@ class Collector:
         """Whether more would not change much."""
         return self.samples.seen >= ENOUGH or self.read >= TOO_MUCH
 
-    def add(self, content: bytes) -> None:
-        """A conversation, or its beginning."""
+    def add(self, contents: Sequence[bytes]) -> None:
+        """Conversations, or their beginnings."""
+        for content in contents:
+            self._add(content)
+
+    def _add(self, content: bytes) -> None:
         self.read += len(content)
         cut = segment(content, parameters=self._parameters)
         facts = Facts(cut.format, cut.resumable, cut.metadata.model, cut.metadata.application, cut.metadata.messages)
