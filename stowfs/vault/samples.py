@@ -15,8 +15,9 @@ PIECE = 32 * KIB
 """Bytes that are sampled together: short enough that a sample has many conversations in it, since a dictionary is for
 what occurs in many, not for one long one."""
 
-TRAINING_LIMIT = 8 * MIB
-"""Bytes of the sample that is trained on: from several times its size on, a dictionary hardly gets better."""
+TRAINING_LIMIT = 6 * MIB
+"""Bytes of the sample that is trained on: from several times its size on, a dictionary hardly gets better. To train
+takes about as much memory again, and a second for every 20 MiB."""
 
 HELD_OUT_LIMIT = 1 * MIB
 """Bytes of the sample that it is measured with, in another thread for a fraction of a second."""

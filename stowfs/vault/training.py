@@ -51,10 +51,10 @@ REPLACING_GAIN = 0.95
 """The part that is left of what the last dictionary leaves, at most: every one is kept, fetched and held in memory by
 everybody who reads what was made with it."""
 
-CONTENT = 2 * MIB
-"""Bytes of one conversation that are sampled beforehand: it should not be the only one."""
+CONTENT = 256 * KIB
+"""Bytes of one conversation that are sampled beforehand: so little that there are dozens in a sample."""
 
-ENOUGH = 8 * MIB
+ENOUGH = 6 * MIB
 """Distinct bytes to sample beforehand: as many as are kept."""
 
 TOO_MUCH = 64 * MIB

@@ -246,9 +246,9 @@ def test_samples_are_bounded_whatever_is_offered(monkeypatch: pytest.MonkeyPatch
 def test_what_conversations_share_is_sampled_once() -> None:
     collector = Collector(DEFAULT_PARAMETERS)
     shared = conversation(1, messages=3000)
-    collector.add(shared)
+    collector.add([shared])
     alone = collector.samples.seen
-    collector.add(shared + conversation(2))
+    collector.add([shared + conversation(2)])
     assert alone > len(shared)
     # The last runs differ, and the header comes in addition.
     assert collector.samples.seen - alone < len(shared) / 3
