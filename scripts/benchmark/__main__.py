@@ -83,11 +83,12 @@ def _arguments() -> tuple[Settings, argparse.Namespace]:
         action="append",
         type=float,
         metavar="MB",
-        help="of sessions that are appended to; the largest is read at random (1, 10, 100)",
+        help="of sessions that are appended to; the largest is read, too (1, 10, 100)",
     )
     parser.add_argument("--appends", type=int, default=20, help="lines appended to a session (20)")
     parser.add_argument("--reads", type=int, default=500, help="blocks of 4 KiB read at random (500)")
     parser.add_argument("--clients", type=int, default=8, help="clients at once (8)")
+    parser.add_argument("--names", type=int, default=100_000, help="conversations that are listed (100000)")
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="for any one step (900)")
     parser.add_argument(
         "--keep-page-cache",
@@ -120,6 +121,7 @@ def _arguments() -> tuple[Settings, argparse.Namespace]:
             appends=given.appends,
             reads=given.reads,
             clients=given.clients,
+            names=given.names,
             drop_caches=not given.keep_page_cache,
             install=not given.no_install,
         ),

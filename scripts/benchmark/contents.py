@@ -63,3 +63,11 @@ def write_session(path: Path, size: float, corpora: Iterable[Path]) -> None:
             written += file.write(json.dumps(message, ensure_ascii=False).encode() + b"\n")
             if written >= size * MEGABYTE:
                 return
+
+
+def write_names(directory: Path, count: int) -> None:
+    """`count` small conversations, a thousand in each directory."""
+    for number in range(count):
+        path = directory / f"{number // 1000:03}" / f"{number:06}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"messages": [{"role": "user", "content": f"question {number}"}]}))

@@ -19,8 +19,10 @@ from scripts.benchmark.contestants import (
     Place,
     Session,
     StowfsAsync,
+    StowfsCompact,
     StowfsCopy,
     StowfsSync,
+    Whole,
     directory_size,
 )
 from scripts.benchmark.mounts import mounted
@@ -42,7 +44,7 @@ class Boto3(Copier):
     name = "boto3"
 
     def copy_in(self, place: Place, source: Path, to: str) -> None:
-        _program(place, "boto", "in", place.bucket, str(source), to, str(CONCURRENCY))
+        _put_objects(place, source, to)
 
     def copy_out(self, place: Place, target: Path) -> None:
         _program(place, "boto", "out", place.bucket, str(target), str(CONCURRENCY))
@@ -66,6 +68,9 @@ class S3fs(Mounted):
         command: list[str | Path] = ["s3fs", place.bucket, point, "-f", "-o", f"{options},{parallel}"]
         with mounted(command, point, place.environment, place.directory / "mount.log", place.timeout) as daemon:
             yield Session(point, daemon)
+
+    def fill(self, place: Place, source: Path, to: str) -> None:
+        _put_objects(place, source, to)
 
 
 class Rclone(Mounted):
@@ -105,6 +110,9 @@ class Rclone(Mounted):
         ]
         with mounted(command, point, environment, place.directory / "mount.log", place.timeout) as daemon:
             yield Session(point, daemon)
+
+    def fill(self, place: Place, source: Path, to: str) -> None:
+        _put_objects(place, source, to)
 
     def settle(self, place: Place) -> float:
         busy = began = time.monotonic()
@@ -146,6 +154,32 @@ class Stowken(Copier):
         cache = place.directory / "cache"
         cache.mkdir(exist_ok=True)
         return (str(cache),)
+
+
+class StowkenLocal(Packer):
+    """The Python API of stowken on a local directory."""
+
+    name = "stowken-local"
+    packages = Stowken.packages
+
+    def pack(self, place: Place, source: Path) -> None:
+        _program(place, "stowken", "pack", str(place.directory / "packed"), str(source), str(CONCURRENCY))
+
+    def stored(self, place: Place) -> Stored:
+        return directory_size(place.directory / "packed")
+
+
+class ZstdObject(Whole):
+    """`zstd -3` of a file as one object: one GET, and decompression."""
+
+    name = "zstd-object"
+
+    def keep(self, place: Place, file: Path) -> None:
+        _program(place, "whole", "in", place.bucket, str(file))
+
+    def read(self, place: Place) -> tuple[float, str]:
+        seconds, digest = _program(place, "whole", "out", place.bucket).split()
+        return float(seconds), digest
 
 
 class Restic(Packer):
@@ -210,11 +244,14 @@ CONTESTANTS: tuple[Contestant, ...] = (
     StowfsSync(),
     StowfsAsync(),
     StowfsCopy(),
+    StowfsCompact(),
     Native(),
     Boto3(),
     S3fs(),
     Rclone(),
     Stowken(),
+    StowkenLocal(),
+    ZstdObject(),
     Restic(),
     Borg(),
     Zstd(),
@@ -222,10 +259,15 @@ CONTESTANTS: tuple[Contestant, ...] = (
 )
 
 
-def _program(place: Place, name: str, *arguments: str) -> None:
-    """Runs one of `programs`, so that it pays for starting as the other contestants do."""
+def _put_objects(place: Place, source: Path, to: str) -> None:
+    """One object a file."""
+    _program(place, "boto", "in", place.bucket, str(source), to, str(CONCURRENCY))
+
+
+def _program(place: Place, name: str, *arguments: str) -> str:
+    """Runs one of `programs`, so that it pays for starting as the other contestants do. Returns what it prints."""
     path = {"PYTHONPATH": str(ROOT)}
-    place.run(sys.executable, "-m", f"scripts.benchmark.programs.{name}", *arguments, env=path)
+    return place.run(sys.executable, "-m", f"scripts.benchmark.programs.{name}", *arguments, env=path).decode()
 
 
 def _free_port() -> int:

@@ -128,6 +128,8 @@ def show(lab: Lab, cost: ProxyCost | None, console: Console) -> None:
         if lab.proxy is not None:
             _print(console, f"{corpus}: requests, writes + reads", _table(there, failed, _requests_of))
             _print(console, f"{corpus}: MB to + from the store", _table(there, failed, _wire))
+        if remembered := [result for result in there if result.peak_memory]:
+            _print(console, f"{corpus}: most memory of the daemon, MB", _table(remembered, failed, _memory))
         stored = [result for result in there if result.stored is not None]
         if stored:
             _print(console, f"{corpus}: stored", _stored_table(stored, failed))
@@ -187,6 +189,10 @@ def _requests_of(result: Result) -> str:
 
 def _wire(result: Result) -> str:
     return f"{(result.sent or 0) / 1e6:.2f} + {(result.received or 0) / 1e6:.2f}"
+
+
+def _memory(result: Result) -> str:
+    return f"{(result.peak_memory or 0) / 1e6:.0f}"
 
 
 def _stored_table(results: Sequence[Result], failed: Set[str]) -> Table:

@@ -8,17 +8,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from scripts.benchmark.contents import shares, write_session
-from scripts.benchmark.contestants import Contestant, Mounted, Packer, Place
+from scripts.benchmark.contents import shares, write_names, write_session
+from scripts.benchmark.contestants import Contestant, Copier, Mounted, Place, Whole
 from scripts.benchmark.lab import Lab
 from scripts.benchmark.packages import need
 from scripts.benchmark.peers import CONTESTANTS
 from scripts.benchmark.processes import Failed
 from scripts.benchmark.store import Server
-from scripts.benchmark.workloads import Tour, append, clients, copies, random_reads
+from scripts.benchmark.workloads import Tour, append, clients, copies, names, random_reads, read
 
 COPIES = frozenset({"copy-in", "copy-out", "grep", "ls"})
 """Workloads of one tour: what is copied in is what the others read."""
+
+NAMES = "names"
+"""Under this name is reported how many conversations are listed."""
 
 SESSIONS = "sessions"
 """Under this name is reported what is done with made sessions, which belong to no corpus."""
@@ -61,7 +64,7 @@ class Runner:
         """Made sessions by their sizes, where a workload needs them."""
         settings = self.lab.settings
         wanted = set(settings.sizes) if "append" in settings.workloads else set()
-        if "random-read" in settings.workloads:
+        if {"read", "random-read"} & set(settings.workloads):
             wanted.add(max(settings.sizes))
         made = {}
         for size in sorted(wanted):
@@ -84,12 +87,18 @@ class Runner:
     ) -> None:
         settings = self.lab.settings
         for corpus in settings.corpora:
-            if COPIES & set(settings.workloads):
+            if COPIES & set(settings.workloads) and not isinstance(contestant, Whole):
                 self._tour(contestant, "copies", corpus.name, number, partial(copies, source=corpus))
-            if corpus in parts and not isinstance(contestant, Packer):
+            if corpus in parts and isinstance(contestant, Mounted | Copier):
                 self._tour(contestant, "clients", corpus.name, number, partial(clients, parts=parts[corpus]))
-        if not isinstance(contestant, Mounted):
-            return
+        if "read" in settings.workloads and isinstance(contestant, Mounted | Whole):
+            step = partial(read, session_file=sessions[max(sessions)])
+            self._tour(contestant, "read", SESSIONS, number, step)
+        if isinstance(contestant, Mounted):
+            self._on_mount(contestant, number, sessions)
+
+    def _on_mount(self, contestant: Mounted, number: int, sessions: dict[float, Path]) -> None:
+        settings = self.lab.settings
         if "append" in settings.workloads:
             for size in settings.sizes:
                 label = f"{size:g} MB"
@@ -98,6 +107,15 @@ class Runner:
         if "random-read" in settings.workloads:
             step = partial(random_reads, session_file=sessions[max(sessions)])
             self._tour(contestant, "random-read", SESSIONS, number, step)
+        if "names" in settings.workloads:
+            self._tour(contestant, "names", NAMES, number, partial(names, source=self._names()))
+
+    def _names(self) -> Path:
+        """A directory of many small conversations."""
+        made = self.work / NAMES
+        if not made.exists():
+            write_names(made, self.lab.settings.names)
+        return made
 
     def _tour(self, contestant: Contestant, what: str, corpus: str, number: int, go: Callable[[Tour], None]) -> None:
         """One tour, in a place of its own. What fails in it is recorded, and the run goes on."""

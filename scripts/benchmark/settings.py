@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONCURRENCY = 32
 """Requests at once of every contestant that can be told: what stowfs itself uses."""
 
-WORKLOADS = ("copy-in", "copy-out", "grep", "ls", "append", "random-read", "clients")
+WORKLOADS = ("copy-in", "copy-out", "grep", "ls", "append", "read", "random-read", "clients", "names")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,5 +28,6 @@ class Settings:
     appends: int
     reads: int
     clients: int
+    names: int
     drop_caches: bool
     install: bool

@@ -5,6 +5,7 @@ copies its cache is empty; for the native file system the page cache is dropped,
 copy pay for starting each time, mounts do not.
 """
 
+import hashlib
 import re
 import shutil
 import sys
@@ -17,13 +18,19 @@ from functools import partial
 from pathlib import Path
 
 from scripts.benchmark.contents import below, digests, files_in
-from scripts.benchmark.contestants import Contestant, Copier, Mounted, Packer, Place, Session
+from scripts.benchmark.contestants import Contestant, Copier, Mounted, Packer, Place, Session, Whole
 from scripts.benchmark.lab import Lab, Sample
 from scripts.benchmark.programs import appender, reader
 from scripts.benchmark.settings import ROOT
 
 FILES = "files"
 """The directory into which a corpus is copied."""
+
+SESSION = "session.jsonl"
+"""The name of a made session."""
+
+NAMES = "names"
+"""The directory of many small conversations."""
 
 PATTERN = "error"
 """What is searched for: it occurs in most corpora, in few of their lines."""
@@ -74,10 +81,10 @@ def _copies_of_mount(tour: Tour, contestant: Mounted, source: Path, contents: Ma
         _copy_out_of_mount(tour, session, copied, contents)
     if tour.wanted("grep"):
         with _cold(tour, contestant) as session:
-            _grep(tour, session.root / FILES, source)
+            _grep(tour, session.root / FILES, source, session)
     if tour.wanted("ls"):
         with _cold(tour, contestant) as session:
-            _list(tour, session.root / FILES, source)
+            _list(tour, "ls", session.root / FILES, source, session)
 
 
 def clients(tour: Tour, parts: Sequence[Path]) -> None:
@@ -113,10 +120,10 @@ def append(tour: Tour, session_file: Path, label: str) -> None:
     assert isinstance(contestant, Mounted)
     target = place.directory / "out"
     with contestant.mount(place) as session:
-        _write(contestant, place, session, [session_file], ["session.jsonl"])
+        _write(contestant, place, session, [session_file], [SESSION])
 
         def step() -> float:
-            seconds = float(_program(place, "appender", session.root / "session.jsonl", str(times)))
+            seconds = float(_program(place, "appender", session.root / SESSION, str(times)))
             began = time.monotonic()
             surplus = contestant.settle(place)
             return seconds + time.monotonic() - began - surplus
@@ -124,29 +131,74 @@ def append(tour: Tour, session_file: Path, label: str) -> None:
         sample = tour.measure(f"append {label}", step)
         _note_memory(sample, session)
     with _cold(tour, contestant) as session:
-        place.run("cp", session.root / "session.jsonl", target)
+        place.run("cp", session.root / SESSION, target)
     lines = b"".join(appender.line(number) for number in range(times))
     tour.lab.judge(sample, target.read_bytes() == session_file.read_bytes() + lines)
 
 
+def read(tour: Tour, session_file: Path) -> None:
+    """Reads a large session from its beginning to its end, cold and, where something can keep it, warm."""
+    expected = hashlib.sha256(session_file.read_bytes()).hexdigest()
+    match tour.contestant:
+        case Mounted() as contestant:
+            with _cold_session(tour, contestant, session_file) as session:
+                for how in ("cold", "warm"):
+                    _timed_read(tour, f"read {how}", expected, partial(_read_through, tour.place, session), session)
+        case Whole() as contestant:
+            contestant.keep(tour.place, session_file)
+            _timed_read(tour, "read cold", expected, partial(contestant.read, tour.place))
+
+
 def random_reads(tour: Tour, session_file: Path) -> None:
     """Reads blocks all over a large session, cold and then warm."""
-    contestant, place, times = tour.contestant, tour.place, tour.lab.settings.reads
+    contestant, times = tour.contestant, tour.lab.settings.reads
     assert isinstance(contestant, Mounted)
     _, expected = reader.read(session_file, times)
-    with contestant.mount(place) as session:
-        _write(contestant, place, session, [session_file], ["session.jsonl"])
-    with _cold(tour, contestant) as session:
+    with _cold_session(tour, contestant, session_file) as session:
         for how in ("cold", "warm"):
-            seen: list[str] = []
+            go = partial(_read_through, tour.place, session, str(times))
+            _timed_read(tour, f"random-read {how}", expected, go, session)
 
-            def step(seen: list[str] = seen) -> float:
-                seen[:] = _program(place, "reader", session.root / "session.jsonl", str(times)).split()
-                return float(seen[0])
 
-            sample = tour.measure(f"random-read {how}", step)
-            _note_memory(sample, session)
-            tour.lab.judge(sample, seen[1] == expected)
+def names(tour: Tour, source: Path) -> None:
+    """Lists many conversations, cold and warm."""
+    contestant = tour.contestant
+    assert isinstance(contestant, Mounted)
+    contestant.fill(tour.place, source, NAMES)
+    with _cold(tour, contestant) as session:
+        _list(tour, "names", session.root / NAMES, source, session)
+
+
+@contextmanager
+def _cold_session(tour: Tour, contestant: Mounted, session_file: Path) -> Iterator[Session]:
+    """A mount on which nothing is cached, with a session in it."""
+    with contestant.mount(tour.place) as session:
+        _write(contestant, tour.place, session, [session_file], [SESSION])
+    with _cold(tour, contestant) as session:
+        yield session
+
+
+def _read_through(place: Place, session: Session, *arguments: str) -> tuple[float, str]:
+    """The seconds and the digest that the program `reader` gives of the session."""
+    seconds, digest = _program(place, "reader", session.root / SESSION, *arguments).split()
+    return float(seconds), digest
+
+
+def _timed_read(
+    tour: Tour, workload: str, expected: str, go: Callable[[], tuple[float, str]], session: Session | None = None
+) -> None:
+    """Measures something that times itself and gives the digest of what it read."""
+    seen: list[str] = []
+
+    def step() -> float:
+        seconds, digest = go()
+        seen.append(digest)
+        return seconds
+
+    sample = tour.measure(workload, step)
+    if session is not None:
+        _note_memory(sample, session)
+    tour.lab.judge(sample, seen == [expected])
 
 
 def _keep(tour: Tour, sample: Sample, source: Path) -> None:
@@ -231,24 +283,24 @@ def _judge(
             tour.lab.problem(sample.contestant, "", "", "does not keep the bytes of files: there is nothing to compare")
 
 
-def _grep(tour: Tour, directory: Path, source: Path) -> None:
+def _grep(tour: Tour, directory: Path, source: Path, session: Session) -> None:
     def search(where: Path) -> list[bytes]:
         # Counting, because grep ends a file at its first match where nobody reads its output.
         # Status 1 means that nothing was found.
         return sorted(tour.place.run("grep", "-rcFe", PATTERN, ".", cwd=where, succeeds=(0, 1)).splitlines())
 
-    _twice(tour, "grep", lambda: search(directory), search(source))
+    _twice(tour, "grep", lambda: search(directory), search(source), session)
 
 
-def _list(tour: Tour, directory: Path, source: Path) -> None:
-    def names(where: Path) -> list[bytes]:
+def _list(tour: Tour, workload: str, directory: Path, source: Path, session: Session) -> None:
+    def sizes(where: Path) -> list[bytes]:
         listing = tour.place.run("ls", "-lR", ".", cwd=where)
         return sorted(b" ".join(found) for found in LISTED.findall(listing))
 
-    _twice(tour, "ls", lambda: names(directory), names(source))
+    _twice(tour, workload, lambda: sizes(directory), sizes(source), session)
 
 
-def _twice(tour: Tour, workload: str, look: Callable[[], list[bytes]], expected: list[bytes]) -> None:
+def _twice(tour: Tour, workload: str, look: Callable[[], list[bytes]], expected: list[bytes], session: Session) -> None:
     """Measures something cold and then warm, which must find what is expected."""
     for how in ("cold", "warm"):
         seen: list[bytes] = []
@@ -256,7 +308,9 @@ def _twice(tour: Tour, workload: str, look: Callable[[], list[bytes]], expected:
         def step(seen: list[bytes] = seen) -> None:
             seen[:] = look()
 
-        tour.lab.judge(tour.measure(f"{workload} {how}", step), seen == expected)
+        sample = tour.measure(f"{workload} {how}", step)
+        _note_memory(sample, session)
+        tour.lab.judge(sample, seen == expected)
 
 
 def _note_memory(sample: Sample, session: Session) -> None:

@@ -314,7 +314,7 @@ class Assembler:
         references = sum(not isinstance(run, Run) or run.reference is not None for run in runs)
         if references > pages.FANOUT_LIMIT:
             # Pages hold references only, from the start on.
-            early = {id(run) for run in runs[: -pages.PAGE]}
+            early = {id(run) for run in runs[: pages.PAGE - pages.FANOUT_LIMIT]}
             spill += [run for run in sealed if id(run) in early and all(run is not other for other in spill)]
         await self._store(spill, set(), acquire)
         pieces, made = pages.fold([run.piece if isinstance(run, Run) else run for run in runs])

@@ -16,19 +16,23 @@ from stowfs.errors import CorruptObject, FileTooLarge
 from stowfs.vault import untrusted
 from stowfs.vault.manifest import LEVEL_LIMIT, Piece, Reference
 
-PAGE = 256
-"""References in a page: about 20 KB raw, 9 KB stored (digests do not compress)."""
+PAGE = 64
+"""References in a page: some 12 MiB of conversation, about 5 KB raw, 2.3 KB stored (digests do not compress)."""
 
-FANOUT_LIMIT = 640
-"""References of one level a list may hold before its start becomes a page: some 64 MiB of conversation whose appends
-rewrite about 22 KB of references."""
+FANOUT_LIMIT = 96
+"""References of one level a list may hold before its start becomes a page: every append writes them again, at 36 bytes
+each, and a conversation of any length should be appended to at the price of a short one."""
+
+LARGEST_PAGE = 256
+"""References a page may have that is read: there are stores whose pages are as large."""
 
 REFERENCES_LIMIT = 1 << 20
-"""References a conversation may have in all, some 128 GiB of it. They are held in memory while it is read, 200 MB at
-this many; a few hostile pages that list each other again and again must not cost more."""
+"""References a conversation may have in all. They are held in memory while it is read, 200 MB at this many; a few
+hostile pages that list each other again and again must not cost more. With pages of the usual size, it is reached at
+some 48 GiB."""
 
 PAGE_LIMIT = 32 * KIB
-"""Raw bytes a page may have: more than `PAGE` references of the longest form."""
+"""Raw bytes a page may have: more than `LARGEST_PAGE` references of the longest form."""
 
 _decoder = msgspec.json.Decoder(tuple[Reference, ...])
 _encoder = msgspec.json.Encoder()
@@ -43,8 +47,8 @@ def fold(pieces: Sequence[Piece]) -> tuple[list[Piece], dict[str, bytes]]:
     the front. Raises `FileTooLarge` where there are more than can be read again.
     """
     folded = list(pieces)
-    if sum(PAGE ** max(level_of(piece), 0) for piece in folded) > REFERENCES_LIMIT:
-        raise FileTooLarge(f"a conversation can have at most {REFERENCES_LIMIT} segments")
+    if sum(LARGEST_PAGE ** max(level_of(piece), 0) for piece in folded) > REFERENCES_LIMIT:
+        raise FileTooLarge("a conversation of so many segments could not be read again")
     made: dict[str, bytes] = {}
     for level in range(LEVEL_LIMIT):
         start = next((i for i, piece in enumerate(folded) if level_of(piece) <= level), len(folded))
@@ -75,7 +79,7 @@ def parse(page: Reference, raw: bytes) -> tuple[Reference, ...]:
     references = untrusted.parse(_decoder, raw, f"page {page.digest}")
     if (
         not 0 < page.level <= LEVEL_LIMIT
-        or len(references) > PAGE
+        or len(references) > LARGEST_PAGE
         or any(reference.level != page.level - 1 or reference.size <= 0 for reference in references)
         or sum(reference.size for reference in references) != page.size
     ):

@@ -45,6 +45,7 @@ def settings(corpus: Path) -> Settings:
         appends=1,
         reads=1,
         clients=1,
+        names=1,
         drop_caches=False,
         install=False,
     )

@@ -1,4 +1,5 @@
-"""stowken's Python API on S3: … programs.stowken in BUCKET DIR PREFIX THREADS LOCAL | out BUCKET DIR THREADS LOCAL.
+"""stowken's Python API: … programs.stowken in BUCKET DIR PREFIX THREADS LOCAL | out BUCKET DIR THREADS LOCAL on S3,
+pack VAULT DIR THREADS on a local directory.
 
 LOCAL is a directory for its index. What is a list of messages is given to it as such, any other file as one message.
 """
@@ -35,32 +36,42 @@ def messages(text: str) -> Iterator[dict[str, str]]:
 
 def main(arguments: list[str]) -> None:
     """Copies everything, or raises."""
-    bucket, directory, local = arguments[1], Path(arguments[2]), Path(arguments[-1])
+    match arguments:
+        case ["in", bucket, directory, prefix, threads, local]:
+            _store(_on_s3(bucket, local), Path(directory), f"{prefix}/", int(threads))
+        case ["out", bucket, directory, threads, local]:
+            _retrieve(_on_s3(bucket, local), names_in(bucket), Path(directory), int(threads))
+        case ["pack", vault, directory, threads]:
+            _store(stowken.Stowken.open(vault), Path(directory), "", int(threads))
+        case _:
+            sys.exit(__doc__)
+
+
+def _on_s3(bucket: str, local: str) -> Any:
     endpoint, region = os.environ["AWS_ENDPOINT_URL"], os.environ["AWS_DEFAULT_REGION"]
     # An index belongs to one process. Which conversations there are is known from the store alone.
-    index = local / f"{uuid.uuid4().hex}.db"
-    vault: Any = stowken.Stowken.open_s3(bucket, str(index), endpoint=endpoint, region=region)
-    threads = int(arguments[-2])
+    index = Path(local) / f"{uuid.uuid4().hex}.db"
+    return stowken.Stowken.open_s3(bucket, str(index), endpoint=endpoint, region=region)
 
-    def store(path: Path, name: str) -> None:
+
+def _store(vault: Any, directory: Path, prefix: str, threads: int) -> None:
+    def store(path: Path) -> None:
         content = list(messages(path.read_bytes().decode(errors="replace")))
+        name = f"{prefix}{path.relative_to(directory)}"
         vault.store({"id": name, "model": "unknown", "tokenizer": "cl100k_base", "messages": content})
 
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(store, (path for path in directory.rglob("*") if path.is_file())))
+
+
+def _retrieve(vault: Any, names: list[str], directory: Path, threads: int) -> None:
     def retrieve(name: str) -> None:
         target = directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(vault.retrieve(name)))
 
     with ThreadPoolExecutor(threads) as pool:
-        match arguments[0]:
-            case "in":
-                files = [path for path in directory.rglob("*") if path.is_file()]
-                names = [f"{arguments[3]}/{path.relative_to(directory)}" for path in files]
-                list(pool.map(store, files, names))
-            case "out":
-                list(pool.map(retrieve, names_in(bucket)))
-            case _:
-                sys.exit(__doc__)
+        list(pool.map(retrieve, names))
 
 
 def names_in(bucket: str) -> list[str]:
