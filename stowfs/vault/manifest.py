@@ -36,7 +36,7 @@ INLINE_LIMIT = 8 * MIB
 a segment may have."""
 
 LEVEL_LIMIT = 4
-"""Levels of pages. Four hold 64^4 segments, far more than any file; a deeper one is hostile."""
+"""Levels of pages. Four hold 128^4 segments, far more than any file; a deeper one is hostile."""
 
 
 TARGET_LIMIT = 4095

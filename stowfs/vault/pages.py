@@ -16,10 +16,10 @@ from stowfs.errors import CorruptObject, FileTooLarge
 from stowfs.vault import untrusted
 from stowfs.vault.manifest import LEVEL_LIMIT, Piece, Reference
 
-PAGE = 64
-"""References in a page: some 12 MiB of conversation, about 5 KB raw, 2.3 KB stored (digests do not compress)."""
+PAGE = 128
+"""References in a page: some 24 MiB of conversation, about 10 KB raw, 4.5 KB stored (digests do not compress)."""
 
-FANOUT_LIMIT = 96
+FANOUT_LIMIT = 160
 """References of one level a list may hold before its start becomes a page: every append writes them again, at 36 bytes
 each, and a conversation of any length should be appended to at the price of a short one."""
 
@@ -29,7 +29,7 @@ LARGEST_PAGE = 256
 REFERENCES_LIMIT = 1 << 20
 """References a conversation may have in all. They are held in memory while it is read, 200 MB at this many; a few
 hostile pages that list each other again and again must not cost more. With pages of the usual size, it is reached at
-some 48 GiB."""
+some 96 GiB."""
 
 PAGE_LIMIT = 32 * KIB
 """Raw bytes a page may have: more than `LARGEST_PAGE` references of the longest form."""

@@ -60,7 +60,7 @@ async def check_round_trip(pieces: list[Piece]) -> list[Piece]:
     return folded
 
 
-@pytest.mark.parametrize("count", [0, 1, 63, 64, 95, 96, 97, 159, 160, 161, 192, 193, 5000])
+@pytest.mark.parametrize("count", [0, 1, 127, 128, 159, 160, 161, 287, 288, 289, 320, 321, 5000])
 async def test_references_survive_folding(count: int) -> None:
     folded = await check_round_trip(references(count))
     assert sum(pages.level_of(piece) == 0 for piece in folded) <= FANOUT_LIMIT
