@@ -132,8 +132,10 @@ class Trainer:
                         break
             await trio.to_thread.run_sync(collector.add, waiting)
             self._next = FIRST * AGAIN
-            distinct = collector.samples.seen / max(collector.read, 1)
-            await self._try(collector.samples, distinct * total)
+            expected = collector.samples.seen / max(collector.read, 1) * total
+            await self._try(collector.samples, expected)
+            # As it comes in, one directory after the other, it would be a worse sample of itself.
+            self._next = max(self._next, int(AGAIN * expected))
 
     async def _train_in_background(self, samples: Samples, expected: float) -> None:
         async with self._lock:

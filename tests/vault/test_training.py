@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from stowfs import codec
 from stowfs.config import KIB
@@ -108,6 +109,38 @@ async def test_what_is_copied_in_is_trained_on_before(hosts: Hosts, faulty: Faul
     await vault.trainer.train_first(contents(), SMALL_COUNT * 1800)
     await write(vault, "first", conversation(5))
     assert await number_of(faulty, "first") != 0
+
+
+async def test_what_was_sampled_beforehand_is_not_trained_on_again(
+    hosts: Hosts, faulty: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A random selection of what is to come is a better sample than what of it came first."""
+    monkeypatch.setattr(training, "REPLACED_FROM", 256 * KIB)
+    again: list[int] = []
+
+    async def count(self: training.Trainer, samples: Samples, expected: float) -> None:
+        again.append(samples.seen)
+
+    monkeypatch.setattr(training.Trainer, "_train_in_background", count)
+    contents = [conversation(number, messages=30) for number in range(COUNT)]
+    total = sum(map(len, contents))
+    assert total > 4 * training.REPLACED_FROM
+
+    async def selection() -> AsyncIterator[bytes]:
+        for content in contents:
+            yield content
+
+    vault = await hosts.start("one")
+    await vault.trainer.train_first(selection(), total)
+    assert len(await keys(faulty)) == 1
+    for number in range(COUNT):
+        await write(vault, f"c{number}", contents[number])
+    await trio.testing.wait_all_tasks_blocked()
+    assert again == []
+    while not again:
+        vault.trainer.observe([random.randbytes(1 << 20)])
+        await trio.testing.wait_all_tasks_blocked()
+    assert again[0] >= training.AGAIN * total / 2
 
 
 async def test_little_is_not_trained_on(hosts: Hosts, faulty: FaultyStore) -> None:
