@@ -58,7 +58,7 @@ class Merge(Enum):
 
 
 Keep = Callable[[Sequence[Payload]], Awaitable[None]]
-"""Keeps segments on this host that were just stored, so that they can be read without the store."""
+"""Keeps of the segments that were just stored what this host will need, so that it need not ask the store for it."""
 
 Next = Callable[[Snapshot | None], Manifest]
 
@@ -90,7 +90,7 @@ class Committer:
         *,
         deadline: float,
         trash_seconds: float,
-        keep: Keep | None = None,
+        keep: Keep,
     ) -> None:
         self._store = store
         self._hot = hot
@@ -292,8 +292,7 @@ class Committer:
 
     async def _acquire(self, transaction: Transaction, payloads: Sequence[Payload], there: set[str]) -> None:
         await transaction.acquire(payloads, there)
-        if self._keep is not None:
-            await self._keep(payloads)
+        await self._keep(payloads)
 
     @asynccontextmanager
     async def _transaction(self, kind: Kind, path: str) -> AsyncIterator[Transaction]:

@@ -131,6 +131,10 @@ class SegmentReader:
             segment = CachedSegment(payload.dictionary, payload.raw_size, payload.compressed)
             await self._files.put(bytes.fromhex(payload.digest), segment)
 
+    async def keep_pages(self, payloads: Iterable[Payload]) -> None:
+        """Keeps the pages among them: the next commit asks what they reference."""
+        await self.keep(payload for payload in payloads if payload.type == "page")
+
     def _start(self, digest: str) -> "_Flight":
         flight = self._flights[digest] = _Flight()
         self._nursery.start_soon(self._fly, digest, flight)

@@ -145,7 +145,7 @@ class Vault:
             deadline=options.deadline,
             trash_seconds=descriptor.trash_seconds,
             # What was acknowledged is read from here whether or not the store answers, also when it is stored.
-            keep=self.segments.keep if options.asynchronous else None,
+            keep=self.segments.keep if options.asynchronous else self.segments.keep_pages,
         )
         self.backlog = Backlog(
             hot.journal, hot.spool, self._catalog, self._committer, self.trainer, self._layouts.read, threads
