@@ -88,7 +88,30 @@ class SegmentFiles:
 
     async def put(self, hash: bytes, segment: CachedSegment) -> None:
         """Caches the segment, and evicts others where the limit asks for it."""
-        await trio.to_thread.run_sync(self._put, hash, segment, limiter=self._limiter)
+        await trio.to_thread.run_sync(self.write, hash, segment, limiter=self._limiter)
+
+    def write(self, hash: bytes, segment: CachedSegment) -> None:
+        """As `put`; blocks."""
+        data = _encode(segment)
+        if _on_disk(len(data)) > self._limit:
+            self._remove(hash)
+            return
+        self._start_scan()
+        temporary = self._incoming / str(next(self._temporary_numbers))
+        path = self._path(hash)
+        try:
+            try:
+                _write(temporary, path, data)
+            except FileNotFoundError:
+                # Somebody swept the cache directory while it was in use, as they may.
+                private_directory(self._incoming)
+                _write(temporary, path, data)
+        except OSError as error:
+            self._trouble.report(error)
+            self._unlink(temporary)
+            return
+        self._note(hash, _on_disk(len(data)))
+        self._evict()
 
     async def discard(self, hash: bytes) -> None:
         """Removes the segment, if it is cached."""
@@ -125,28 +148,6 @@ class SegmentFiles:
             return None
         self._note(hash, _on_disk(len(data)))
         return segment
-
-    def _put(self, hash: bytes, segment: CachedSegment) -> None:
-        data = _encode(segment)
-        if _on_disk(len(data)) > self._limit:
-            self._remove(hash)
-            return
-        self._start_scan()
-        temporary = self._incoming / str(next(self._temporary_numbers))
-        path = self._path(hash)
-        try:
-            try:
-                _write(temporary, path, data)
-            except FileNotFoundError:
-                # Somebody swept the cache directory while it was in use, as they may.
-                private_directory(self._incoming)
-                _write(temporary, path, data)
-        except OSError as error:
-            self._trouble.report(error)
-            self._unlink(temporary)
-            return
-        self._note(hash, _on_disk(len(data)))
-        self._evict()
 
     def _remove(self, hash: bytes) -> None:
         self._unlink(self._path(hash))

@@ -9,6 +9,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -17,6 +18,7 @@ from stowfs.errors import CorruptObject, ObjectNotFound, StowError
 from stowfs.hot.segments import CachedSegment, SegmentFiles
 from stowfs.store.base import ObjectStore
 from stowfs.vault import record as records
+from stowfs.vault.batching import Batcher
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.naming import blob_key, segment_key
 from stowfs.vault.record import Payload
@@ -29,8 +31,11 @@ INLINE_DECODE = 16 * 1024
 than the work."""
 
 
-UNWRITTEN = 16
-"""Segments that readers have and the disk has not yet, at most: as much again as its threads have under way."""
+UNWRITTEN = 32
+"""Segments that readers have and the disk has not yet, at most: some megabytes, several batches."""
+
+BATCH = 8
+"""Segments that go to a thread together at most: a millisecond or two of work, for which the first of them waits."""
 
 
 @dataclass(slots=True)
@@ -91,7 +96,9 @@ class SegmentReader:
         self._dictionaries = dictionaries
         self._nursery = nursery
         self._memory = ByteCache(memory)
-        self._threads = threads
+        self._unpacking = Batcher(nursery, threads, threads=round(threads.total_tokens), most=BATCH)
+        # One at a time: more threads write no faster to a page cache, and take turns at the interpreter.
+        self._writing = Batcher(nursery, trio.CapacityLimiter(1), threads=1, most=BATCH)
         self._flights: dict[str, _Flight] = {}
         self._unwritten = 0
         self.counts = SegmentCounts()
@@ -163,7 +170,7 @@ class SegmentReader:
     async def _write(self, digest: str, segment: CachedSegment) -> None:
         self._unwritten += 1
         try:
-            await self._files.put(bytes.fromhex(digest), segment)
+            await self._writing.run(partial(self._files.write, bytes.fromhex(digest), segment))
         finally:
             self._unwritten -= 1
 
@@ -213,7 +220,7 @@ class SegmentReader:
         dictionary = await self._dictionaries.of(segment.payload)
         if len(segment.payload) <= INLINE_DECODE:
             return unpack_verified(digest, segment, dictionary)
-        return await trio.to_thread.run_sync(unpack_verified, digest, segment, dictionary, limiter=self._threads)
+        return await self._unpacking.run(partial(unpack_verified, digest, segment, dictionary))
 
 
 class _Flight:

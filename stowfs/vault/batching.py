@@ -1,0 +1,70 @@
+"""Blocking calls that take less than the way to a worker thread and back: those that come while the threads are busy
+go there together.
+
+No call is kept waiting for others to come, one that fails fails alone, and what was begun is carried out whatever
+becomes of the caller.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import trio
+
+R = TypeVar("R")
+
+
+class _Call(Generic[R]):
+    """A call, and the event for whoever waits for it."""
+
+    def __init__(self, function: Callable[[], R]) -> None:
+        self._function = function
+        self._result: list[R] = []
+        self._error: Exception | None = None
+        self.ended = trio.Event()
+
+    def carry_out(self) -> None:
+        try:
+            self._result.append(self._function())
+        except Exception as error:  # noqa: BLE001 - raised where it was called
+            self._error = error
+
+    def result(self) -> R:
+        if self._error is not None:
+            raise self._error
+        return self._result[0]
+
+
+class Batcher:
+    """Worker threads, `threads` at once, each with at most `most` calls."""
+
+    def __init__(self, nursery: trio.Nursery, limiter: trio.CapacityLimiter, *, threads: int, most: int) -> None:
+        self._nursery = nursery
+        self._limiter = limiter
+        self._free = threads
+        self._most = most
+        self._waiting: deque[_Call[Any]] = deque()
+
+    async def run(self, function: Callable[[], R]) -> R:
+        """What `function` gives, or raises."""
+        call = _Call(function)
+        self._waiting.append(call)
+        if self._free:
+            self._free -= 1
+            self._nursery.start_soon(self._work)
+        await call.ended.wait()
+        return call.result()
+
+    async def _work(self) -> None:
+        with trio.CancelScope(shield=True):
+            while self._waiting:
+                calls = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
+                await trio.to_thread.run_sync(_carry_out, calls, limiter=self._limiter)
+                for call in calls:
+                    call.ended.set()
+        self._free += 1
+
+
+def _carry_out(calls: list[_Call[Any]]) -> None:
+    for call in calls:
+        call.carry_out()
