@@ -70,6 +70,5 @@ async def test_what_was_begun_is_carried_out_though_the_callers_are_cancelled() 
         batcher = Batcher(nursery, trio.CapacityLimiter(1), threads=1, most=2)
         for number in range(5):
             nursery.start_soon(batcher.run, partial(done.append, number))
-        await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert sorted(done) == list(range(5))
