@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import trio
 
 from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.walks import Walk, Walks
 from stowfs.vault import expiry
 from stowfs.vault.naming import join, split
 from stowfs.vault.vault import Vault
@@ -37,13 +38,16 @@ class Listing:
     gone: set[str] = field(default_factory=set)
     asked: float = 0.0
     answered: float = 0.0
+    # None: nothing is fetched ahead of whoever goes through it.
+    walk: Walk | None = None
 
 
 class Listings:
     """The open directories of a mount."""
 
-    def __init__(self, vault: Vault, inodes: Inodes, meet: Meet, attribute_timeout: float) -> None:
+    def __init__(self, vault: Vault, inodes: Inodes, meet: Meet, walks: Walks | None, attribute_timeout: float) -> None:
         self._vault = vault
+        self._walks = walks
         self._inodes = inodes
         self._meet = meet
         self._attribute_timeout = attribute_timeout
@@ -66,6 +70,7 @@ class Listings:
         listing.gone.clear()
         listing.asked = trio.current_time()
         listing.entries = []
+        listing.walk = self._walks.begin(directory.path) if self._walks is not None else None
         if directory.linked:
             # Also those that are committed while the store lists what it has.
             uncommitted = self._inodes.uncommitted_in(directory.path)
@@ -88,7 +93,11 @@ class Listings:
         if version is not None and current and (inode is None or inode.settled <= listing.asked):
             allowance = self._attribute_timeout * len(listing.entries) / PER_TIMEOUT
             inode = self._meet(path, version, listing.answered, allowance)
-        return (name, inode) if inode is not None and not inode.expired else None
+        if inode is None or inode.expired:
+            return None
+        if listing.walk is not None:
+            listing.walk.add(position, name, inode.number, inode.size)
+        return name, inode
 
     def gone(self, parent: Inode, name: bytes) -> None:
         """A name was removed from a directory: nobody who is reading that sees it any more."""

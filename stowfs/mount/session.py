@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyfuse3
-import trio
 from pyfuse3 import (
     EntryAttributes,
     FileHandleT,
@@ -81,7 +80,6 @@ class Session(pyfuse3.Operations):
         super().__init__()
         self.monitor = monitor
         self._generated = generated_files(about, vault, monitor, requests, self._inventory)
-        self._attribute_timeout = options.attribute_timeout
         self._exclusive_at_once = options.exclusive == "open"
         self._shown = Shown(options.uid, options.gid, options.umask)
         self._capacity = capacity
@@ -176,10 +174,7 @@ class Session(pyfuse3.Operations):
         return self._entry(inode)
 
     def _entry(self, inode: Inode) -> EntryAttributes:
-        timeout = self._attribute_timeout
-        if self._tree.is_shared(inode):
-            # Counted from when the store was asked, so that what a stat says is never older than promised.
-            timeout = max(0.0, timeout + inode.allowance - (trio.current_time() - inode.validated))
+        timeout = self._tree.attribute_timeout(inode)
         return entry(inode, self._shown, timeout)
 
     def _looked_up(self, inode: Inode) -> EntryAttributes:

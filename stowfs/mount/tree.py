@@ -24,6 +24,7 @@ from stowfs.mount.listings import Listings
 from stowfs.mount.local_names import LocalNames
 from stowfs.mount.moves import Moves
 from stowfs.mount.reopening import Reopening
+from stowfs.mount.walks import Walks
 from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display, join, split
@@ -57,7 +58,10 @@ class Tree:
         self._moves = moves
         self._attribute_timeout = attribute_timeout
         self._asynchronous = vault.options.asynchronous
-        self.listings = Listings(vault, inodes, self.meet, attribute_timeout)
+        self._revalidate = vault.options.revalidate
+        # Where every open has to ask the store, there is nothing to be gained.
+        self._walks = Walks(vault.fetch_ahead) if self._revalidate else None
+        self.listings = Listings(vault, inodes, self.meet, self._walks, attribute_timeout)
         self.reopening = Reopening()
 
     # Finding
@@ -136,7 +140,7 @@ class Tree:
 
     async def revalidate(self, inode: Inode, *, recently: bool = False, stale_ok: bool = False) -> None:
         """Brings an inode up to date whose state the store decides; with `recently` only if what is known is older than
-        attributes may be.
+        attributes may be, or versions.
 
         `stale_ok` as in `Vault.head`. Raises ESTALE where its path shows something else.
         """
@@ -144,7 +148,7 @@ class Tree:
             raise stale()
         if not self.is_shared(inode):
             return
-        believed = self._attribute_timeout + inode.allowance if recently else 0.0
+        believed = max(self._attribute_timeout + inode.allowance, self._revalidate) if recently else 0.0
         if trio.current_time() - inode.validated < believed and not inode.expired:
             return
         try:
@@ -153,6 +157,15 @@ class Tree:
             raise stale() from None
         if found is not inode:
             raise stale()
+
+    def attribute_timeout(self, inode: Inode) -> float:
+        """Seconds for which the kernel may believe the attributes of an inode. Counted from when the store was asked,
+        so that what a stat says is never older than promised."""
+        if not self.is_shared(inode):
+            return self._attribute_timeout
+        age = trio.current_time() - inode.validated
+        again = min(self._attribute_timeout, self._revalidate - age)
+        return max(0.0, self._attribute_timeout + inode.allowance - age, again)
 
     def is_shared(self, inode: Inode) -> bool:
         """Whether another host can change what the inode shows: not while it is open, changed or unlinked here."""
@@ -163,6 +176,8 @@ class Tree:
 
         Raises ESTALE where that is not this inode any more.
         """
+        if self._walks is not None and not writing:
+            self._walks.opened(inode.path, inode.number)
         again = self.reopening.take(thread, inode)
         if again is not None and again.version is not None:
             inode.snapshot = again.version

@@ -26,6 +26,7 @@ from stowfs.vault import manifest as manifests
 from stowfs.vault import version as versions
 from stowfs.vault.absence import Absences
 from stowfs.vault.dictionaries import Dictionaries
+from stowfs.vault.listed_tags import ListedTags
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import display, manifest_key, path_of_manifest
 from stowfs.vault.parallel import each
@@ -89,6 +90,10 @@ class Catalog:
         self._shared = shared
         self._revalidate = revalidate
         self._absences = Absences(store, believed=revalidate)
+        self._tags = ListedTags(believed=revalidate)
+        # What is being asked for: by somebody, and ahead of everybody.
+        self._asking: set[str] = set()
+        self._ahead: dict[str, trio.Event] = {}
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._size = 0
         # Something was shown without asking the store, and it has not answered since.
@@ -105,14 +110,32 @@ class Catalog:
         and for the base of a draft, since a commit compares; nothing may be decided by it. That nothing is under a path
         is never answered without the store, but for what it told within the revalidation time (see `absence`).
         """
-        asked = trio.current_time()
-        entry = self._entries.get(path)
-        if entry is not None and trust and asked - entry.checked < self._revalidate:
-            self._entries.move_to_end(path)
-            return entry.snapshot
+        if trust and (flight := self._ahead.get(path)) is not None:
+            await flight.wait()
+        if trust and (snapshot := self._fresh(path)) is not None:
+            return snapshot
         if trust and self._absences.covers(path):
             return None
         known = await self._known(path)
+        if trust and known is not None and (listed := self._tags.confirmed(path, known.etag)) is not None:
+            return self._keep(known, listed)
+        self._asking.add(path)
+        try:
+            return await self._ask(path, known, stale_ok=stale_ok)
+        finally:
+            self._asking.discard(path)
+
+    def _fresh(self, path: str) -> Snapshot | None:
+        """What was validated within the revalidation time."""
+        entry = self._entries.get(path)
+        if entry is None or trio.current_time() - entry.checked >= self._revalidate:
+            return None
+        self._entries.move_to_end(path)
+        return entry.snapshot
+
+    async def _ask(self, path: str, known: Snapshot | None, *, stale_ok: bool = False) -> Snapshot | None:
+        """What the store says is under `path`; `known`: what was seen there last."""
+        asked = trio.current_time()
         try:
             answer = await get_bounded(self._store, manifest_key(path), if_none_match=known.etag if known else None)
         except ObjectNotFound:
@@ -135,6 +158,44 @@ class Catalog:
             case Found(body, etag):
                 return await self.learn(await self._decode(path, etag, body), body, asked)
 
+    def ahead(self, paths: Sequence[str]) -> list[str]:
+        """Those of the paths that are worth being fetched ahead of those who will ask for them: `fetch_ahead` must
+        follow. Whoever asks for them meanwhile waits for that."""
+        chosen = [
+            path for path in paths if path not in self._ahead and path not in self._asking and self._fresh(path) is None
+        ]
+        self._ahead.update((path, trio.Event()) for path in chosen)
+        return chosen
+
+    async def fetch_ahead(self, chosen: Sequence[str]) -> list[Snapshot]:
+        """Brings what is under those paths into memory, to be believed for the revalidation time: from the index, where
+        a listing has confirmed it, else from the store, in parallel. Errors are left to whoever asks."""
+        try:
+            known = {path: snapshot for path in chosen if (snapshot := self._in_memory(path)) is not None}
+            bodies = await self._index.manifests([path for path in chosen if path not in known])
+            for path, body in bodies.items():
+                if (decoded := await self._decode_known(path, body)) is not None:
+                    known[path] = decoded
+
+            async def fetch(path: str) -> Snapshot | None:
+                seen = known.get(path)
+                listed = self._tags.confirmed(path, seen.etag) if seen is not None else None
+                try:
+                    if seen is not None and listed is not None:
+                        return self._keep(seen, listed)
+                    return await self._ask(path, seen)
+                except StowError as error:
+                    log.debug("not fetched ahead: %s", error)
+                    return None
+                finally:
+                    self._ahead.pop(path).set()
+
+            return [snapshot for snapshot in await each(fetch, chosen, limit=FETCHES) if snapshot is not None]
+        finally:
+            for path in chosen:
+                if (flight := self._ahead.pop(path, None)) is not None:
+                    flight.set()
+
     def tombstone(self, path: str) -> Snapshot | None:
         """The tombstone, or what has expired, under `path`, if it is remembered; it may be out of date."""
         entry = self._entries.get(path)
@@ -143,6 +204,7 @@ class Catalog:
     def doubt(self, path: str) -> None:
         """It may have changed, through a commit of this host whose outcome is unknown: the next `current` asks."""
         self._absences.appeared(path)
+        self._tags.forget(path)
         entry = self._entries.get(path)
         if entry is not None:
             entry.checked = -math.inf
@@ -150,6 +212,7 @@ class Catalog:
     def forget(self, path: str) -> None:
         """It has changed: the next `current` asks the store, and needs its answer."""
         self._absences.appeared(path)
+        self._tags.forget(path)
         self._drop(path)
         self._index.forget_manifest(path)
 
@@ -201,6 +264,8 @@ class Catalog:
         """
         asked = trio.current_time()
         readable = self._readable(objects)
+        for info, path in readable:
+            self._tags.note(path, info.etag, asked)
         known = await self._index.versions([path for _, path in readable]) if readable else {}
         found: dict[str, Listed] = {}
         remembered: dict[str, Snapshot] = {}
@@ -298,12 +363,17 @@ class Catalog:
 
     async def _known(self, path: str) -> Snapshot | None:
         """What was seen last, a tombstone too."""
-        entry = self._entries.get(path)
-        if entry is not None:
-            return entry.snapshot
+        known = self._in_memory(path)
+        if known is not None:
+            return known
         cached = await self._index.manifest(path)
-        if cached is None:
-            return None
+        return await self._decode_known(path, cached) if cached is not None else None
+
+    def _in_memory(self, path: str) -> Snapshot | None:
+        entry = self._entries.get(path)
+        return entry.snapshot if entry is not None else None
+
+    async def _decode_known(self, path: str, cached: CachedManifest) -> Snapshot | None:
         try:
             return await self._decode(path, cached.etag, cached.body)
         except (CorruptObject, UnsupportedVersion):

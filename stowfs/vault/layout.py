@@ -6,6 +6,7 @@ time, a window that doubles with every step. Several may read the same version a
 
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -134,6 +135,17 @@ class LayoutReader:
         if snapshot is None:
             return set()
         return await pages.digests(snapshot.manifest.pieces, self.fetch)
+
+    def fetch_beginnings(self, snapshots: Sequence[Snapshot]) -> None:
+        """Begins to fetch the first segments of versions that will be read one after the other, in all as much as is
+        fetched ahead of one reader."""
+        left = self._ahead
+        for snapshot in snapshots:
+            for piece in snapshot.manifest.pieces:
+                if not isinstance(piece, Reference) or piece.level or piece.size > left:
+                    break
+                left -= piece.size
+                self._segments.prefetch([piece.digest])
 
     async def read(self, snapshot: Snapshot, start: int, end: int) -> bytes:
         """The bytes `start` to `end`, clipped at the size. Raises `CorruptObject` and store errors."""

@@ -99,6 +99,7 @@ class Vault:
         threads = trio.CapacityLimiter(THREADS)
         self._hot = hot
         self._store = store
+        self._nursery = nursery
         self.dictionaries = Dictionaries(store, hot.dictionaries, active_id=descriptor.dictionary)
         self._shared = SharedIndex(store, threads)
         self._catalog = Catalog(store, hot.index, self.dictionaries, self._shared, revalidate=options.revalidate)
@@ -199,6 +200,20 @@ class Vault:
                 # What waits in a directory is read by way of it.
                 return unwritten_directory(path)
             raise
+
+    def fetch_ahead(self, paths: Sequence[str]) -> None:
+        """Begins to fetch what is under paths that will be opened soon, and the segments with which it begins; errors
+        are left to whoever opens it. For nothing where every open has to ask the store anyway."""
+        if self.options.revalidate and (chosen := self._catalog.ahead(paths)):
+            self._nursery.start_soon(self._fetch_ahead, chosen)
+
+    async def _fetch_ahead(self, chosen: Sequence[str]) -> None:
+        try:
+            found = await self._catalog.fetch_ahead(chosen)
+            self._layouts.fetch_beginnings([snapshot for snapshot in found if snapshot.manifest.live])
+        except Exception:
+            # Nobody has asked for it: whoever does is told.
+            log.exception("fetching ahead failed unexpectedly")
 
     async def read(self, snapshot: Snapshot, start: int, end: int) -> bytes:
         """The bytes `start` to `end` of a version, clipped at its size. Raises `CorruptObject` and store errors."""
