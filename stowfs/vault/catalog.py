@@ -28,9 +28,10 @@ from stowfs.vault.absence import Absences
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.listed_tags import ListedTags
 from stowfs.vault.manifest import Snapshot
-from stowfs.vault.naming import display, manifest_key, path_of_manifest
+from stowfs.vault.naming import display, manifest_key
 from stowfs.vault.parallel import each
 from stowfs.vault.shared_index import SharedIndex
+from stowfs.vault.unreadable import Unreadable
 from stowfs.vault.untrusted import get_bounded, read_bounded
 from stowfs.vault.version import Version
 
@@ -41,10 +42,6 @@ MEMORY = 32 * MIB
 
 OVERHEAD = 2048
 """Bytes of Python objects a decoded manifest costs besides its inline bytes, about."""
-
-UNREADABLE_LIMIT = 10_000
-"""Objects that cannot be read of which this is remembered: some megabytes. What is forgotten is fetched and logged once
-more."""
 
 FETCHES = 32
 """Manifests fetched at once for a listing; the store has a limit of its own."""
@@ -98,8 +95,7 @@ class Catalog:
         self._size = 0
         # Something was shown without asking the store, and it has not answered since.
         self._stale = False
-        # Objects that make no sense, by key, with the ETag of the version that did not.
-        self._unreadable: OrderedDict[str, str] = OrderedDict()
+        self._unreadable = Unreadable()
 
     async def current(self, path: str, *, trust: bool = True, stale_ok: bool = False) -> Snapshot | None:
         """What is under `path` now: live, expired, a tombstone, or `None` where nothing ever was. Raises store errors,
@@ -316,7 +312,7 @@ class Catalog:
         return [
             (info, path)
             for info in objects
-            if (path := self._path_or_none(info)) is not None and self._unreadable.get(info.key) != info.etag
+            if (path := self._unreadable.path(info)) is not None and info not in self._unreadable
         ]
 
     def _remembered(self, path: str, etag: str, asked: float) -> Snapshot | None:
@@ -342,7 +338,7 @@ class Catalog:
         """Raises what is wrong with the first of the objects that is there and cannot be read (`CorruptObject`,
         `UnsupportedVersion`): where `resolve` leaves it out, nothing may be concluded from its absence."""
         for info in objects:
-            path = self._path_or_none(info)
+            path = self._unreadable.path(info)
             if path is not None:
                 await self.current(path)
 
@@ -354,7 +350,7 @@ class Catalog:
         except ObjectNotFound:
             return None
         except CorruptObject as error:
-            self._leave_out(info, error)
+            self._unreadable.add(info, error)
             return None
         snapshot = await self._decode_or_none(path, replace(info, etag=answer.etag), answer.body)
         if snapshot is not None:
@@ -394,7 +390,7 @@ class Catalog:
         try:
             return await self._decode(path, info.etag, body)
         except (CorruptObject, UnsupportedVersion) as error:
-            self._leave_out(info, error)
+            self._unreadable.add(info, error)
             return None
 
     def _version_or_none(self, body: bytes) -> Version | None:
@@ -402,23 +398,6 @@ class Catalog:
             return versions.decode(body)
         except CorruptObject:
             return None  # another version of stowfs wrote it: it is fetched
-
-    def _path_or_none(self, info: ObjectInfo) -> str | None:
-        """The path of a manifest's key; `None`, logged, for a key that stowfs never writes."""
-        try:
-            return path_of_manifest(info.key)
-        except CorruptObject as error:
-            self._leave_out(info, error)
-            return None
-
-    def _leave_out(self, info: ObjectInfo, error: StowError) -> None:
-        """Says once why an object is left out of listings, and remembers not to fetch it again."""
-        if self._unreadable.get(info.key) == info.etag:
-            return
-        log.error("left out of listings: %s", error)
-        self._unreadable[info.key] = info.etag
-        if len(self._unreadable) > UNREADABLE_LIMIT:
-            self._unreadable.popitem(last=False)
 
     def _keep(self, snapshot: Snapshot, checked: float) -> Snapshot:
         """Remembers what the store said to a question of the time `checked`, unless something later is known."""
