@@ -8,6 +8,8 @@ followed, of those that are copied neither. A symbolic link is copied as it is, 
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import trio
@@ -111,16 +113,38 @@ async def get(vault: Vault, folders: list[Folder], items: list[Item], tally: Tal
 
 
 async def _write(vault: Vault, item: Item, progress: Progress) -> None:
-    snapshot = item.snapshot
-    fd, temporary = await trio.to_thread.run_sync(_create, os.path.dirname(item.target))
+    data = await vault.read(item.snapshot, 0, STEP)
+    if len(data) == item.snapshot.size:
+        # Most files: one way to a thread for all that is to be done.
+        await trio.to_thread.run_sync(_write_whole, item, data)
+        progress.advance(len(data))
+        return
+    with _appearing(item) as fd:
+        written = 0
+        while data:
+            await trio.to_thread.run_sync(_write_all, fd, data)
+            progress.advance(len(data))
+            written += len(data)
+            data = await vault.read(item.snapshot, written, written + STEP)
+
+
+def _write_whole(item: Item, data: bytes) -> None:
+    with _appearing(item) as fd:
+        _write_all(fd, data)
+
+
+@contextmanager
+def _appearing(item: Item) -> Iterator[int]:
+    """The descriptor of a new file that gets its name and attributes when the block has ended well, else is gone."""
+    directory = os.path.dirname(item.target)
+    _check_directory(directory)
+    fd, temporary = tempfile.mkstemp(prefix=".stowfs-", dir=directory)
     try:
-        with os.fdopen(fd, "wb", buffering=0) as file:
-            for start in range(0, snapshot.size, STEP):
-                data = await vault.read(snapshot, start, start + STEP)
-                await trio.to_thread.run_sync(_write_all, file.fileno(), data)
-                progress.advance(len(data))
-            os.fchmod(file.fileno(), snapshot.attributes.mode & PERMISSIONS)
-            os.utime(file.fileno(), ns=(snapshot.attributes.mtime_ns, snapshot.attributes.mtime_ns))
+        with os.fdopen(fd, "wb", buffering=0):
+            yield fd
+            attributes = item.snapshot.attributes
+            os.fchmod(fd, attributes.mode & PERMISSIONS)
+            os.utime(fd, ns=(attributes.mtime_ns, attributes.mtime_ns))
         os.replace(temporary, item.target)
     except BaseException:
         os.unlink(temporary)
@@ -139,11 +163,6 @@ def _link(item: Item) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
-
-
-def _create(directory: str) -> tuple[int, str]:
-    _check_directory(directory)
-    return tempfile.mkstemp(prefix=".stowfs-", dir=directory)
 
 
 def _make_directory(path: str) -> None:
