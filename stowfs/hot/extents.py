@@ -86,6 +86,12 @@ class ExtentMap:
         self._extents[first:last] = joined
         self._starts[first:last] = [extent.start for extent in joined]
 
+    def copy(self) -> "ExtentMap":
+        """The same, independent of it."""
+        copied = ExtentMap()
+        copied._extents, copied._starts = self._extents.copy(), self._starts.copy()
+        return copied
+
     def truncate(self, size: int) -> None:
         """Forgets the offsets from `size` on."""
         if size < 0:

@@ -2,8 +2,7 @@
 was acknowledged before it is in the store.
 
 A method that returned is durable (WAL, synchronous=FULL). Concurrent callers share one transaction, and so one fsync:
-whoever gets the turn commits everything that was asked for until then, while the others wait for their turn and find
-their change done.
+what is asked for while a transaction is under way gathers in a batch, which is the next one.
 """
 
 import sqlite3
@@ -16,6 +15,7 @@ import trio
 from stowfs.errors import HotTierFailed, UnsupportedVersion
 from stowfs.hot.database import OtherSchema, connect, transaction
 from stowfs.hot.failures import DAMAGED, primary_code, state_error, state_errors
+from stowfs.locks import Lock
 
 SCHEMA_VERSION = 2
 SCHEMA = """
@@ -53,13 +53,25 @@ class DraftRow:
     base: bytes | None
 
 
+Apply = Callable[[sqlite3.Connection], object]
+
+
 @dataclass(slots=True, eq=False)
 class _Change:
     """What one caller wants done. After its transaction, `error` is why it failed, if it did."""
 
-    apply: Callable[[sqlite3.Connection], object]
-    done: bool = False
+    apply: Apply
     error: Exception | None = None
+
+
+class _Batch:
+    """The changes of one transaction, and those who wait for it."""
+
+    __slots__ = ("changes", "done")
+
+    def __init__(self) -> None:
+        self.changes: list[_Change] = []
+        self.done = trio.Event()
 
 
 class Journal:
@@ -67,8 +79,9 @@ class Journal:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._pending: list[_Change] = []
-        self._turn = trio.Lock()
+        # What gathers for the next transaction. The first of a batch carries it out for all.
+        self._next = _Batch()
+        self._turn = Lock()
         # Its own thread: it must not queue behind requests to the store for one of trio's common threads.
         self._limiter = trio.CapacityLimiter(1)
         self._transactions = 0
@@ -169,23 +182,30 @@ class Journal:
             rows = self._connection.execute("SELECT draft_id, payload, base FROM drafts ORDER BY number")
             return [DraftRow(draft_id, payload, base) for draft_id, payload, base in rows]
 
-    async def _change(self, apply: Callable[[sqlite3.Connection], object]) -> None:
-        change = _Change(apply)
-        self._pending.append(change)
-        try:
-            async with self._turn:
-                if not change.done:
-                    batch, self._pending = self._pending, []
-                    # Others wait for this batch: it is not given up when the one whose turn it is is cancelled.
-                    with trio.CancelScope(shield=True):
-                        await trio.to_thread.run_sync(self._commit, batch, limiter=self._limiter)
-        finally:
-            if change in self._pending:
-                self._pending.remove(change)
+    async def _change(self, apply: Apply) -> None:
+        change, batch = _Change(apply), self._next
+        batch.changes.append(change)
+        if len(batch.changes) == 1:
+            await self._carry_out(batch)
+        else:
+            try:
+                await batch.done.wait()
+            except trio.Cancelled:
+                if batch is self._next:
+                    batch.changes.remove(change)
+                raise
         if isinstance(change.error, sqlite3.Error):
             raise state_error("writing the journal", change.error) from change.error
         if change.error is not None:
             raise change.error
+
+    async def _carry_out(self, batch: _Batch) -> None:
+        # Others wait for this batch: it is not given up when the first of them is cancelled.
+        with trio.CancelScope(shield=True):
+            async with self._turn:
+                self._next = _Batch()
+                await trio.to_thread.run_sync(self._commit, batch.changes, limiter=self._limiter)
+                batch.done.set()
 
     def _commit(self, batch: list[_Change]) -> None:
         try:
@@ -197,9 +217,6 @@ class Journal:
                         # A mistake of this caller alone: its statement did nothing, and the others go on.
                         change.error = error
             self._transactions += 1
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001 - each caller raises it
             for change in batch:
                 change.error = change.error or error
-        finally:
-            for change in batch:
-                change.done = True

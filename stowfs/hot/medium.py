@@ -65,10 +65,12 @@ class MemoryMedium(Medium):
         self._parts.append((position, bytearray(data)))
 
     def read(self, position: int, size: int) -> bytes:
-        found = bytearray(size)
         for start, part in self._parts:
             if start <= position and position + size <= start + len(part):
                 return bytes(memoryview(part)[position - start : position - start + size])
+        # Written in several pieces, between seals.
+        found = bytearray(size)
+        for start, part in self._parts:
             first, last = max(start, position), min(start + len(part), position + size)
             if first < last:
                 found[first - position : last - position] = memoryview(part)[first - start : last - start]

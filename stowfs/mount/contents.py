@@ -122,6 +122,8 @@ class Contents:
         if inode.draft is None or inode.local:
             return
         if self._asynchronous and not in_store:
+            if _is_safe(inode.draft):
+                return
             async with self._moves.steady(lambda: (inode.path,)), inode.lock:
                 await self._acknowledge(inode)
             return
@@ -231,7 +233,7 @@ class Contents:
             draft.path, draft.appending, draft.exclusive = before
             raise
         if other is not None:
-            await self._vault.flusher.drop(other.id)
+            self._vault.flusher.drop(other.id)
         inode.local = False
         # The store may have another file of that name.
         inode.attempted = True
@@ -266,7 +268,7 @@ class Contents:
                     if stored:
                         raise
         if draft is not None:
-            await self._vault.flusher.drop(draft.id)
+            self._vault.flusher.drop(draft.id)
             await self._vault.backlog.withdraw(draft)
 
     def _queue(self, inode: Inode) -> None:

@@ -81,19 +81,11 @@ def handler(
         started = time.perf_counter()
         code, result = errno.EINTR, None
         try:
-            result = await answer(self, *args, **kwargs)
+            result = await function(self, *args, **kwargs)
             code = 0
             return result
         except pyfuse3.FUSEError as error:
             code = error.errno
-            raise
-        finally:
-            self.monitor.note(name, subject, code, time.perf_counter() - started, result)
-
-    async def answer(self: D, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return await function(self, *args, **kwargs)
-        except pyfuse3.FUSEError:
             raise
         except errors.StowError as error:
             code = errno_of(error)
@@ -101,7 +93,10 @@ def handler(
                 log.error("%s %s: %s: %s", name, self.describe(name, *args), errno.errorcode[code], error)
             raise pyfuse3.FUSEError(code) from error
         except Exception as error:
+            code = errno.EIO
             log.exception("%s %s failed unexpectedly", name, self.describe(name, *args))
-            raise pyfuse3.FUSEError(errno.EIO) from error
+            raise pyfuse3.FUSEError(code) from error
+        finally:
+            self.monitor.note(name, subject, code, time.perf_counter() - started, result)
 
     return wrapper

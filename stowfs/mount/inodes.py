@@ -27,6 +27,7 @@ from collections.abc import Iterator
 import pyfuse3
 import trio
 
+from stowfs.locks import Lock
 from stowfs.mount.moves import is_within
 from stowfs.vault import expiry
 from stowfs.vault.draft import Draft
@@ -78,8 +79,8 @@ class Inode:
     )
 
     def __init__(self, number: int, path: str, version: Version | None) -> None:
-        self._lock: trio.Lock | None = None
-        self._flight: trio.Lock | None = None
+        self._lock: Lock | None = None
+        self._flight: Lock | None = None
         self.number = number
         self.path = path
         self.type_bits = version.type_bits if version else stat.S_IFREG
@@ -117,20 +118,20 @@ class Inode:
         self.kernel_size = 0
 
     @property
-    def lock(self) -> trio.Lock:
+    def lock(self) -> Lock:
         """Held for writes and commits: a draft takes one at a time.
 
         Made when it is needed: most inodes are only looked at.
         """
         if self._lock is None:
-            self._lock = trio.Lock()
+            self._lock = Lock()
         return self._lock
 
     @property
-    def flight(self) -> trio.Lock:
+    def flight(self) -> Lock:
         """Held while a change of this file is on its way to the store; taken before `lock`."""
         if self._flight is None:
-            self._flight = trio.Lock()
+            self._flight = Lock()
         return self._flight
 
     @property

@@ -13,11 +13,15 @@ background, but nobody waits for it longer than for the store.
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from types import TracebackType
 
 import trio
 
 from stowfs.errors import StoreUnavailable
 from stowfs.vault.naming import display
+
+Locate = Callable[[], tuple[str, ...]]
+"""Gives paths as they are now."""
 
 
 class Moves:
@@ -33,27 +37,30 @@ class Moves:
         self._unfinished: list[str] = []
         self._condition = trio.Condition()
 
-    @asynccontextmanager
-    async def steady(self, locate: Callable[[], tuple[str, ...]]) -> AsyncIterator[tuple[str, ...]]:
+    def steady(self, locate: Locate) -> "Steady":
         """Holds up directory renames of and above the paths that `locate` gives, which are what the block gets.
 
         `locate` is called again after each wait: a rename may have changed its answer. Raises `StoreUnavailable` where
         an unfinished rename is in the way.
         """
+        return Steady(self, locate)
+
+    async def _begin(self, locate: Locate) -> tuple[str, ...]:
         if self._moving:
             async with self._condition:
                 await self._wait(lambda: [a for a in self._moving if any(is_within(path, a) for path in locate())])
         paths = locate()
         self._changing.extend(paths)
-        try:
-            yield paths
-        finally:
-            for path in paths:
-                self._changing.remove(path)
+        return paths
+
+    async def _end(self, paths: tuple[str, ...]) -> None:
+        for path in paths:
+            self._changing.remove(path)
+        if self._moving:
             await self._notify()
 
     @asynccontextmanager
-    async def moving(self, locate: Callable[[], tuple[str, ...]]) -> AsyncIterator[tuple[str, ...]]:
+    async def moving(self, locate: Locate) -> AsyncIterator[tuple[str, ...]]:
         """The block has the directories that `locate` gives to itself, and all that is below them. Raises as `steady`
         does."""
         async with self._condition:
@@ -100,10 +107,29 @@ class Moves:
                 raise StoreUnavailable(f"a rename of or to {display(unfinished[0])} waits for the store")
 
     async def _notify(self) -> None:
-        if self._condition.statistics().tasks_waiting or self._moving:
-            with trio.CancelScope(shield=True):
-                async with self._condition:
-                    self._condition.notify_all()
+        with trio.CancelScope(shield=True):
+            async with self._condition:
+                self._condition.notify_all()
+
+
+class Steady:
+    """The block of `Moves.steady`: a class, which costs less than a generator, since each close of a file enters it."""
+
+    __slots__ = ("_locate", "_moves", "_paths")
+
+    def __init__(self, moves: Moves, locate: Locate) -> None:
+        self._moves = moves
+        self._locate = locate
+        self._paths: tuple[str, ...] = ()
+
+    async def __aenter__(self) -> tuple[str, ...]:
+        self._paths = await self._moves._begin(self._locate)
+        return self._paths
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._moves._end(self._paths)
 
 
 def is_within(path: str, directory: str) -> bool:

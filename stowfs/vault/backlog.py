@@ -5,7 +5,8 @@ Invariants:
 * A draft has a row in the journal as long as it is acknowledged. The row holds its bytes where they are few; else they
   are durable in the spool before the row is, and are never written over (`hot.spool`).
 * Before a PUT that may make a draft a version, its row has the id of the commit. So whoever finds the row, after
-  whatever crash, can tell from the ring of the manifest whether it happened, and goes on from there.
+  whatever crash, can tell from the ring of the manifest whether it happened, and goes on from there. The row of new
+  content has an id from the beginning (`Draft.plan`): it is written again only where something else is to be tried.
 * The row is dropped, or reduced to what was acknowledged since, only when the store has the rest, or when it is to be
   thrown away.
 
@@ -24,6 +25,7 @@ import trio
 from stowfs.errors import CorruptObject, Expired, HotTierFailed, NoSuchPath, StowError
 from stowfs.hot.journal import DraftRow, Journal
 from stowfs.hot.spool import Spool
+from stowfs.locks import Lock
 from stowfs.vault import manifest as manifests
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
@@ -126,6 +128,7 @@ class Backlog:
         frozen = draft.freeze()
         if not frozen.fits_journal:
             await trio.to_thread.run_sync(draft.sync, limiter=self._threads)
+        frozen.plan()
         await self._journal.change_drafts([self._row(frozen)], [replacing.id] if replacing else [])
         draft.acknowledged = frozen
         self._pending[draft.id] = draft
@@ -171,7 +174,7 @@ class Backlog:
         self._spool.remove(removal.id)
         self._removals.remove(removal)
 
-    async def flush(self, draft: Draft, lock: trio.Lock, settled: Settled) -> bool:
+    async def flush(self, draft: Draft, lock: Lock, settled: Settled) -> bool:
         """Commits what is acknowledged of a draft. One at a time; the caller does not hold `lock`, the draft's.
 
         False where its deadline has passed: then nothing of it is acknowledged any more. Raises what
@@ -183,15 +186,19 @@ class Backlog:
             if acknowledged is None:
                 return True
             # What a commit does to the draft on its way must not be seen by the next attempt.
-            frozen = acknowledged.freeze()
+            frozen, plan = acknowledged.freeze(), acknowledged.take_plan()
 
         async def attempting() -> None:
             async with lock:
+                if draft.acknowledged is acknowledged and plan is not None and frozen.is_planned(plan):
+                    return
                 if draft.acknowledged is not None:
                     await self._journal.change_drafts([self._row(draft.acknowledged)])
 
         try:
-            committed = await self._committer.commit(frozen, unattended=True, attempting=attempting)
+            committed = await self._committer.commit(
+                frozen, unattended=True, attempting=attempting, commit=plan.commit if plan else None
+            )
         except Expired as error:
             log.info("%s", error)
             async with lock:

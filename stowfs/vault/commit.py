@@ -107,18 +107,24 @@ class Committer:
         self._keep = keep
 
     async def commit(
-        self, draft: Draft, *, unattended: bool = False, attempting: Callable[[], Awaitable[None]] | None = None
+        self,
+        draft: Draft,
+        *,
+        unattended: bool = False,
+        attempting: Callable[[], Awaitable[None]] | None = None,
+        commit: str | None = None,
     ) -> Snapshot:
         """Makes the draft the next version of its conversation; what is there afterwards, which may be another one
         where the draft lost and was kept beside it.
 
         `unattended`: nobody is there to be told of a conflict; whatever cannot be merged is kept beside what is there.
-        `attempting` is called before every PUT that may make the draft a version, after `draft.attempt`.
+        `attempting` is called before every PUT that may make the draft a version, after `draft.attempt`. `commit`: the
+        id it is tried under, which nothing was tried under before; None: any.
 
         Raises, unless `unattended`, `PathExists` (only if the draft is exclusive) and `IsDirectory`, also `Expired`,
         and errors of reading and storing; then the draft is as it was, but may have been rebased.
         """
-        async with self._transaction("commit", draft.path) as transaction:
+        async with self._transaction("commit", draft.path, commit) as transaction:
             # A tombstone that this host knows of spares a refused write.
             previous = draft.base or self._catalog.tombstone(draft.path)
             if expiry.is_over(draft.attributes.expires_ns):
@@ -295,11 +301,11 @@ class Committer:
         await self._keep(payloads)
 
     @asynccontextmanager
-    async def _transaction(self, kind: Kind, path: str) -> AsyncIterator[Transaction]:
+    async def _transaction(self, kind: Kind, path: str, commit: str | None = None) -> AsyncIterator[Transaction]:
         """A transaction whose row, if it fails, is cancelled or comes to nothing, is settled in the background."""
         # A name that no store can hold is refused before anything is counted for it.
         manifest_key(path)
-        transaction = Transaction(self._hot.journal, self._counts, self._hot.index, kind, path)
+        transaction = Transaction(self._hot.journal, self._counts, self._hot.index, kind, path, commit)
         try:
             yield transaction
         except BaseException:

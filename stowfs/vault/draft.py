@@ -7,6 +7,8 @@ follows what a commit may do where the base has moved meanwhile (`Intent`).
 (`acknowledged`), and what is committed then is one, too; when that is done, the draft goes on from there (`follow`).
 """
 
+import copy
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -19,7 +21,7 @@ from stowfs.hot.spool import BLOCK, Spool, SpoolFile
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display
 from stowfs.vault.overlay import Intent, Mark, Overlay, Truncation
-from stowfs.vault.ring import Verdict, new_id
+from stowfs.vault.ring import Verdict, id_of_time, new_id
 
 __all__ = ["SIZE_LIMIT", "Draft", "DraftState", "Intent"]
 
@@ -29,6 +31,10 @@ only."""
 
 RELEASE_FROM = 1 * MIB
 """Bytes of a log that are committed already and worth giving back to the disk while the rest is still in use."""
+
+PLANNED_FOR = 60.0
+"""Seconds for which the id of a planned commit may be used: about as old as the id of one may get that is tried again
+and again. Ids are compared with each other, and with times."""
 
 ReadBase = Callable[[Snapshot, int, int], Awaitable[bytes]]
 
@@ -56,6 +62,14 @@ class DraftState(msgspec.Struct, frozen=True, omit_defaults=True):
     removed: str = ""
     shift: int = 0
     content: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A commit of a draft that nobody has tried yet: its id, and what it is to store."""
+
+    commit: str
+    mark: Mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +116,9 @@ class Draft:
         # The last seal, while there is no file to ask for it.
         self._sealed = 0
         self._read_base = read_base
-        # What a frozen copy was when it was frozen.
+        # What a frozen copy was when it was frozen, and the first commit of it, as the journal has it already.
         self._mark: Mark | None = None
+        self._plan: Plan | None = None
         # What was to be committed under each id; nobody may be able to tell whether it was.
         self._attempts: dict[str, Mark] = {}
 
@@ -236,15 +251,29 @@ class Draft:
 
     def freeze(self) -> "Draft":
         """A copy of the draft as it is, which shares its log and its attempts; the owner of the log is this one."""
-        frozen = Draft(self.path, self.base, self.attributes, self._spool, self._read_base, appending=self.appending)
-        frozen.id = self.id
-        frozen.exclusive = self.exclusive
+        frozen = copy.copy(self)
+        frozen.acknowledged = frozen._plan = None
+        frozen.moved = self.moved and self._mark is not None
         frozen._mark = self.mark()
         frozen._overlay = self._overlay.copy()
-        frozen._file = self._file
-        frozen._attempts = self._attempts
-        frozen.moved = self.moved and self._mark is not None
         return frozen
+
+    def plan(self) -> None:
+        """Chooses the id under which a frozen draft is to be committed first, so that its row can have it from the
+        beginning.
+
+        Only for new content: of what is based on something, so many others may write a next version before this one is
+        tried that nobody could tell whether it had been.
+        """
+        if self.base is None and self.intent is Intent.REPLACE and not self._attempts:
+            self._plan = Plan(new_id(), self.mark())
+
+    def take_plan(self) -> Plan | None:
+        """The commit that was planned, once, unless it is too late for it."""
+        plan, self._plan = self._plan, None
+        if plan is None or self._attempts or plan.commit < id_of_time(time.time() - PLANNED_FOR):
+            return None
+        return plan
 
     def rename(self, path: str) -> None:
         """The conversation has another name."""
@@ -258,6 +287,10 @@ class Draft:
         self._attempts[commit] = msgspec.structs.replace(
             self.mark(), moved=self.moved and self._mark is not None, over=over.etag if over else None
         )
+
+    def is_planned(self, plan: Plan) -> bool:
+        """Whether what was tried last under the id of the plan is what was planned."""
+        return self._attempts.get(plan.commit) == plan.mark
 
     def failed(self, commit: str) -> None:
         """The attempt under this id did not take effect, and never will."""
@@ -324,6 +357,8 @@ class Draft:
             return False
         assert later._mark is not None
         later._mark = msgspec.structs.replace(later._mark, attributes=later.attributes)
+        # It has a base by now.
+        later._plan = None
         # What is committed of it then is not what this draft had.
         later.moved = later.moved or not followed
         return followed
@@ -372,7 +407,7 @@ class Draft:
             base_size=overlay.base_size,
             extents=tuple(map(tuple, overlay.extents)),  # type: ignore[arg-type]
             truncations=tuple(overlay.truncations),
-            attempts=self._attempts,
+            attempts=self._attempts | {self._plan.commit: self._plan.mark} if self._plan else self._attempts,
             appending=self.appending,
             exclusive=self.exclusive,
             shift=overlay.shift,

@@ -8,7 +8,7 @@ more rarely; `flush` tries everything at once, and tells what fails.
 
 import logging
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
@@ -79,11 +79,14 @@ class Flusher:
         self._size = 0
         # What came since the last group: conversations, and bytes of all.
         self._new_count = self._new_size = 0
-        self._slots = trio.CapacityLimiter(AT_ONCE)
+        # Those whose turn it is, and the tasks that take them.
+        self._ready: deque[Entry] = deque()
+        self._workers = 0
         self._wake = trio.Event()
         # When the next group is to be looked for, unless that event comes first.
         self._alarm = math.inf
-        self._progress = trio.Condition()
+        # Those who wait for something to be committed, or to fail.
+        self._progress = trio.lowlevel.ParkingLot()
         self._away = False
 
     def add(self, key: str, path: str, size: int, commit: Commit) -> None:
@@ -103,13 +106,13 @@ class Flusher:
         if self._enough():
             self._wake.set()
 
-    async def drop(self, key: str) -> None:
+    def drop(self, key: str) -> None:
         """There is nothing to commit any more, for whatever reason."""
         if (busy := self._busy.get(key)) is not None:
             busy.dropped = True
             self._resize(busy, 0)
         if (entry := self._waiting.pop(key, None)) is not None:
-            await self._gone(entry)
+            self._gone(entry)
 
     @property
     def lag(self) -> Lag:
@@ -127,9 +130,8 @@ class Flusher:
         # What failed is not tried more often because somebody waits: the store may be away.
         self._hurry(entry for entry in self._waiting.values() if entry.failure is None)
         with trio.move_on_after(self._patience):
-            async with self._progress:
-                while self._is_full():
-                    await self._progress.wait()
+            while self._is_full():
+                await self._progress.park()
             return
         lag = self.lag
         reason = f": {lag.failure}" if lag.failure else ""
@@ -147,10 +149,9 @@ class Flusher:
             return entry.committed < count and (self._busy.get(entry.key) or self._waiting.get(entry.key)) is entry
 
         with trio.move_on_after(timeout):
-            async with self._progress:
-                for entry, count in wanted:
-                    while missing(entry, count) and entry.failure is None:
-                        await self._progress.wait()
+            for entry, count in wanted:
+                while missing(entry, count) and entry.failure is None:
+                    await self._progress.park()
         return [entry for entry, count in wanted if missing(entry, count)]
 
     async def run(self) -> None:
@@ -159,7 +160,10 @@ class Flusher:
             while True:
                 for entry in self._due():
                     self._busy[entry.key] = self._waiting.pop(entry.key)
-                    nursery.start_soon(self._commit, entry)
+                    self._ready.append(entry)
+                for _ in range(min(len(self._ready), AT_ONCE - self._workers)):
+                    self._workers += 1
+                    nursery.start_soon(self._work)
                 if self._wake.is_set():
                     self._wake = trio.Event()
                 self._alarm = min(map(_time_of, self._waiting.values()), default=math.inf)
@@ -180,12 +184,15 @@ class Flusher:
         if _time_of(entry) < self._alarm:
             self._wake.set()
 
+    async def _work(self) -> None:
+        while self._ready:
+            await self._commit(self._ready.popleft())
+        self._workers -= 1
+
     async def _commit(self, entry: Entry) -> None:
         count = entry.acknowledged
         try:
-            async with self._slots:
-                count = entry.acknowledged
-                await entry.commit()
+            await entry.commit()
         except StowError as error:
             self._failed(entry, error)
         except Exception as error:
@@ -197,7 +204,7 @@ class Flusher:
         del self._busy[entry.key]
         if entry.committed < entry.acknowledged and not entry.dropped:
             self._wait(entry)
-        await self._gone(entry)
+        self._gone(entry)
 
     def _succeeded(self, entry: Entry, count: int) -> None:
         entry.committed = count
@@ -220,11 +227,10 @@ class Flusher:
         if (self._away and not away) or not (isinstance(error, StoreUnavailable) or known):
             log.warning("%s is not in the store yet, and is kept here: %s", display(entry.path), error)
 
-    async def _gone(self, entry: Entry) -> None:
+    def _gone(self, entry: Entry) -> None:
         if entry.key not in self._waiting:
             self._resize(entry, 0)
-        async with self._progress:
-            self._progress.notify_all()
+        self._progress.unpark_all()
 
     def _resize(self, entry: Entry, size: int) -> None:
         self._size += size - entry.size

@@ -5,7 +5,8 @@ it. So a state of the past (`Mark`) tells itself apart from what was done since:
 later, and the truncations noted with its seal or a later one.
 """
 
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from enum import Enum
 
 import msgspec
@@ -72,7 +73,9 @@ class Overlay:
 
     def copy(self) -> "Overlay":
         """The same, independent of it."""
-        return replace(self, extents=ExtentMap(self.extents), truncations=list(self.truncations))
+        copied = copy(self)
+        copied.extents, copied.truncations = self.extents.copy(), self.truncations.copy()
+        return copied
 
     @property
     def base_limit(self) -> int:

@@ -69,7 +69,9 @@ def decode(row: JournalRow) -> Row:
 class Transaction:
     """One commit under way in this process."""
 
-    def __init__(self, journal: Journal, counts: Counts, index: Index, kind: Kind, path: str) -> None:
+    def __init__(
+        self, journal: Journal, counts: Counts, index: Index, kind: Kind, path: str, commit: str | None = None
+    ) -> None:
         self._journal = journal
         self._counts = counts
         self._index = index
@@ -81,7 +83,7 @@ class Transaction:
         # What this commit is known to have counted, and what nobody counts any more.
         self.counted: set[str] = set()
         self._uncounted: set[str] = set()
-        self.row = Row(new_id(), kind, path)
+        self.row = Row(commit or new_id(), kind, path)
 
     @property
     def id(self) -> str:

@@ -18,6 +18,7 @@ import trio
 from stowfs.config import VaultOptions
 from stowfs.errors import ReadOnly, StoreUnavailable
 from stowfs.hot.tier import HotTier
+from stowfs.locks import Lock
 from stowfs.store.base import ObjectInfo, ObjectStore
 from stowfs.tasks import background
 from stowfs.vault.assembly import Assembler
@@ -167,7 +168,7 @@ class Vault:
     def queue_backlog(self) -> None:
         """Has the flusher send what an earlier process left. For a vault whose owner writes nothing itself."""
         for draft in self.backlog.drafts:
-            commit = partial(self.backlog.flush, draft, trio.Lock(), _settled)
+            commit = partial(self.backlog.flush, draft, Lock(), _settled)
             self.flusher.add(draft.id, draft.path, draft.spooled, commit)
 
     async def run_flusher(self) -> None:

@@ -9,12 +9,13 @@ import pytest
 import trio
 
 from stowfs.config import FlushOptions
-from stowfs.errors import NoSuchPath
+from stowfs.errors import NoSuchPath, StoreUnavailable
+from stowfs.locks import Lock
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.draft import Draft
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
-from tests.support.faults import FailBefore, FaultyStore, Rule, Stall
+from tests.support.faults import FailAfter, FailBefore, FaultyStore, Rule, Stall
 from tests.support.vaults import ATTRIBUTES, Hosts, append, flush, read, write
 from tests.vault.test_promises import log_lines
 
@@ -72,6 +73,42 @@ async def test_a_group_counts_a_shared_segment_together(tmp_path: Path) -> None:
         assert store.count("put", "manifests") == 40
         assert store.count("put", "segments") <= 4 * segments, "as many as a ring tells apart at a time"
         assert (await audit(store.inner)).exact
+
+
+async def test_the_row_of_new_content_is_written_once_and_dropped_once(tmp_path: Path) -> None:
+    async with Hosts(MemoryStore(), tmp_path, asynchronous=True) as hosts:
+        vault = await hosts.start("a")
+        journal = vault.backlog._journal
+        before = journal.transactions
+        draft = await acknowledged(vault, "x", b"new")
+        await flush(vault)
+        assert journal.transactions == before + 2
+        # What it is based on may have moved: what is to be tried is noted first.
+        draft.write(3, b" and more")
+        await vault.acknowledge(draft)
+        await flush(vault)
+        assert journal.transactions == before + 5
+        assert await read(vault, "x") == b"new and more"
+
+
+async def test_a_planned_commit_that_was_not_answered_is_recognised_after_a_crash(tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, asynchronous=True, deadline=0.2) as hosts:
+        vault = await hosts.start("a")
+        draft = await acknowledged(vault, "x", b"one line\n")
+        store.add(Rule(FailAfter(), operation="put"))
+        store.add(Rule(FailBefore(), operation="get", times=None))
+        with pytest.raises(StoreUnavailable):
+            await flush(vault)
+        await hosts.crash("a")
+        store.rules.clear()
+        host = await hosts.start("b")
+        await append(host, "x", b"another\n")
+        vault = await hosts.start("a")
+        assert [restored.id for restored in vault.backlog.drafts] == [draft.id]
+        await flush(vault)
+        assert await read(vault, "x") == b"one line\nanother\n", "not written over"
+        assert await names(vault) == ["x"]
 
 
 async def test_an_edit_that_lost_is_kept_beside_with_all_that_was_acknowledged(tmp_path: Path) -> None:
@@ -235,7 +272,7 @@ async def test_changes_during_a_commit_follow_it(tmp_path: Path) -> None:
         draft = await acknowledged(a, "x", b"one ")
         stalled = Stall()
         store.add(Rule(stalled, "put", "manifests/*", nth=1))
-        lock = trio.Lock()
+        lock = Lock()
         cleanness: list[bool] = []
         commit = partial(a.backlog.flush, draft, lock, lambda committed, clean: cleanness.append(clean))
         async with trio.open_nursery() as nursery:

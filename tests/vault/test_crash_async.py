@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import trio
-import trio.testing
 
+from stowfs.locks import Lock
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.draft import Draft
 from stowfs.vault.vault import Vault
@@ -150,7 +149,7 @@ async def _attempt(
     hosts: Hosts, vault: Vault, draft: Draft, action: Action, more: Callable[[Draft], None] | None
 ) -> None:
     """Commits what is acknowledged, until that ends or is held at the troubled request; `more` happens meanwhile."""
-    lock = trio.Lock()
+    lock = Lock()
 
     async def write_more() -> None:
         # The flush has frozen the draft by now.

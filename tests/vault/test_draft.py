@@ -3,6 +3,7 @@
 import errno
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from stowfs.config import MIB
 from stowfs.errors import FileTooLarge, HotTierFailed, HotTierFull
 from stowfs.hot.spool import BLOCK, Spool
-from stowfs.vault.draft import RELEASE_FROM, SIZE_LIMIT, Draft, DraftState, Intent
+from stowfs.vault.draft import PLANNED_FOR, RELEASE_FROM, SIZE_LIMIT, Draft, DraftState, Intent
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
 from stowfs.vault.overlay import Mark
 from stowfs.vault.ring import CAPACITY, Ring
@@ -591,6 +592,31 @@ def test_a_draft_recognises_its_own_attempts(tmp_path: Path) -> None:
         assert (later.commit, draft.is_as(later.mark)) == ("4", True)
         assert draft.follow(attempt.mark, version, same=True)
         assert draft.attempt_in(version) is None, "it is in the base"
+
+
+def test_only_new_content_is_planned_and_for_one_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bases = Bases()
+    with new_draft(tmp_path) as draft:
+        draft.write(0, b"abc")
+        frozen, forgotten = draft.freeze(), draft.freeze()
+        frozen.plan()
+        plan = frozen.take_plan()
+        assert plan is not None
+        assert frozen.take_plan() is None
+        frozen.attempt(plan.commit, None)
+        assert frozen.is_planned(plan)
+        frozen.attempt(plan.commit, bases.add(b"another", "1"))
+        assert not frozen.is_planned(plan), "it is to replace something"
+        frozen.failed(plan.commit)
+        forgotten.plan()
+        later = time.time() + PLANNED_FOR + 1
+        monkeypatch.setattr("stowfs.vault.draft.time.time", lambda: later)
+        assert forgotten.take_plan() is None
+    with new_draft(tmp_path, bases.add(b"base", "1"), bases=bases) as draft:
+        draft.write(4, b" more")
+        frozen = draft.freeze()
+        frozen.plan()
+        assert frozen.take_plan() is None
 
 
 def test_an_attempt_that_may_still_take_effect_is_not_forgotten(tmp_path: Path) -> None:

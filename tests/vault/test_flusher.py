@@ -316,8 +316,8 @@ async def test_what_is_dropped_is_not_committed(autojump_clock: MockClock) -> No
     async with store.running():
         store.change("a", 5)
         store.change("b", 6)
-        await store.flusher.drop("a")
-        await store.flusher.drop("nobody")
+        store.flusher.drop("a")
+        store.flusher.drop("nobody")
         assert store.left == (1, 6)
         await trio.sleep(60)
         assert [key for _, key, _ in store.commits] == ["b"]
@@ -333,8 +333,8 @@ async def test_what_is_dropped_while_it_is_under_way_is_not_tried_again(autojump
         store.change("b", 6)
         await trio.sleep(DELAY + 1)
         store.change("a", 7)
-        await store.flusher.drop("a")
-        await store.flusher.drop("b")
+        store.flusher.drop("a")
+        store.flusher.drop("b")
         store.change("b", 8)
         assert store.left == (2, 8)
         await trio.sleep(60)
@@ -416,7 +416,7 @@ async def play(seconds: float, steps: list[tuple[str, str, int]]) -> None:
                         store.change(key, number)
                     case "drop":
                         store.pending[key] = 0
-                        await store.flusher.drop(key)
+                        store.flusher.drop(key)
                     case "fail":
                         store.failure = unavailable()
                     case "refuse":
