@@ -7,7 +7,6 @@ import pyfuse3
 
 from stowfs.config import KIB
 from stowfs.mount.inodes import Inode
-from stowfs.mount.options import ENTRY_TIMEOUT
 from stowfs.vault import expiry
 
 BLOCK_SIZE = 128 * KIB
@@ -46,15 +45,15 @@ class Shown:
             answer.st_mode = pyfuse3.ModeT(stat.S_IFMT(answer.st_mode) | PERMISSIONS & ~self.umask)
 
 
-def entry(inode: Inode, shown: Shown, attribute_timeout: float) -> pyfuse3.EntryAttributes:
-    """The attributes of an inode for the kernel, which then believes them: `answered` has to be called with the
-    reply."""
+def entry(inode: Inode, shown: Shown, attribute_timeout: float, entry_timeout: float) -> pyfuse3.EntryAttributes:
+    """The attributes of an inode for the kernel, which then believes them and its name for so many seconds: `answered`
+    has to be called with the reply."""
     attributes = inode.attributes
     answer = pyfuse3.EntryAttributes()
     answer.st_ino = inode.number
     # Neither is to outlast the deadline.
     left = max(0.0, expiry.seconds_left(attributes.expires_ns) - TICK)
-    answer.entry_timeout = min(ENTRY_TIMEOUT, left)
+    answer.entry_timeout = min(entry_timeout, left)
     answer.attr_timeout = min(attribute_timeout, left)
     answer.st_mode = pyfuse3.ModeT(inode.type_bits | attributes.mode)
     # A directory's count is 1, which says that it is not kept: a count of 2 would say that there are no subdirectories.

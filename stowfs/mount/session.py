@@ -27,7 +27,7 @@ from stowfs.mount.listings import Listing
 from stowfs.mount.local_names import LocalNames
 from stowfs.mount.monitor import Monitor
 from stowfs.mount.moves import Moves
-from stowfs.mount.options import MountOptions
+from stowfs.mount.options import ENTRY_TIMEOUT, MountOptions
 from stowfs.mount.tree import Tree
 from stowfs.store.counting import RequestCounts
 from stowfs.vault.manifest import Attributes
@@ -80,6 +80,7 @@ class Session(pyfuse3.Operations):
         super().__init__()
         self.monitor = monitor
         self._generated = generated_files(about, vault, monitor, requests, self._inventory)
+        self._entry_timeout = max(ENTRY_TIMEOUT, vault.options.revalidate)
         self._exclusive_at_once = options.exclusive == "open"
         self._shown = Shown(options.uid, options.gid, options.umask)
         self._capacity = capacity
@@ -174,8 +175,7 @@ class Session(pyfuse3.Operations):
         return self._entry(inode)
 
     def _entry(self, inode: Inode) -> EntryAttributes:
-        timeout = self._tree.attribute_timeout(inode)
-        return entry(inode, self._shown, timeout)
+        return entry(inode, self._shown, self._tree.attribute_timeout(inode), self._entry_timeout)
 
     def _looked_up(self, inode: Inode) -> EntryAttributes:
         inode.lookups += 1

@@ -161,11 +161,11 @@ class Tree:
     def attribute_timeout(self, inode: Inode) -> float:
         """Seconds for which the kernel may believe the attributes of an inode. Counted from when the store was asked,
         so that what a stat says is never older than promised."""
+        # Nobody asks the store within the time of revalidation: so the kernel need not ask this process.
         if not self.is_shared(inode):
-            return self._attribute_timeout
+            return max(self._attribute_timeout, self._revalidate)
         age = trio.current_time() - inode.validated
-        again = min(self._attribute_timeout, self._revalidate - age)
-        return max(0.0, self._attribute_timeout + inode.allowance - age, again)
+        return max(0.0, max(self._attribute_timeout + inode.allowance, self._revalidate) - age)
 
     def is_shared(self, inode: Inode) -> bool:
         """Whether another host can change what the inode shows: not while it is open, changed or unlinked here."""

@@ -23,7 +23,7 @@ from stowfs.vault.naming import INDEX_POINTER, manifest_key, shard_key
 from stowfs.vault.shards import Pointer, encode_pointer, encode_shard, row
 from stowfs.vault.version import Version
 from tests.support.faults import FaultyStore
-from tests.support.mounting import Mounts, python, run
+from tests.support.mounting import Mount, Mounts, python, run
 from tests.support.vaults import Hosts, append, write
 
 FILES = 200
@@ -164,16 +164,33 @@ def test_find_and_ls_ask_for_no_entry_by_itself(mounts: Mounts) -> None:
     python(code, mount.root / "d")
     mount.unmount()
     mount = mounts.start(options="attr_timeout=60")
-    figures = mount.mountpoint / ".stowfs" / "stats.json"
-
-    def counts() -> Counter[str]:
-        stats = json.loads(figures.read_text())
-        return Counter({kind: of["count"] for part in ("operations", "requests") for kind, of in stats[part].items()})
-
-    before = counts()
+    before = _counts(mount)
     found = run("find", mount.root / "d", "-type", "f", "-printf", "%f %s\\n").stdout.decode().split()
     assert sorted(found[::2]) == sorted(found[1::2]) == sorted(str(n) for n in range(300))
     assert run("ls", "-l", mount.root / "d").stdout.count(b"\n") == 301
-    used = counts() - before
+    used = _counts(mount) - before
     assert used["getattr"] + used["lookup"] < 20
     assert used["get"] < 20
+
+
+@pytest.mark.fuse
+def test_what_need_not_be_revalidated_is_opened_and_read_without_a_question(mounts: Mounts) -> None:
+    mount = mounts.start(options="attr_timeout=0,revalidate=600")
+    run("mkdir", mount.root / "d")
+    python("for n in range(100): open(f'{args[0]}/{n}', 'w').write('x' * n)", mount.root / "d")
+    code = "for n in range(100): assert len(open(f'{args[0]}/{n}').read()) == os.stat(f'{args[0]}/{n}').st_size == n"
+    python(code, mount.root / "d")
+    # Reading from us, which the kernel takes for a change of the time of access, was the first time only.
+    python(code, mount.root / "d")
+    before = _counts(mount)
+    python(code, mount.root / "d")
+    used = _counts(mount) - before
+    # Those of the figures themselves among them.
+    assert used["open"] == 101
+    assert used["read"] + used["getattr"] + used["lookup"] + used["get"] + used["list"] <= 10
+
+
+def _counts(mount: Mount) -> Counter[str]:
+    """How often each operation was done, and each request made."""
+    stats = json.loads((mount.mountpoint / ".stowfs" / "stats.json").read_text())
+    return Counter({kind: of["count"] for part in ("operations", "requests") for kind, of in stats[part].items()})
