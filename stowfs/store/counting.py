@@ -32,7 +32,9 @@ class CountingStore(ObservedStore):
     async def _pass(
         self, operation: Operation, key: str, send: Callable[[], Awaitable[T]], *, sent: int = 0, more: bool = False
     ) -> T:
-        outcomes = self.counts.by_operation.setdefault(operation, Outcomes())
+        outcomes = self.counts.by_operation.get(operation)
+        if outcomes is None:
+            outcomes = self.counts.by_operation[operation] = Outcomes()
         started = time.perf_counter()
         try:
             result = await send()

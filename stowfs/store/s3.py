@@ -65,6 +65,7 @@ from stowfs.store.base import (
 )
 from stowfs.store.rules import PAGE_SIZE, check_key
 from stowfs.store.s3_errors import translate
+from stowfs.store.workers import Workers
 
 T = TypeVar("T")
 Client = Any
@@ -85,7 +86,7 @@ class S3Store:
         self._client = client
         self._bucket = bucket
         self._prefix = prefix
-        self._limiter = trio.CapacityLimiter(options.concurrency)
+        self._workers = Workers(options.concurrency)
         self._page_size = page_size
         self._quoted = True
         self._place = f"s3://{bucket} at {client.meta.endpoint_url}"
@@ -110,7 +111,7 @@ class S3Store:
     async def _run(self, function: Callable[[], T], key: str = "") -> T:
         try:
             # Abandoned when cancelled: a deadline is kept, and the thread ends by the timeouts of its socket.
-            return await trio.to_thread.run_sync(function, limiter=self._limiter, abandon_on_cancel=True)
+            return await self._workers.run(function)
         except ClientError as error:
             details = error.response.get("Error", {})
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -221,6 +222,7 @@ class S3Store:
         await S3Upload(self, upload.key, upload.upload_id).abort()
 
     async def close(self) -> None:
+        self._workers.close()
         await trio.to_thread.run_sync(self._client.close)
 
     def _named(self, key: str) -> dict[str, Any]:
