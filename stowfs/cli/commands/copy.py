@@ -14,6 +14,7 @@ from stowfs.cli.session import open_session, store_path
 from stowfs.cli.tally import Tally
 from stowfs.config import StoreOptions
 from stowfs.errors import NoSuchPath
+from stowfs.mount.allocator import limit_heaps
 from stowfs.store.open import StoreLocation
 
 
@@ -53,6 +54,7 @@ def put(
             with progress("put") as bar:
                 await upload.put(session.vault, directories, files, where, tally, bar, lifetime=ttl)
 
+    limit_heaps()
     trio.run(run)
     _finish(ctx, tally, as_json)
 
@@ -97,6 +99,7 @@ def get(
                 with progress("get") as bar:
                     await download.get(session.vault, folders, items, tally, bar)
 
+    limit_heaps()
     trio.run(run)
     _finish(ctx, tally, as_json)
 
