@@ -88,11 +88,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """The content of the next manifest. `digests`: every segment it references; `inline_digests`: of what lies inline
-    and may be worth sharing if it is seen again."""
+    """The content of the next manifest. `inline_digest`: of the inline bytes, if there are any; `digests`: every
+    segment it references; `inline_digests`: of what lies inline and may be worth sharing if it is seen again."""
 
     pieces: tuple[Piece, ...]
     inline: bytes
+    inline_digest: str
     tail: int
     facts: Facts
     digests: set[str]
@@ -295,6 +296,8 @@ class Assembler:
 
     async def _compress(self, runs: Sequence[Run]) -> None:
         """Compresses what is not compressed yet: as many at once as there are threads."""
+        if not runs:
+            return
         dictionary = await self._dictionaries.active()
 
         async def compress(run: Run) -> None:
@@ -321,10 +324,12 @@ class Assembler:
         if made:
             await acquire([Payload(d, codec.compress(raw), len(raw), "page") for d, raw in made.items()], set())
         left = [run for run in inline if run.reference is None]
+        inline_bytes = b"".join(run.raw for run in left)
         noted = left if note_tail else [run for run in sealed if run.reference is None]
         return Assembled(
             pieces=tuple(pieces),
-            inline=b"".join(run.raw for run in left),
+            inline=inline_bytes,
+            inline_digest=_digest_of(left, inline_bytes),
             tail=progress.tail,
             facts=progress.facts,
             digests=await pages.digests(pieces, self._page_source(made)),
@@ -342,6 +347,13 @@ class Assembler:
         if size <= ON_LOOP:
             return function(*arguments)
         return await trio.to_thread.run_sync(function, *arguments, limiter=self._threads)
+
+
+def _digest_of(runs: Sequence[Run], joined: bytes) -> str:
+    """The digest of the bytes of these runs together, if there are any; of one alone it is known."""
+    if len(runs) == 1:
+        return runs[0].digest
+    return hashlib.sha256(joined).hexdigest() if runs else ""
 
 
 def _resumed(position: int, facts: Facts, pieces: Sequence[Piece], inline: Sequence[bytes]) -> _Progress:

@@ -11,8 +11,8 @@ import logging
 import platform
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -124,7 +124,7 @@ class Committer:
         Raises, unless `unattended`, `PathExists` (only if the draft is exclusive) and `IsDirectory`, also `Expired`,
         and errors of reading and storing; then the draft is as it was, but may have been rebased.
         """
-        async with self._transaction("commit", draft.path, commit) as transaction:
+        with self._transaction("commit", draft.path, commit) as transaction:
             # A tombstone that this host knows of spares a refused write.
             previous = draft.base or self._catalog.tombstone(draft.path)
             if expiry.is_over(draft.attributes.expires_ns):
@@ -260,7 +260,7 @@ class Committer:
         `over`: a version under the new name that is replaced in any case. Raises `NoSuchPath`, `IsDirectory` (either is
         a directory), `PathExists` (not `replace`, and the new name is taken).
         """
-        async with self._transaction("rename", new) as transaction:
+        with self._transaction("rename", new) as transaction:
             source = _live(old, await self._catalog.current(old, trust=False))
             if source.is_directory:
                 raise IsDirectory(display(old))
@@ -300,8 +300,8 @@ class Committer:
         await transaction.acquire(payloads, there)
         await self._keep(payloads)
 
-    @asynccontextmanager
-    async def _transaction(self, kind: Kind, path: str, commit: str | None = None) -> AsyncIterator[Transaction]:
+    @contextmanager
+    def _transaction(self, kind: Kind, path: str, commit: str | None = None) -> Iterator[Transaction]:
         """A transaction whose row, if it fails, is cancelled or comes to nothing, is settled in the background."""
         # A name that no store can hold is refused before anything is counted for it.
         manifest_key(path)
@@ -321,7 +321,7 @@ class Committer:
         `change` leaves `commit` and `ring` to this function. What the old one alone referenced is released. `inline`:
         the inline bytes, where they are not those of the current one.
         """
-        async with self._transaction(kind, path) as transaction:
+        with self._transaction(kind, path) as transaction:
             previous = await self._catalog.current(path)
             while True:
                 next_manifest = msgspec.structs.replace(
@@ -403,7 +403,7 @@ def _manifest(commit: str, draft: Draft, assembled: Assembled, previous: Snapsho
         pieces=assembled.pieces,
         tail=assembled.tail,
         inline=len(inline),
-        inline_digest=hashlib.sha256(inline).hexdigest() if inline else "",
+        inline_digest=assembled.inline_digest,
         facts=assembled.facts,
     )
 

@@ -41,6 +41,9 @@ PREFIX_ALLOWANCE = 128
 RECENT_DIRECTORIES = 1024
 """Directories whose prefixes are remembered: each file in them needs it several times."""
 
+RECENT_NAMES = 1024
+"""Paths whose keys are remembered: a commit needs that of its path several times, and many are under way at once."""
+
 _CUT = "%~/"
 
 _CUT_AFTER = COMPONENT_LIMIT - len(_SUFFIX)
@@ -78,6 +81,7 @@ def unescape(component: str) -> str:
     return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match.group(1), 16)]), component.encode()))
 
 
+@lru_cache(RECENT_NAMES)
 def manifest_key(path: str) -> str:
     """The key of the manifest of a conversation or directory. Raises `NameTooLong`."""
     parent, name = split(path)

@@ -1,7 +1,7 @@
 """Writing a manifest: the one conditional PUT that is the commit point, with its outcome found out whatever happens
 to it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from stowfs import codec
@@ -67,15 +67,17 @@ async def publish(
     """
     key = manifest_key(path)
     condition = IF_ABSENT if base is None else IfMatch(base.etag)
-    own = Snapshot(path, manifest.commit, manifest, inline, len(body), codec.dictionary_number(body))
+    dictionary = codec.dictionary_number(body)
     backoff = Backoff(deadline)
     in_doubt = False
     while True:
         try:
-            return Published(replace(own, etag=await store.put(key, body, condition)), body)
+            etag = await store.put(key, body, condition)
+            return Published(Snapshot(path, etag, manifest, inline, len(body), dictionary), body)
         except (PreconditionFailed, WriteConflict, StoreUnavailable) as error:
             refused = error
             in_doubt = in_doubt or isinstance(error, StoreUnavailable)
+        own = Snapshot(path, manifest.commit, manifest, inline, len(body), dictionary)
         try:
             outcome = await _find_out(store, dictionaries, own, base, in_doubt=in_doubt)
         except StoreUnavailable as error:

@@ -114,6 +114,8 @@ class Transaction:
 
         A segment occurs twice where both hold it and it is not kept.
         """
+        if not self.held and not self.row.acquire:
+            return []
         owned = Counter(self.held)
         owned.update(self.row.acquire)
         return list((owned - Counter(set(kept))).elements())

@@ -1,10 +1,15 @@
 """What things cost in requests and bytes: the budgets, counted at the store."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import trio
 
+from stowfs.hot.buffer import ENTRIES
+from stowfs.hot.known import ASKED_FROM
 from stowfs.store.memory import MemoryStore
 from tests.support.audit import audit
 from tests.support.corpus import samples
@@ -26,6 +31,28 @@ async def test_a_small_new_conversation_is_one_put(tmp_path: Path) -> None:
             await vault.drain()
             assert store.counts() == {("put", "manifests"): 1}, number
         assert await read(a, "new/0") == small[0]
+
+
+async def test_small_new_conversations_change_threads_in_batches_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To change to another thread and back takes longer than all that a small conversation has to do there."""
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        vault = await hosts.start("a")
+        for number in range(2 * ASKED_FROM):
+            await write(vault, f"first/{number}", noise(2000, seed=number))
+        changes: list[object] = []
+        original = trio.to_thread.run_sync
+
+        async def counted(function: Callable[..., object], *arguments: object, **options: Any) -> object:
+            changes.append(function)
+            return await original(function, *arguments, **options)
+
+        monkeypatch.setattr(trio.to_thread, "run_sync", counted)
+        for number in range(2 * ENTRIES):
+            await write(vault, f"next/{number}", noise(2000, seed=1000 + number))
+        # Manifests and sightings, each in two or three batches.
+        assert 0 < len(changes) <= 6
 
 
 async def test_an_append_to_a_long_session_is_cheap(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ FORMATS = (
 )
 """In the order in which they are tried within a family: the more particular first."""
 
+_OF_FAMILY = {family: tuple(entry for entry in FORMATS if entry.family is family) for family in Family}
 _BY_NAME = {entry.name: entry for entry in FORMATS}
 _BYTES = _BY_NAME["bytes"]
 
@@ -87,11 +88,17 @@ def format_named(name: str) -> Format:
 
 def format_of(family: Family, head: bytes) -> Format:
     """The format of a conversation of this family that begins with `head`."""
-    return next(
-        entry
-        for entry in FORMATS
-        if entry.family is family and all(any(spelling in head for spelling in mark) for mark in entry.marks)
-    )
+    return next(entry for entry in _OF_FAMILY[family] if _has_marks(head, entry))
+
+
+def _has_marks(head: bytes, entry: Format) -> bool:
+    for mark in entry.marks:
+        for spelling in mark:
+            if spelling in head:
+                break
+        else:
+            return False
+    return True
 
 
 def message_line(entry: Format) -> re.Pattern[bytes]:
