@@ -39,9 +39,9 @@ INLINE = 256 * KIB
 class Order:
     """Files of one directory in the order in which a program may open them, and how far one has got."""
 
-    def __init__(self, positions: Sequence[int]) -> None:
-        """`positions`: of the files in the listing, in this order."""
-        self._positions = positions
+    def __init__(self) -> None:
+        # Of the files in the listing, in this order.
+        self.positions: Sequence[int] = ()
         self._last = -1
         self._row = 0
         self._window = 1
@@ -65,11 +65,11 @@ class Order:
             return []
         self._window = min(2 * self._window, WINDOW)
         end, left = start, BYTES
-        while end < min(place + 1 + self._window, len(self._positions)) and left > 0:
-            left -= min(sizes[self._positions[end]], INLINE)
+        while end < min(place + 1 + self._window, len(self.positions)) and left > 0:
+            left -= min(sizes[self.positions[end]], INLINE)
             end += 1
         self._fetched = end
-        return list(self._positions[start:end])
+        return list(self.positions[start:end])
 
 
 class Walk:
@@ -81,8 +81,7 @@ class Walk:
         self._sizes = array("Q")
         self.names: list[str] = []
         self._next = 0
-        self._orders: tuple[Order, Order] | None = None
-        self._by_number: list[int] = []
+        self._listed, self._numbered = Order(), Order()
 
     def add(self, place: int, name: str, number: int, size: int) -> None:
         """The entry at a place of the listing, its inode number and its size. One that was added is passed over."""
@@ -92,22 +91,35 @@ class Walk:
         self.names.append(name)
         self._numbers.append(number)
         self._sizes.append(size)
-        self._orders = None
 
     def opened(self, name: str, number: int) -> list[str]:
         """A file was opened; the paths to be fetched ahead of whoever goes on."""
-        if self._orders is None:
-            self._by_number = sorted(range(len(self.names)), key=self._numbers.__getitem__)
-            self._orders = Order(range(len(self.names))), Order(self._by_number)
-        place = bisect_left(self._by_number, number, key=self._numbers.__getitem__)
-        if place == len(self.names) or self.names[position := self._by_number[place]] != name:
+        place = self._place(number)
+        if place is None and len(self._listed.positions) < len(self.names):
+            # It was read on since.
+            self._sort()
+            place = self._place(number)
+        if place is None or self.names[position := self._numbered.positions[place]] != name:
             return []
-        listed, numbered = self._orders
-        if listed.step(position) >= numbered.step(place):
-            ahead = listed.ahead(position, self._sizes)
+        if self._listed.step(position) >= self._numbered.step(place):
+            ahead = self._listed.ahead(position, self._sizes)
         else:
-            ahead = numbered.ahead(place, self._sizes)
+            ahead = self._numbered.ahead(place, self._sizes)
         return [join(self._directory, self.names[position]) for position in ahead]
+
+    def _place(self, number: int) -> int | None:
+        """Where the file with an inode number is in the order of these numbers."""
+        order = self._numbered.positions
+        place = bisect_left(order, number, key=self._numbers.__getitem__)
+        return place if place < len(order) and self._numbers[order[place]] == number else None
+
+    def _sort(self) -> None:
+        known = self._numbered.positions
+        self._listed.positions = range(len(self.names))
+        self._numbered = Order()
+        # Sorted for the most part, which takes less.
+        new = range(len(known), len(self.names))
+        self._numbered.positions = sorted([*known, *new], key=self._numbers.__getitem__)
 
 
 class Walks:

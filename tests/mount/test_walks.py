@@ -52,6 +52,22 @@ def test_what_is_opened_next_is_fetched_once_in_windows_that_double(by_number: b
     assert len(sizes) < FILES // 8
 
 
+def test_a_directory_that_is_read_on_while_its_files_are_opened_is_one_walk() -> None:
+    directory = Directory(0)
+    walk = directory.walks.begin("d")
+    fetched: list[str] = []
+    names = [f"{number:05d}" for number in range(FILES)]
+    for start in range(0, FILES, 40):
+        for place in range(start, start + 40):
+            directory.numbers[names[place]] = random.Random(place).getrandbits(52)
+            walk.add(place, names[place], directory.numbers[names[place]], 1000)
+        for name in names[start : start + 40]:
+            fetched += directory.open(name)
+    # But the first of each part, which was not known yet.
+    assert len(fetched) >= FILES - 2 * FILES // 40
+    assert len(set(fetched)) == len(fetched)
+
+
 def test_files_that_are_passed_over_or_opened_by_several_threads_are_part_of_a_walk() -> None:
     directory = Directory()
     fetched: list[str] = []
