@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import trio
 
-from stowfs.config import FlushOptions
+from stowfs.config import MIB, FlushOptions
 from stowfs.errors import BacklogFull, StoreUnavailable, StowError
+from stowfs.locks import Lock
 from stowfs.vault.naming import display
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,10 @@ log = logging.getLogger(__name__)
 AT_ONCE = 64
 """Conversations committed at once: twice the requests that go to a store at once, since each cuts and compresses
 between its requests."""
+
+SIZE_AT_ONCE = 4 * MIB
+"""Bytes of the conversations committed at once, unless it is a single one: parsed, cut and compressed, they take many
+times their size in memory."""
 
 FIRST_PAUSE = 1.0
 """Seconds after a first failure: what fails at once will hardly succeed within less."""
@@ -82,6 +87,10 @@ class Flusher:
         # Those whose turn it is, and the tasks that take them.
         self._ready: deque[Entry] = deque()
         self._workers = 0
+        # Bytes that they commit now; those who wait for fewer come in their order.
+        self._under_way = 0
+        self._order = Lock()
+        self._ended = trio.lowlevel.ParkingLot()
         self._wake = trio.Event()
         # When the next group is to be looked for, unless that event comes first.
         self._alarm = math.inf
@@ -186,7 +195,15 @@ class Flusher:
 
     async def _work(self) -> None:
         while self._ready:
-            await self._commit(self._ready.popleft())
+            entry = self._ready.popleft()
+            size = entry.size
+            async with self._order:
+                while self._under_way and self._under_way + size > SIZE_AT_ONCE:
+                    await self._ended.park()
+                self._under_way += size
+            await self._commit(entry)
+            self._under_way -= size
+            self._ended.unpark_all()
         self._workers -= 1
 
     async def _commit(self, entry: Entry) -> None:

@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from stowfs.config import FlushOptions
 from stowfs.errors import AccessDenied, BacklogFull, StoreUnavailable, StowError
-from stowfs.vault.flusher import AT_ONCE, FIRST_PAUSE, LONGEST_PAUSE, Flusher
+from stowfs.vault.flusher import AT_ONCE, FIRST_PAUSE, LONGEST_PAUSE, SIZE_AT_ONCE, Flusher
 
 DELAY = 2.0
 PATIENCE = 60.0
@@ -84,6 +84,20 @@ async def test_changes_of_one_conversation_within_the_delay_are_one_commit(autoj
         await trio.sleep(60)
     assert store.commits[1:] == [(start + 61.5 + DELAY, "a", 1)]
     assert store.left == (0, 0)
+
+
+async def test_few_large_ones_are_committed_at_once(autojump_clock: MockClock) -> None:
+    store = Store()
+    store.seconds = 1.0
+    async with store.running():
+        for number in range(8):
+            store.change(f"large {number}", SIZE_AT_ONCE // 4)
+        store.change("larger than all", 2 * SIZE_AT_ONCE)
+        store.change("small")
+        assert await store.flusher.flush(60) == []
+    assert store.most_at_once == 4
+    times = {key: time for time, key, _ in store.commits}
+    assert times["large 0"] < times["large 4"] < times["larger than all"] < times["small"]
 
 
 async def test_what_waits_goes_together_with_what_is_old_enough(autojump_clock: MockClock) -> None:
