@@ -83,8 +83,16 @@ class NoSuchPath(StowError):
     """There is no conversation or directory of that name."""
 
 
-class Expired(NoSuchPath):
-    """The deadline of the conversation has passed: what was written to it has gone with it."""
+class Gone(NoSuchPath):
+    """The conversation is gone, and what was written to it has gone with it."""
+
+
+class Expired(Gone):
+    """The deadline of the conversation has passed."""
+
+
+class Deleted(Gone):
+    """What was written was a version already, without an answer that told so, and was deleted since."""
 
 
 class PathExists(StowError):

@@ -17,7 +17,7 @@ from mmap import PAGESIZE
 
 import msgspec
 
-from stowfs.errors import CorruptObject, Expired, NoSuchPath, PathExists, StoreUnavailable, StowError
+from stowfs.errors import CorruptObject, Gone, NoSuchPath, PathExists, StoreUnavailable, StowError
 from stowfs.mount.inodes import Inode, Inodes, now_ns
 from stowfs.mount.local_names import is_probe
 from stowfs.mount.moves import Moves
@@ -141,8 +141,9 @@ class Contents:
         inode.attempted = True
         try:
             committed = await self._vault.commit(draft)
-        except Expired:
-            self._expired(inode)
+        except Gone as gone:
+            log.info("%s", gone)
+            self._gone(inode)
             return
         except Exception as error:
             inode.failure = error
@@ -172,7 +173,7 @@ class Contents:
             try:
                 if not await self._vault.backlog.flush(draft, inode.lock, settled):
                     async with inode.lock:
-                        self._expired(inode)
+                        self._gone(inode)
             finally:
                 # Where it failed, its bytes were read.
                 self.rest(inode)
@@ -184,10 +185,10 @@ class Contents:
         if inode.draft is not None and not inode.handles:
             inode.draft.park()
 
-    def _expired(self, inode: Inode) -> None:
-        """The deadline of the file has passed before the store had it: it is gone, but for those who have it open."""
-        log.info("%s has expired, and what was written to it since has gone with it", display(inode.path))
-        self._inodes.expire(inode)
+    def _gone(self, inode: Inode) -> None:
+        """The file has expired or was deleted elsewhere before this host could know that the store had it: it is gone,
+        but for those who have it open."""
+        self._inodes.lose(inode)
         if not inode.handles:
             self.discard(inode)
 

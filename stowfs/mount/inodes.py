@@ -235,8 +235,8 @@ class Inodes:
         self._superseded.add(inode)
         self.drop_if_unused(inode)
 
-    def expire(self, inode: Inode) -> None:
-        """What a linked inode shows has expired, and with it what was written to it: it has no name any more."""
+    def lose(self, inode: Inode) -> None:
+        """What a linked inode shows is gone, and with it what was written to it: it has no name any more."""
         if self._current.get(inode.path) is inode:
             del self._current[inode.path]
         self._superseded.discard(inode)

@@ -22,7 +22,7 @@ from contextlib import aclosing, asynccontextmanager
 import msgspec
 import trio
 
-from stowfs.errors import CorruptObject, Expired, HotTierFailed, NoSuchPath, StowError
+from stowfs.errors import CorruptObject, Deleted, Gone, HotTierFailed, NoSuchPath, StowError
 from stowfs.hot.journal import DraftRow, Journal
 from stowfs.hot.spool import Spool
 from stowfs.locks import Lock
@@ -177,7 +177,7 @@ class Backlog:
     async def flush(self, draft: Draft, lock: Lock, settled: Settled) -> bool:
         """Commits what is acknowledged of a draft. One at a time; the caller does not hold `lock`, the draft's.
 
-        False where its deadline has passed: then nothing of it is acknowledged any more. Raises what
+        False where it is gone, with what was written to it: then nothing of it is acknowledged any more. Raises what
         `Committer.commit` raises (unattended), and errors of the hot tier; then it is acknowledged still.
         """
         await self._train_first()
@@ -199,9 +199,13 @@ class Backlog:
             committed = await self._committer.commit(
                 frozen, unattended=True, attempting=attempting, commit=plan.commit if plan else None
             )
-        except Expired as error:
-            log.info("%s", error)
+        except Gone as error:
             async with lock:
+                unchanged = draft.acknowledged is acknowledged and draft.is_as(acknowledged.mark())
+                if isinstance(error, Deleted) and not unchanged:
+                    # The next commit brings it back, with what was written since.
+                    return True
+                log.info("%s", error)
                 await self.withdraw(draft)
             return False
         async with lock:

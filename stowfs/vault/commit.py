@@ -21,7 +21,7 @@ from functools import partial
 import msgspec
 import trio
 
-from stowfs.errors import Expired, IsDirectory, NameTooLong, NoSuchPath, NotDirectory, PathExists, UsageError
+from stowfs.errors import Deleted, Expired, IsDirectory, NameTooLong, NoSuchPath, NotDirectory, PathExists, UsageError
 from stowfs.hot.index import Sighting
 from stowfs.hot.tier import HotTier
 from stowfs.store.base import ObjectStore
@@ -121,7 +121,7 @@ class Committer:
         `attempting` is called before every PUT that may make the draft a version, after `draft.attempt`. `commit`: the
         id it is tried under, which nothing was tried under before; None: any.
 
-        Raises, unless `unattended`, `PathExists` (only if the draft is exclusive) and `IsDirectory`, also `Expired`,
+        Raises, unless `unattended`, `PathExists` (only if the draft is exclusive) and `IsDirectory`, also `Gone`,
         and errors of reading and storing; then the draft is as it was, but may have been rebased.
         """
         with self._transaction("commit", draft.path, commit) as transaction:
@@ -141,6 +141,8 @@ class Committer:
                             break
                         case Merge.MERGED:
                             pass
+                if previous is not None and _was_deleted(draft, previous):
+                    raise Deleted(f"{display(draft.path)}: deleted elsewhere after it was stored")
                 if _has_expired(draft, previous):
                     raise Expired(f"{display(draft.path)}: the deadline has passed")
                 transaction.held = await self._layouts.digests(previous)
@@ -468,6 +470,14 @@ def _is_what_is_there(manifest: Manifest, current: Snapshot) -> bool:
     attributes = msgspec.structs.replace(manifest.attributes, ctime_ns=there.attributes.ctime_ns)
     same_bytes = manifest.content == there.content and manifest.tail == there.tail
     return there.live and same_bytes and attributes == there.attributes
+
+
+def _was_deleted(draft: Draft, previous: Snapshot) -> bool:
+    """Whether all that is in the draft was a version already, and was deleted since by somebody who knew it."""
+    if previous.manifest.live:
+        return False
+    own = draft.attempt_in(previous)
+    return own is not None and own.certain and draft.is_as(own.mark)
 
 
 def _has_expired(draft: Draft, previous: Snapshot | None) -> bool:

@@ -213,6 +213,56 @@ async def test_a_removal_that_a_crash_interrupts_is_finished(happened: bool, tmp
         assert (await audit(store.inner)).exact
 
 
+@pytest.mark.parametrize("crashed", [False, True])
+@pytest.mark.parametrize("new", [False, True])
+async def test_what_was_committed_without_an_answer_and_deleted_elsewhere_stays_deleted(
+    new: bool, crashed: bool, tmp_path: Path
+) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.2) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        base = None if new else await write(a, "x", LONG)
+        draft = a.draft("x", base, base.attributes if base else ATTRIBUTES, appending=True)
+        draft.write(draft.size, b"waits")
+        await a.acknowledge(draft)
+        store.add(Rule(FailAfter(StoreUnavailable("no answer")), "put", "manifests/x.json"))
+        store.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.json"))
+        with pytest.raises(StoreUnavailable):
+            await flush(a)
+        store.rules.clear()
+        assert await read(b, "x") == (b"" if new else LONG) + b"waits"
+        await b.remove("x")
+        if crashed:
+            await hosts.crash("a")
+            a = await hosts.start("a")
+        await flush(a)
+        assert a.backlog.drafts == []
+        with pytest.raises(NoSuchPath):
+            await a.head("x")
+        await a.drain()
+        assert (await audit(store.inner)).exact
+
+
+async def test_what_was_added_since_brings_back_what_was_deleted_elsewhere(tmp_path: Path) -> None:
+    """It was not deleted by anybody who knew of it."""
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.2) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        draft = await acknowledged(a, "x", b"one ")
+        store.add(Rule(FailAfter(StoreUnavailable("no answer")), "put", "manifests/x.json"))
+        store.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.json"))
+        with pytest.raises(StoreUnavailable):
+            await flush(a)
+        store.rules.clear()
+        await b.remove("x")
+        draft.write(4, b"two")
+        await a.acknowledge(draft)
+        await flush(a)
+        assert await read(b, "x") == b"one two"
+        await a.drain()
+        assert (await audit(store.inner)).exact
+
+
 async def test_an_interrupted_removal_spares_what_was_written_since(tmp_path: Path) -> None:
     async with Hosts(MemoryStore(), tmp_path) as hosts:
         a, b = await hosts.start("a"), await hosts.start("b")
