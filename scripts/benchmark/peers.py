@@ -163,7 +163,8 @@ class StowkenLocal(Packer):
     packages = Stowken.packages
 
     def pack(self, place: Place, source: Path) -> None:
-        _program(place, "stowken", "pack", str(place.directory / "packed"), str(source), str(CONCURRENCY))
+        # Of several that store at once on a directory, some fail.
+        _program(place, "stowken", "pack", str(place.directory / "packed"), str(source), "1")
 
     def stored(self, place: Place) -> Stored:
         return directory_size(place.directory / "packed")
