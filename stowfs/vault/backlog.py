@@ -136,6 +136,19 @@ class Backlog:
             self._forget(replacing)
             replacing.acknowledged = None
 
+    async def complete(self, draft: Draft) -> None:
+        """Of a draft that is acknowledged, what was changed since is, too: what a crash leaves of its commit can be
+        told from its attempts then. The caller holds its lock. Raises as `acknowledge`."""
+        known = draft.acknowledged
+        if known is not None and known.path == draft.path and not draft.is_as(known.mark()):
+            await self.acknowledge(draft)
+
+    async def note_attempts(self, draft: Draft) -> None:
+        """Before a PUT that may make a draft a version: where it is acknowledged, its row gets the id of the commit.
+        The caller holds its lock. Raises `HotTierFailed`, `HotTierFull`."""
+        if draft.acknowledged is not None:
+            await self._journal.change_drafts([self._row(draft.acknowledged)])
+
     async def withdraw(self, draft: Draft) -> None:
         """What is acknowledged of the draft is not to be stored: it was stored otherwise, or removed. The caller holds
         its lock. Raises `HotTierFailed`, `HotTierFull`."""
@@ -192,8 +205,7 @@ class Backlog:
             async with lock:
                 if draft.acknowledged is acknowledged and plan is not None and frozen.is_planned(plan):
                     return
-                if draft.acknowledged is not None:
-                    await self._journal.change_drafts([self._row(draft.acknowledged)])
+                await self.note_attempts(draft)
 
         try:
             committed = await self._committer.commit(

@@ -241,7 +241,8 @@ class Vault:
         """
         self._check_writable()
         draft.exclusive = draft.exclusive or exclusive
-        committed = await self._committer.commit(draft)
+        await self.backlog.complete(draft)
+        committed = await self._committer.commit(draft, attempting=partial(self.backlog.note_attempts, draft))
         await self.backlog.withdraw(draft)
         draft.settle(committed)
         return committed

@@ -15,7 +15,7 @@ from stowfs.store.memory import MemoryStore
 from stowfs.vault.draft import Draft
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
-from tests.support.faults import FailAfter, FailBefore, FaultyStore, Rule, Stall
+from tests.support.faults import FailAfter, FailBefore, FaultyStore, Rule, Stall, StallAfter
 from tests.support.vaults import ATTRIBUTES, Hosts, append, flush, read, write
 from tests.vault.test_promises import log_lines
 
@@ -239,6 +239,32 @@ async def test_what_was_committed_without_an_answer_and_deleted_elsewhere_stays_
         assert a.backlog.drafts == []
         with pytest.raises(NoSuchPath):
             await a.head("x")
+        await a.drain()
+        assert (await audit(store.inner)).exact
+
+
+@pytest.mark.parametrize("more", [False, True])
+async def test_what_waits_is_not_appended_again_after_a_crash_in_a_commit_at_once(more: bool, tmp_path: Path) -> None:
+    """As before a rename: the owner commits it, not the flusher."""
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts:
+        a = await hosts.start("a")
+        base = await write(a, "x", LONG)
+        draft = a.draft("x", base, base.attributes, appending=True)
+        draft.write(draft.size, b"waits\n")
+        await a.acknowledge(draft)
+        if more:
+            draft.write(draft.size, b"more\n")
+        stalled = StallAfter()
+        store.add(Rule(stalled, "put", "manifests/x.json"))
+        hosts.start_soon("a", partial(a.commit, draft))
+        await stalled.reached.wait()
+        await hosts.crash("a")
+        store.rules.clear()
+        a = await hosts.start("a")
+        await flush(a)
+        assert await read(a, "x") == LONG + b"waits\n" + (b"more\n" if more else b"")
+        assert a.backlog.drafts == []
         await a.drain()
         assert (await audit(store.inner)).exact
 
