@@ -164,8 +164,7 @@ class StowkenLocal(Packer):
     packages = Stowken.packages
 
     def pack(self, place: Place, source: Path) -> None:
-        # Of several that store at once on a directory, some fail.
-        _program(place, "stowken", "pack", str(place.directory / "packed"), str(source), "1")
+        _program(place, "stowken", "pack", str(place.directory / "packed"), str(source), str(CONCURRENCY))
 
     def stored(self, place: Place) -> Stored:
         return directory_size(place.directory / "packed")

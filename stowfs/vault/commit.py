@@ -8,14 +8,10 @@ up.
 
 import hashlib
 import logging
-import platform
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import Enum
 from functools import partial
 
 import msgspec
@@ -29,12 +25,13 @@ from stowfs.vault import expiry
 from stowfs.vault import manifest as manifests
 from stowfs.vault.assembly import Assembled, Assembler, Observe
 from stowfs.vault.catalog import Catalog
+from stowfs.vault.conflict import Merge, conflict_path, has_expired, is_what_is_there, reconcile, was_deleted
 from stowfs.vault.counts import Counts
 from stowfs.vault.dictionaries import Dictionaries
-from stowfs.vault.draft import Draft, Intent, merged
+from stowfs.vault.draft import Draft
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import TARGET_LIMIT, Attributes, Manifest, Snapshot
-from stowfs.vault.naming import display, join, manifest_key, split
+from stowfs.vault.naming import display, manifest_key
 from stowfs.vault.publish import Moved, Outcome, Overtaken, Published, next_ring, publish
 from stowfs.vault.record import Payload
 from stowfs.vault.recovery import Recovery
@@ -47,14 +44,6 @@ ON_LOOP = 16 * 1024
 
 COPY_STEP = 1 << 20
 """Bytes of a lost edit copied at a time."""
-
-
-class Merge(Enum):
-    """What becomes of a draft whose base is not what is there any more."""
-
-    MERGED = "it was moved onto what is there"
-    DONE = "it is there already, or was"
-    BESIDE = "it can only be kept under another name"
 
 
 Keep = Callable[[Sequence[Payload]], Awaitable[None]]
@@ -132,7 +121,7 @@ class Committer:
                 previous = await self._catalog.current(draft.path, trust=False)
             while True:
                 if previous is not None and previous.manifest.live and previous is not draft.base:
-                    match _reconcile(draft, previous, unattended=unattended):
+                    match reconcile(draft, previous, unattended=unattended):
                         case Merge.DONE:
                             committed = previous
                             break
@@ -141,9 +130,9 @@ class Committer:
                             break
                         case Merge.MERGED:
                             pass
-                if previous is not None and _was_deleted(draft, previous):
+                if previous is not None and was_deleted(draft, previous):
                     raise Deleted(f"{display(draft.path)}: deleted elsewhere after it was stored")
-                if _has_expired(draft, previous):
+                if has_expired(draft, previous):
                     raise Expired(f"{display(draft.path)}: the deadline has passed")
                 transaction.held = await self._layouts.digests(previous)
                 stays = transaction.held if previous is draft.base else await self._layouts.digests(draft.base)
@@ -151,7 +140,7 @@ class Committer:
                 # The content that is kept may come from a version that is not under this name any more.
                 await transaction.acquire_existing(assembled.digests)
                 manifest = _manifest(transaction.id, draft, assembled, previous)
-                if previous is not None and not transaction.recorded and _is_what_is_there(manifest, previous):
+                if previous is not None and not transaction.recorded and is_what_is_there(manifest, previous):
                     # Unless somebody has written something else since: then this is what comes last.
                     current = await self._catalog.current(draft.path, trust=False)
                     if current is not None and current.etag == previous.etag:
@@ -419,96 +408,3 @@ def _live(path: str, snapshot: Snapshot | None) -> Snapshot:
     if snapshot is None or not snapshot.manifest.live:
         raise NoSuchPath(f"{display(path)}: no such conversation or directory")
     return snapshot
-
-
-def _reconcile(draft: Draft, current: Snapshot, *, unattended: bool) -> Merge:
-    """Moves a draft onto the version that is there now: appended bytes go to its end, a replacement replaces it.
-
-    Raises `PathExists`, `IsDirectory`, unless `unattended`.
-    """
-    base = draft.base
-    if (own := draft.attempt_in(current)) is not None:
-        if not own.certain:
-            return Merge.BESIDE
-        same = own.commit == current.manifest.commit and not own.mark.moved
-        if draft.is_as(own.mark):
-            draft.moved = draft.moved or not same
-            return Merge.DONE
-        if not draft.follow(own.mark, current, same=same):
-            return Merge.BESIDE
-        draft.moved = draft.moved or not same
-        return Merge.MERGED
-    if draft.exclusive:
-        if not unattended:
-            raise PathExists(f"{display(draft.path)} exists")
-        return Merge.BESIDE
-    if current.is_directory:
-        if not unattended:
-            raise IsDirectory(display(draft.path))
-        return Merge.BESIDE
-    if current.is_symlink and draft.intent is not Intent.REPLACE:
-        if not unattended:
-            raise PathExists(f"{display(draft.path)} has become a symbolic link")
-        return Merge.BESIDE
-    follows = base is not None and current.has_content_of(base)
-    if not follows and base is not None and draft.intent is Intent.EDIT:
-        return Merge.BESIDE
-    if _keeps_deadline(draft) or (base is None and draft.intent is Intent.APPEND):
-        draft.attributes = msgspec.structs.replace(draft.attributes, expires_ns=current.attributes.expires_ns)
-    if base is not None:
-        draft.attributes = merged(draft.attributes, base.attributes, current.attributes)
-    if follows:
-        draft.base = current
-    else:
-        draft.rebase(current)
-    return Merge.MERGED
-
-
-def _is_what_is_there(manifest: Manifest, current: Snapshot) -> bool:
-    """Whether writing the manifest would change nothing but the time of change."""
-    there = current.manifest
-    attributes = msgspec.structs.replace(manifest.attributes, ctime_ns=there.attributes.ctime_ns)
-    same_bytes = manifest.content == there.content and manifest.tail == there.tail
-    return there.live and same_bytes and attributes == there.attributes
-
-
-def _was_deleted(draft: Draft, previous: Snapshot) -> bool:
-    """Whether all that is in the draft was a version already, and was deleted since by somebody who knew it."""
-    if previous.manifest.live:
-        return False
-    own = draft.attempt_in(previous)
-    return own is not None and own.certain and draft.is_as(own.mark)
-
-
-def _has_expired(draft: Draft, previous: Snapshot | None) -> bool:
-    """Whether the deadline of a draft has passed, or of what it appends to or edits: that may be an earlier one, set
-    elsewhere meanwhile."""
-    if expiry.is_over(draft.attributes.expires_ns):
-        return True
-    gone = previous is not None and not previous.manifest.live and expiry.is_over(previous.attributes.expires_ns)
-    return gone and _keeps_deadline(draft)
-
-
-def _keeps_deadline(draft: Draft) -> bool:
-    """Whether a draft appends to or edits what is there, without a deadline that was set here."""
-    base = draft.base
-    if base is None or draft.intent is Intent.REPLACE:
-        return False
-    return draft.attributes.expires_ns == base.attributes.expires_ns
-
-
-def conflict_path(path: str) -> str:
-    """A name beside `path` for what lost it to somebody else: host and time tell the user whose it is. A long one is
-    shortened."""
-    directory, name = split(path)
-    host = re.sub(r"[^A-Za-z0-9_-]", "-", platform.node()) or "host"
-    mark = f".conflict-{host}-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
-    while name:
-        beside = join(directory, name + mark)
-        try:
-            manifest_key(beside)
-        except NameTooLong:
-            name = name[:-1]
-        else:
-            return beside
-    raise NameTooLong(f"no name beside {display(path)} is short enough for a store")

@@ -29,7 +29,8 @@ from stowfs.errors import (
     UsageError,
 )
 from stowfs.hot.journal import Journal
-from stowfs.vault.commit import Committer, conflict_path
+from stowfs.vault.commit import Committer
+from stowfs.vault.conflict import conflict_path
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display, join, split
 from stowfs.vault.parallel import each

@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> None:
         case ["out", bucket, directory, threads, local]:
             _retrieve(_on_s3(bucket, local), names_in(bucket), Path(directory), int(threads))
         case ["pack", vault, directory, threads]:
-            _store(stowken.Stowken.open(vault), Path(directory), "", int(threads))
+            # It makes no directories for ids that have some in them.
+            _store(stowken.Stowken.open(vault), Path(directory), "", int(threads), slash="+")
         case _:
             sys.exit(__doc__)
 
@@ -54,10 +55,10 @@ def _on_s3(bucket: str, local: str) -> Any:
     return stowken.Stowken.open_s3(bucket, str(index), endpoint=endpoint, region=region)
 
 
-def _store(vault: Any, directory: Path, prefix: str, threads: int) -> None:
+def _store(vault: Any, directory: Path, prefix: str, threads: int, *, slash: str = "/") -> None:
     def store(path: Path) -> None:
         content = list(messages(path.read_bytes().decode(errors="replace")))
-        name = f"{prefix}{path.relative_to(directory)}"
+        name = f"{prefix}{slash.join(path.relative_to(directory).parts)}"
         vault.store({"id": name, "model": "unknown", "tokenizer": "cl100k_base", "messages": content})
 
     with ThreadPoolExecutor(threads) as pool:
