@@ -97,7 +97,7 @@ class Subject:
 @pytest.fixture
 async def subject(tmp_path: Path) -> AsyncIterator[Subject]:
     store = MemoryStore()
-    descriptor = await create_descriptor(store, trash_seconds=WEEK)
+    descriptor = await create_descriptor(store, trash_seconds=WEEK, training=False)
     async with Hosts(store, tmp_path, descriptor=descriptor) as hosts:
         vault = await hosts.start("a")
         for path, data in {"one": CONTENT, "two": SHARED, "bulky": BULKY, "gone": TRASHED}.items():
