@@ -24,7 +24,7 @@ BytesLike = bytes | bytearray | memoryview
 
 LEVEL = 9
 """zstd level of what commits store: on the conversations measured it stores about a tenth less than the default 3, and
-still compresses faster than a store takes the result. With a dictionary its place is taken by `_with_dictionary`."""
+still compresses faster than a store takes the result. With a dictionary its place is taken by `_WITH_DICTIONARY`."""
 
 BEST_LEVEL = 19
 """zstd level of what `compact` stores: 8 to 12 % less than `LEVEL` with the same dictionary, for some twenty times the

@@ -4,6 +4,7 @@ Each is given a `Place`: a directory and a bucket of its own for one run. What i
 """
 
 import shutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -45,6 +46,12 @@ class Place:
         """What a command prints. Raises `Failed`."""
         environment = {**self.environment, **(env or {})}
         return run(*command, timeout=self.timeout, cwd=cwd, env=environment, succeeds=succeeds)
+
+    def program(self, name: str, *arguments: str | Path) -> str:
+        """What one of `programs` prints: it pays for starting, as all contestants do, and one that is stuck in a mount
+        can be left behind. Raises `Failed`."""
+        command = [sys.executable, "-m", f"scripts.benchmark.programs.{name}", *arguments]
+        return self.run(*command, env={"PYTHONPATH": str(ROOT)}).decode()
 
 
 class Contestant(ABC):
@@ -191,7 +198,7 @@ class StowfsMount(Mounted):
     def fill(self, place: Place, source: Path, to: str) -> None:
         _put(place, source, to)
         # It writes the index, as mounts do in the course of time.
-        place.run(STOWFS, "gc", f"s3://{place.bucket}", env=_stowfs_environment(place))
+        _stowfs(place, "gc", f"s3://{place.bucket}")
 
 
 class StowfsSync(StowfsMount):
@@ -209,7 +216,7 @@ class StowfsAsync(StowfsMount):
     options = "commit=async,revalidate=300"
 
     def settle(self, place: Place) -> float:
-        place.run(STOWFS, "flush", place.directory / "mnt", env=_stowfs_environment(place))
+        _stowfs(place, "flush", place.directory / "mnt")
         return 0.0
 
 
@@ -225,7 +232,7 @@ class StowfsCopy(Copier):
         _put(place, source, to)
 
     def copy_out(self, place: Place, target: Path) -> None:
-        place.run(STOWFS, "get", f"s3://{place.bucket}", "/", target, env=_stowfs_environment(place))
+        _stowfs(place, "get", f"s3://{place.bucket}", "/", target)
 
 
 class StowfsCompact(Packer):
@@ -238,13 +245,16 @@ class StowfsCompact(Packer):
 
     def pack(self, place: Place, source: Path) -> None:
         _put(place, source, "files")
-        place.run(STOWFS, "compact", f"s3://{place.bucket}", env=_stowfs_environment(place))
+        _stowfs(place, "compact", f"s3://{place.bucket}")
 
 
 def _mkfs(place: Place) -> None:
-    place.run(STOWFS, "mkfs", f"s3://{place.bucket}", env=_stowfs_environment(place))
+    _stowfs(place, "mkfs", f"s3://{place.bucket}")
 
 
 def _put(place: Place, source: Path, to: str) -> None:
-    put: list[str | Path] = [STOWFS, "put", f"s3://{place.bucket}", f"{source}/.", "--to", to]
-    place.run(*put, env=_stowfs_environment(place))
+    _stowfs(place, "put", f"s3://{place.bucket}", f"{source}/.", "--to", to)
+
+
+def _stowfs(place: Place, *arguments: str | Path) -> None:
+    place.run(STOWFS, *arguments, env=_stowfs_environment(place))

@@ -2,7 +2,6 @@
 
 import json
 import socket
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -48,7 +47,7 @@ class Boto3(Copier):
         _put_objects(place, source, to)
 
     def copy_out(self, place: Place, target: Path) -> None:
-        _program(place, "boto", "out", place.bucket, str(target), str(CONCURRENCY))
+        place.program("boto", "out", place.bucket, str(target), str(CONCURRENCY))
 
 
 class S3fs(Mounted):
@@ -145,10 +144,10 @@ class Stowken(Copier):
     bare_etags = True
 
     def copy_in(self, place: Place, source: Path, to: str) -> None:
-        _program(place, "stowken", "in", place.bucket, str(source), to, str(CONCURRENCY), *self._local(place))
+        place.program("stowken", "in", place.bucket, str(source), to, str(CONCURRENCY), *self._local(place))
 
     def copy_out(self, place: Place, target: Path) -> None:
-        _program(place, "stowken", "out", place.bucket, str(target), str(CONCURRENCY), *self._local(place))
+        place.program("stowken", "out", place.bucket, str(target), str(CONCURRENCY), *self._local(place))
 
     def _local(self, place: Place) -> tuple[str]:
         """Where the index of one process lies."""
@@ -164,7 +163,7 @@ class StowkenLocal(Packer):
     packages = Stowken.packages
 
     def pack(self, place: Place, source: Path) -> None:
-        _program(place, "stowken", "pack", str(place.directory / "packed"), str(source), str(CONCURRENCY))
+        place.program("stowken", "pack", str(place.directory / "packed"), str(source), str(CONCURRENCY))
 
     def stored(self, place: Place) -> Stored:
         return directory_size(place.directory / "packed")
@@ -176,10 +175,10 @@ class ZstdObject(Whole):
     name = "zstd-object"
 
     def keep(self, place: Place, file: Path) -> None:
-        _program(place, "whole", "in", place.bucket, str(file))
+        place.program("whole", "in", place.bucket, str(file))
 
     def read(self, place: Place) -> tuple[float, str]:
-        seconds, digest = _program(place, "whole", "out", place.bucket).split()
+        seconds, digest = place.program("whole", "out", place.bucket).split()
         return float(seconds), digest
 
 
@@ -262,13 +261,7 @@ CONTESTANTS: tuple[Contestant, ...] = (
 
 def _put_objects(place: Place, source: Path, to: str) -> None:
     """One object a file."""
-    _program(place, "boto", "in", place.bucket, str(source), to, str(CONCURRENCY))
-
-
-def _program(place: Place, name: str, *arguments: str) -> str:
-    """Runs one of `programs`, so that it pays for starting as the other contestants do. Returns what it prints."""
-    path = {"PYTHONPATH": str(ROOT)}
-    return place.run(sys.executable, "-m", f"scripts.benchmark.programs.{name}", *arguments, env=path).decode()
+    place.program("boto", "in", place.bucket, str(source), to, str(CONCURRENCY))
 
 
 def _free_port() -> int:

@@ -8,7 +8,6 @@ copy pay for starting each time, mounts do not.
 import hashlib
 import re
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,6 @@ from scripts.benchmark.contents import below, digests, files_in
 from scripts.benchmark.contestants import Contestant, Copier, Mounted, Packer, Place, Session, Whole
 from scripts.benchmark.lab import Lab, Sample
 from scripts.benchmark.programs import appender, reader
-from scripts.benchmark.settings import ROOT
 
 FILES = "files"
 """The directory into which a corpus is copied."""
@@ -123,7 +121,7 @@ def append(tour: Tour, session_file: Path, label: str) -> None:
         _write(contestant, place, session, [session_file], [SESSION])
 
         def step() -> float:
-            seconds = float(_program(place, "appender", session.root / SESSION, str(times)))
+            seconds = float(place.program("appender", session.root / SESSION, str(times)))
             began = time.monotonic()
             surplus = contestant.settle(place)
             return seconds + time.monotonic() - began - surplus
@@ -180,7 +178,7 @@ def _cold_session(tour: Tour, contestant: Mounted, session_file: Path) -> Iterat
 
 def _read_through(place: Place, session: Session, *arguments: str) -> tuple[float, str]:
     """The seconds and the digest that the program `reader` gives of the session."""
-    seconds, digest = _program(place, "reader", session.root / SESSION, *arguments).split()
+    seconds, digest = place.program("reader", session.root / SESSION, *arguments).split()
     return float(seconds), digest
 
 
@@ -316,9 +314,3 @@ def _twice(tour: Tour, workload: str, look: Callable[[], list[bytes]], expected:
 def _note_memory(sample: Sample, session: Session) -> None:
     if session.daemon is not None:
         sample.peak_memory = session.daemon.peak_memory()
-
-
-def _program(place: Place, name: str, *arguments: str | Path) -> str:
-    """What one of `programs` prints: mounts are touched by children alone, which can be left behind."""
-    command = [sys.executable, "-m", f"scripts.benchmark.programs.{name}", *arguments]
-    return place.run(*command, env={"PYTHONPATH": str(ROOT)}).decode()

@@ -131,10 +131,8 @@ async def put(
         # What is there is replaced, whatever it is by then; but if it is the same, nothing is written.
         return await _replacing(vault, item.path, attributes)
 
-    async def commit(item: Item, draft: Draft, copied: Exception | None) -> None:
+    async def commit(item: Item, draft: Draft) -> None:
         try:
-            if copied is not None:
-                raise copied
             size = draft.size
             draft.attributes = msgspec.structs.replace(draft.attributes, expires_ns=deadline(lifetime))
             await vault.commit(draft)
@@ -158,7 +156,10 @@ async def put(
                         tally.failed(item.source, error)
             copied = await trio.to_thread.run_sync(_copy_all, drafts)
             for (item, draft), failure in zip(drafts, copied, strict=True):
-                await commit(item, draft, failure)
+                if failure is None:
+                    await commit(item, draft)
+                else:
+                    tally.failed(item.source, failure)
         finally:
             for _, draft in drafts:
                 draft.discard()

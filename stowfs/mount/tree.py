@@ -148,7 +148,7 @@ class Tree:
             raise stale()
         if not self.is_shared(inode):
             return
-        believed = max(self._attribute_timeout + inode.allowance, self._revalidate) if recently else 0.0
+        believed = self._believed(inode) if recently else 0.0
         if trio.current_time() - inode.validated < believed and not inode.expired:
             return
         try:
@@ -165,7 +165,11 @@ class Tree:
         if not self.is_shared(inode):
             return max(self._attribute_timeout, self._revalidate)
         age = trio.current_time() - inode.validated
-        return max(0.0, max(self._attribute_timeout + inode.allowance, self._revalidate) - age)
+        return max(0.0, self._believed(inode) - age)
+
+    def _believed(self, inode: Inode) -> float:
+        """Seconds from when the store was asked for which the attributes of a shared inode may be shown."""
+        return max(self._attribute_timeout + inode.allowance, self._revalidate)
 
     def is_shared(self, inode: Inode) -> bool:
         """Whether another host can change what the inode shows: not while it is open, changed or unlinked here."""

@@ -9,9 +9,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import outcome
 import trio
+from outcome import Outcome
 
 T = TypeVar("T")
 
@@ -41,14 +43,7 @@ class Workers:
             self._threads += 1
             threading.Thread(target=self._work, name="stowfs request", daemon=True).start()
         self._calls.put(call)
-        await trio.lowlevel.wait_task_rescheduled(call.abandon)
-        if call.error is not None:
-            try:
-                raise call.error
-            finally:
-                # The traceback refers to this frame.
-                del call
-        result: T = call.result
+        result: T = await trio.lowlevel.wait_task_rescheduled(call.abandon)
         return result
 
     def close(self) -> None:
@@ -84,8 +79,7 @@ class _Call:
         self, function: Callable[[], object], task: trio.lowlevel.Task, token: trio.lowlevel.TrioToken
     ) -> None:
         self.token = token
-        self.result: Any = None
-        self.error: BaseException | None = None
+        self._outcome: Outcome[object] | None = None
         self._function = function
         self._task = task
         self._abandoned = False
@@ -96,14 +90,11 @@ class _Call:
 
     def carry_out(self) -> None:
         """In a thread."""
-        if self._abandoned:
-            return
-        try:
-            self.result = self._function()
-        except BaseException as error:  # noqa: BLE001 - raised in the task
-            self.error = error
+        if not self._abandoned:
+            self._outcome = outcome.capture(self._function)
 
     def deliver(self) -> None:
         """In the event loop."""
         if not self._abandoned:
-            trio.lowlevel.reschedule(self._task)
+            assert self._outcome is not None
+            trio.lowlevel.reschedule(self._task, self._outcome)

@@ -9,7 +9,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+import outcome
 import trio
+from outcome import Outcome
 
 R = TypeVar("R")
 
@@ -19,20 +21,15 @@ class _Call(Generic[R]):
 
     def __init__(self, function: Callable[[], R]) -> None:
         self._function = function
-        self._result: list[R] = []
-        self._error: Exception | None = None
+        self._outcome: Outcome[R] | None = None
         self.ended = trio.Event()
 
     def carry_out(self) -> None:
-        try:
-            self._result.append(self._function())
-        except Exception as error:  # noqa: BLE001 - raised where it was called
-            self._error = error
+        self._outcome = outcome.capture(self._function)
 
     def result(self) -> R:
-        if self._error is not None:
-            raise self._error
-        return self._result[0]
+        assert self._outcome is not None
+        return self._outcome.unwrap()
 
 
 class Batcher:

@@ -113,8 +113,8 @@ class Catalog:
         if trust and self._absences.covers(path):
             return None
         known = await self._known(path)
-        if trust and known is not None and (listed := self._tags.confirmed(path, known.etag)) is not None:
-            return self._keep(known, listed)
+        if trust and (snapshot := self._confirmed(known)) is not None:
+            return snapshot
         self._asking.add(path)
         try:
             return await self._ask(path, known, stale_ok=stale_ok)
@@ -128,6 +128,12 @@ class Catalog:
             return None
         self._entries.move_to_end(path)
         return entry.snapshot
+
+    def _confirmed(self, known: Snapshot | None) -> Snapshot | None:
+        """The same, where a listing has shown it within the revalidation time."""
+        if known is None or (listed := self._tags.confirmed(known.path, known.etag)) is None:
+            return None
+        return self._keep(known, listed)
 
     async def _ask(self, path: str, known: Snapshot | None, *, stale_ok: bool = False) -> Snapshot | None:
         """What the store says is under `path`; `known`: what was seen there last."""
@@ -175,11 +181,8 @@ class Catalog:
 
             async def fetch(path: str) -> Snapshot | None:
                 seen = known.get(path)
-                listed = self._tags.confirmed(path, seen.etag) if seen is not None else None
                 try:
-                    if seen is not None and listed is not None:
-                        return self._keep(seen, listed)
-                    return await self._ask(path, seen)
+                    return self._confirmed(seen) or await self._ask(path, seen)
                 except StowError as error:
                     log.debug("not fetched ahead: %s", error)
                     return None
@@ -194,8 +197,8 @@ class Catalog:
 
     def tombstone(self, path: str) -> Snapshot | None:
         """The tombstone, or what has expired, under `path`, if it is remembered; it may be out of date."""
-        entry = self._entries.get(path)
-        return entry.snapshot if entry is not None and not entry.snapshot.manifest.live else None
+        known = self._in_memory(path)
+        return known if known is not None and not known.manifest.live else None
 
     def doubt(self, path: str) -> None:
         """It may have changed, through a commit of this host whose outcome is unknown: the next `current` asks."""

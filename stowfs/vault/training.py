@@ -60,7 +60,6 @@ ENOUGH = 6 * MIB
 TOO_MUCH = 64 * MIB
 """Bytes to read for that, at most, where hardly any are distinct: a second or two."""
 
-
 STEP = 256 * KIB
 """Bytes of them that another thread looks at in one go: some milliseconds of work, beside which the change of threads
 is nothing."""
@@ -123,11 +122,13 @@ class Trainer:
                 return
             collector = Collector(self._parameters)
             waiting: list[bytes] = []
+            size = 0
             async for content in contents:
                 waiting.append(content)
-                if sum(map(len, waiting)) >= STEP:
+                size += len(content)
+                if size >= STEP:
                     await trio.to_thread.run_sync(collector.add, waiting)
-                    waiting = []
+                    waiting, size = [], 0
                     if collector.is_enough:
                         break
             await trio.to_thread.run_sync(collector.add, waiting)

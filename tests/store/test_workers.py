@@ -19,6 +19,23 @@ def workers() -> Iterator[Workers]:
     workers.close()
 
 
+class Gate:
+    """A call that ends when the gate is opened."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.begun = threading.Semaphore(0)
+
+    def __call__(self) -> None:
+        self.begun.release()
+        self.opened.wait(TIMEOUT)
+
+    async def taken(self, threads: int) -> None:
+        """Waits until so many threads are held up."""
+        for _ in range(threads):
+            await trio.to_thread.run_sync(self.begun.acquire)
+
+
 async def test_results_and_errors_come_back_to_who_asked(workers: Workers) -> None:
     answers: dict[int, object] = {}
 
@@ -37,42 +54,30 @@ async def test_results_and_errors_come_back_to_who_asked(workers: Workers) -> No
 
 
 async def test_no_more_at_once_than_threads(workers: Workers) -> None:
-    gate, begun = threading.Event(), threading.Semaphore(0)
-
-    def blocked() -> str:
-        begun.release()
-        gate.wait(TIMEOUT)
-        return threading.current_thread().name
-
+    gate = Gate()
     with trio.fail_after(TIMEOUT):
         async with trio.open_nursery() as nursery:
             for _ in range(20):
-                nursery.start_soon(workers.run, blocked)
-            for _ in range(3):
-                await trio.to_thread.run_sync(begun.acquire)
+                nursery.start_soon(workers.run, gate)
+            await gate.taken(3)
             await trio.testing.wait_all_tasks_blocked(0.05)
-            assert not begun.acquire(blocking=False)
-            gate.set()
+            assert not gate.begun.acquire(blocking=False)
+            gate.opened.set()
 
 
 async def test_an_abandoned_call_that_has_not_begun_never_does(workers: Workers) -> None:
-    gate, begun = threading.Event(), threading.Semaphore(0)
+    gate = Gate()
     called: list[int] = []
-
-    def blocked() -> None:
-        begun.release()
-        gate.wait(TIMEOUT)
 
     with trio.fail_after(TIMEOUT):
         async with trio.open_nursery() as nursery:
             for _ in range(3):
-                nursery.start_soon(workers.run, blocked)
-            for _ in range(3):
-                await trio.to_thread.run_sync(begun.acquire)
+                nursery.start_soon(workers.run, gate)
+            await gate.taken(3)
             with trio.move_on_after(0.05) as scope:
                 await workers.run(lambda: called.append(1))
             assert scope.cancelled_caught
-            gate.set()
+            gate.opened.set()
         with trio.CancelScope() as cancelled:
             cancelled.cancel()
             await workers.run(lambda: called.append(2))

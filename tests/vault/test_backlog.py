@@ -13,6 +13,7 @@ from stowfs.errors import NoSuchPath, StoreUnavailable
 from stowfs.locks import Lock
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.draft import Draft
+from stowfs.vault.manifest import Snapshot
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
 from tests.support.faults import FailAfter, FailBefore, FaultyStore, Rule, Stall, StallAfter
@@ -32,6 +33,23 @@ async def acknowledged(vault: Vault, path: str, data: bytes) -> Draft:
     draft.write(0, data)
     await vault.acknowledge(draft)
     return draft
+
+
+async def appended(vault: Vault, base: Snapshot | None, data: bytes) -> Draft:
+    """Something that waits to be appended to `x`."""
+    draft = vault.draft("x", base, base.attributes if base else ATTRIBUTES, appending=True)
+    draft.write(draft.size, data)
+    await vault.acknowledge(draft)
+    return draft
+
+
+async def flush_without_answer(store: FaultyStore, vault: Vault) -> None:
+    """`x` is written to the store, which nobody here hears of."""
+    store.add(Rule(FailAfter(StoreUnavailable("no answer")), "put", "manifests/x.json"))
+    store.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.json"))
+    with pytest.raises(StoreUnavailable):
+        await flush(vault)
+    store.rules.clear()
 
 
 @pytest.mark.parametrize("spool_short", [0, 20, 1 << 16])
@@ -131,15 +149,10 @@ async def test_an_edit_that_lost_is_kept_beside_with_all_that_was_acknowledged(t
 async def test_appends_of_both_hosts_are_kept_in_order(tmp_path: Path) -> None:
     async with Hosts(MemoryStore(), tmp_path) as hosts:
         a, b = await hosts.start("a"), await hosts.start("b")
-        base = await write(a, "x", LONG)
-        draft = a.draft("x", base, base.attributes, appending=True)
-        draft.write(draft.size, b"a1\n")
-        await a.acknowledge(draft)
+        await appended(a, await write(a, "x", LONG), b"a1\n")
         await append(b, "x", b"b1\n")
         await flush(a)
-        draft = a.draft("x", await a.head("x"), base.attributes, appending=True)
-        draft.write(draft.size, b"a2\n")
-        await a.acknowledge(draft)
+        await appended(a, await a.head("x"), b"a2\n")
         await append(b, "x", b"b2\n")
         await hosts.crash("a")
         a = await hosts.start("a")
@@ -185,10 +198,7 @@ async def test_a_removal_that_a_crash_interrupts_is_finished(happened: bool, tmp
     store = FaultyStore(MemoryStore())
     async with Hosts(store, tmp_path) as hosts:
         a = await hosts.start("a")
-        base = await write(a, "x", LONG)
-        draft = a.draft("x", base, base.attributes, appending=True)
-        draft.write(draft.size, b"waits")
-        await a.acknowledge(draft)
+        draft = await appended(a, await write(a, "x", LONG), b"waits")
         stalled = Stall()
         if not happened:
             store.add(Rule(stalled, "put", "manifests/*"))
@@ -222,14 +232,8 @@ async def test_what_was_committed_without_an_answer_and_deleted_elsewhere_stays_
     async with Hosts(store, tmp_path, deadline=0.2) as hosts:
         a, b = await hosts.start("a"), await hosts.start("b")
         base = None if new else await write(a, "x", LONG)
-        draft = a.draft("x", base, base.attributes if base else ATTRIBUTES, appending=True)
-        draft.write(draft.size, b"waits")
-        await a.acknowledge(draft)
-        store.add(Rule(FailAfter(StoreUnavailable("no answer")), "put", "manifests/x.json"))
-        store.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.json"))
-        with pytest.raises(StoreUnavailable):
-            await flush(a)
-        store.rules.clear()
+        await appended(a, base, b"waits")
+        await flush_without_answer(store, a)
         assert await read(b, "x") == (b"" if new else LONG) + b"waits"
         await b.remove("x")
         if crashed:
@@ -249,10 +253,7 @@ async def test_what_waits_is_not_appended_again_after_a_crash_in_a_commit_at_onc
     store = FaultyStore(MemoryStore())
     async with Hosts(store, tmp_path) as hosts:
         a = await hosts.start("a")
-        base = await write(a, "x", LONG)
-        draft = a.draft("x", base, base.attributes, appending=True)
-        draft.write(draft.size, b"waits\n")
-        await a.acknowledge(draft)
+        draft = await appended(a, await write(a, "x", LONG), b"waits\n")
         if more:
             draft.write(draft.size, b"more\n")
         stalled = StallAfter()
@@ -275,11 +276,7 @@ async def test_what_was_added_since_brings_back_what_was_deleted_elsewhere(tmp_p
     async with Hosts(store, tmp_path, deadline=0.2) as hosts:
         a, b = await hosts.start("a"), await hosts.start("b")
         draft = await acknowledged(a, "x", b"one ")
-        store.add(Rule(FailAfter(StoreUnavailable("no answer")), "put", "manifests/x.json"))
-        store.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.json"))
-        with pytest.raises(StoreUnavailable):
-            await flush(a)
-        store.rules.clear()
+        await flush_without_answer(store, a)
         await b.remove("x")
         draft.write(4, b"two")
         await a.acknowledge(draft)
