@@ -50,6 +50,10 @@ _WITH_DICTIONARY = zstandard.ZstdCompressionParameters.from_level(
 positions, in which counts what agrees in six bytes or more. On all conversations measured that stores up to 3 % less
 than level 9, in two thirds of its time."""
 
+SMALL = 32 * 1024
+"""Bytes up to which zstd looks things up in the tables of a dictionary where they are; for more, it copies them into
+those of the context, which then has to be ten times as large."""
+
 SEGMENT = 1024
 """Bytes of the pieces that a dictionary is put together from: whole phrases of prompts and of JSON."""
 
@@ -108,28 +112,53 @@ class Dictionary:
         self._numbered = _HEADER.pack(_MAGIC, self.number) + data[_HEADER.size :]
         for_reading = zstandard.ZstdCompressionDict(self._numbered, dict_type=zstandard.DICT_TYPE_FULLDICT)
         self.decompressors = _Contexts(lambda: zstandard.ZstdDecompressor(dict_data=for_reading))
-        self._compressors: dict[int, _Contexts[zstandard.ZstdCompressor]] = {}
+        self._digested: dict[int, Compressors] = {}
         self._lock = threading.Lock()
         with _damage_is_corruption("a dictionary"):
             # Here it is digested, and found out to be damaged.
             self.decompressors.take().decompress(_EMPTY)
 
-    def compressors(self, level: int) -> "_Contexts[zstandard.ZstdCompressor]":
+    def compressors(self, level: int) -> "Compressors":
         """Contexts that compress with it; digested once for a level, which takes as long as compressing it."""
         with self._lock:
-            contexts = self._compressors.get(level)
-            if contexts is None:
+            compressors = self._digested.get(level)
+            if compressors is None:
                 digested = zstandard.ZstdCompressionDict(self._numbered, dict_type=zstandard.DICT_TYPE_FULLDICT)
                 if level == LEVEL:
                     digested.precompute_compress(compression_params=_WITH_DICTIONARY)
                 else:
                     digested.precompute_compress(level=level)
-                contexts = self._compressors[level] = _Contexts(
-                    lambda: zstandard.ZstdCompressor(
-                        level=level, dict_data=digested, write_checksum=True, write_content_size=True
-                    )
-                )
-            return contexts
+                compressors = self._digested[level] = Compressors(level, digested)
+            return compressors
+
+
+class Compressors:
+    """The contexts of one level.
+
+    What is large has contexts of its own, and they are given the memory for a run of any size when they are made:
+    otherwise zstd gives it back and asks for more each time that a run is a little larger than the last, as that of a
+    conversation is that grows, and so pays for thousands of fresh pages in each append.
+    """
+
+    def __init__(self, level: int, dictionary: zstandard.ZstdCompressionDict | None = None) -> None:
+        self._level = level
+        self._dictionary = dictionary
+        self._small = _Contexts(self._new)
+        self._large = _Contexts(self._new_for_any)
+
+    def of(self, size: int) -> _Contexts[zstandard.ZstdCompressor]:
+        """The contexts for so many bytes."""
+        return self._large if size > SMALL else self._small
+
+    def _new(self) -> zstandard.ZstdCompressor:
+        return zstandard.ZstdCompressor(
+            level=self._level, dict_data=self._dictionary, write_checksum=True, write_content_size=True
+        )
+
+    def _new_for_any(self) -> zstandard.ZstdCompressor:
+        compressor = self._new()
+        compressor.compress(bytes(TYPICAL))
+        return compressor
 
 
 def train(samples: Sequence[bytes], size: int) -> Dictionary | None:
@@ -143,17 +172,16 @@ def train(samples: Sequence[bytes], size: int) -> Dictionary | None:
     return Dictionary(_HEADER.pack(_MAGIC, 0) + data[_HEADER.size :])
 
 
-@cache
-def _compressors(level: int) -> _Contexts[zstandard.ZstdCompressor]:
-    return _Contexts(lambda: zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True))
-
+compressors = cache(Compressors)
+"""Those without a dictionary, by level."""
 
 _decompressors = _Contexts(zstandard.ZstdDecompressor)
 
 
 def compress(data: BytesLike, *, level: int = LEVEL, dictionary: Dictionary | None = None) -> bytes:
     """One zstd frame that holds `data`."""
-    contexts = _compressors(level) if dictionary is None else dictionary.compressors(level)
+    made = compressors(level) if dictionary is None else dictionary.compressors(level)
+    contexts = made.of(len(data))
     compressor = contexts.take()
     try:
         return compressor.compress(data)

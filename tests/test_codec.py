@@ -3,7 +3,7 @@
 import pytest
 
 from stowfs import codec
-from stowfs.codec import Dictionary
+from stowfs.codec import Compressors, Dictionary
 from stowfs.errors import CorruptObject
 from tests.support.dictionaries import conversation, dictionary
 
@@ -73,3 +73,16 @@ def test_what_is_too_little_makes_no_dictionary(samples: list[bytes]) -> None:
 
 def test_a_dictionary_is_as_large_as_was_asked_at_most(made: Dictionary) -> None:
     assert len(made.data) <= 8192
+
+
+@pytest.mark.parametrize("with_dictionary", [False, True])
+def test_what_grows_does_not_ask_for_memory_each_time(made: Dictionary, with_dictionary: bool) -> None:
+    text = TEXT * (codec.TYPICAL // len(TEXT) + 1)
+    compressors = Dictionary(made.data).compressors(codec.LEVEL) if with_dictionary else Compressors(codec.LEVEL)
+    sizes = set()
+    for size in range(codec.SMALL + 1, codec.TYPICAL, 10_000):
+        compressor = compressors.of(size).take()
+        compressor.compress(text[:size])
+        sizes.add(compressor.memory_size())
+        compressors.of(size).give(compressor)
+    assert len(sizes) == 1
