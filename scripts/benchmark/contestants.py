@@ -90,8 +90,9 @@ class Mounted(Contestant):
     def mount(self, place: Place) -> AbstractContextManager[Session]:
         """Mounts for as long as the context lasts."""
 
-    def settle(self, place: Place) -> float:
-        """Waits until everything that was written is in the store. Returns how many seconds ago it was."""
+    def settle(self, place: Place, written: Stored) -> float:
+        """Waits until everything that was written is in the store: `written` are all files of the mount. Returns how
+        many seconds ago it was."""
         return 0.0
 
     @abstractmethod
@@ -215,7 +216,7 @@ class StowfsAsync(StowfsMount):
     name = "stowfs-async"
     options = "commit=async,revalidate=300"
 
-    def settle(self, place: Place) -> float:
+    def settle(self, place: Place, written: Stored) -> float:
         _stowfs(place, "flush", place.directory / "mnt")
         return 0.0
 

@@ -5,7 +5,7 @@ import os
 import shlex
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,6 +28,8 @@ class Stored:
 
     objects: int
     size: int
+    newest: float = field(default=0.0, compare=False)
+    """When the last of it came, in seconds since the epoch; 0 where that is not known."""
 
 
 class Server:
@@ -64,8 +66,16 @@ class Server:
 
     def stored(self, bucket: str) -> Stored:
         """Everything that is in a bucket."""
-        sizes = [entry["Size"] for entry in self._entries(bucket)]
-        return Stored(len(sizes), sum(sizes))
+        entries = list(self._entries(bucket))
+        newest = max((entry["LastModified"].timestamp() for entry in entries), default=0.0)
+        return Stored(len(entries), sum(entry["Size"] for entry in entries), newest)
+
+    def warm_up(self) -> None:
+        """Makes the server ready to be measured: it creates its pools, which takes some seconds, when the first object
+        and the first upload in parts ask for them. Whoever is measured first would wait for it."""
+        with self.bucket() as bucket:
+            self._client.put_object(Bucket=bucket, Key="object", Body=b"")
+            self._client.create_multipart_upload(Bucket=bucket, Key="parts")
 
     def _entries(self, bucket: str) -> Iterator[dict[str, Any]]:
         for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
@@ -98,7 +108,9 @@ def server() -> Iterator[Server]:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             del os.environ[name]
         os.environ.update(environment, AWS_CONFIG_FILE="/dev/null", AWS_SHARED_CREDENTIALS_FILE="/dev/null")
-        yield Server(environment)
+        ready = Server(environment)
+        ready.warm_up()
+        yield ready
     finally:
         if not was_running:
             run(SCRIPT, "stop", timeout=SCRIPT_SECONDS)

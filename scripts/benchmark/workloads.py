@@ -20,6 +20,7 @@ from scripts.benchmark.contents import below, digests, files_in
 from scripts.benchmark.contestants import Contestant, Copier, Mounted, Packer, Place, Session, Whole
 from scripts.benchmark.lab import Lab, Sample
 from scripts.benchmark.programs import appender, reader
+from scripts.benchmark.store import Stored
 
 FILES = "files"
 """The directory into which a corpus is copied."""
@@ -117,20 +118,20 @@ def append(tour: Tour, session_file: Path, label: str) -> None:
     contestant, place, times = tour.contestant, tour.place, tour.lab.settings.appends
     assert isinstance(contestant, Mounted)
     target = place.directory / "out"
+    lines = b"".join(appender.line(number) for number in range(times))
     with contestant.mount(place) as session:
         _write(contestant, place, session, [session_file], [SESSION])
 
         def step() -> float:
             seconds = float(place.program("appender", session.root / SESSION, str(times)))
             began = time.monotonic()
-            surplus = contestant.settle(place)
+            surplus = contestant.settle(place, Stored(1, session_file.stat().st_size + len(lines)))
             return seconds + time.monotonic() - began - surplus
 
         sample = tour.measure(f"append {label}", step)
         _note_memory(sample, session)
     with _cold(tour, contestant) as session:
         place.run("cp", session.root / SESSION, target)
-    lines = b"".join(appender.line(number) for number in range(times))
     tour.lab.judge(sample, target.read_bytes() == session_file.read_bytes() + lines)
 
 
@@ -214,7 +215,9 @@ def _cold(tour: Tour, contestant: Mounted) -> Iterator[Session]:
 
 
 def _write(contestant: Mounted, place: Place, session: Session, sources: Sequence[Path], names: Sequence[str]) -> float:
-    """Copies directories or files to names on a mount, all at once. The seconds until they were in the store."""
+    """Copies directories or files to names on a mount that is empty, all at once. The seconds until they were in the
+    store."""
+    sizes = [file.stat().st_size for source in sources for file in ([source] if source.is_file() else files_in(source))]
     began = time.monotonic()
     with ThreadPoolExecutor(len(sources)) as pool:
         copying = [
@@ -223,7 +226,7 @@ def _write(contestant: Mounted, place: Place, session: Session, sources: Sequenc
         ]
     for copy in copying:
         copy.result()
-    surplus = contestant.settle(place)
+    surplus = contestant.settle(place, Stored(len(sizes), sum(sizes)))
     return time.monotonic() - began - surplus
 
 
