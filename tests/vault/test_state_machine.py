@@ -27,10 +27,11 @@ from stowfs.vault import ring as rings
 from stowfs.vault.descriptor import create_descriptor
 from tests.support.clock import Clock
 from tests.support.vaults import ATTRIBUTES, Hosts, write
+from tests.vault.machine.cluster import HOSTS
 from tests.vault.machine.state import File, State
 from tests.vault.machine.steps import DIRECTORIES, FILES, Step, content
 from tests.vault.machine.troubles import CRASHES, TROUBLES
-from tests.vault.machine.world import HOSTS, LIFETIMES, World
+from tests.vault.machine.world import LIFETIMES, World
 
 EXAMPLES = int(os.environ.get("STOWFS_EXAMPLES", "15"))
 """Sequences under each of the circumstances; a third of a second each."""
