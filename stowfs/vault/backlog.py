@@ -241,7 +241,7 @@ class Backlog:
             followed = draft.advance(mark, committed, same=same)
             await self._journal.change_drafts([self._row(later)])
         if followed:
-            draft.forget_attempts(committed)
+            draft.attempts.forget(committed)
         draft.release()
         return False
 

@@ -156,7 +156,7 @@ class Committer:
                 )
                 outcome = await self._publish(draft.path, manifest, assembled.inline, previous)
                 if isinstance(outcome, Moved):
-                    draft.failed(transaction.id)
+                    draft.attempts.failed(transaction.id)
                     previous = outcome.current
                     continue
                 committed = await self._learn(outcome)

@@ -32,7 +32,7 @@ def reconcile(draft: Draft, current: Snapshot, *, unattended: bool) -> Merge:
     Raises `PathExists`, `IsDirectory`, unless `unattended`.
     """
     base = draft.base
-    if (own := draft.attempt_in(current)) is not None:
+    if (own := draft.attempts.last_in(current, draft.base)) is not None:
         if not own.certain:
             return Merge.BESIDE
         same = own.commit == current.manifest.commit and not own.mark.moved
@@ -81,7 +81,7 @@ def was_deleted(draft: Draft, previous: Snapshot) -> bool:
     """Whether all that is in the draft was a version already, and was deleted since by somebody who knew it."""
     if previous.manifest.live:
         return False
-    own = draft.attempt_in(previous)
+    own = draft.attempts.last_in(previous, draft.base)
     return own is not None and own.certain and draft.is_as(own.mark)
 
 

@@ -10,7 +10,6 @@ follows what a commit may do where the base has moved meanwhile (`Intent`).
 import copy
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -18,10 +17,11 @@ from stowfs.config import MIB, TIB
 from stowfs.errors import FileTooLarge
 from stowfs.hot.extents import ExtentMap
 from stowfs.hot.spool import BLOCK, Spool, SpoolFile
+from stowfs.vault.attempts import Attempts, Plan
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display
 from stowfs.vault.overlay import Intent, Mark, Overlay, Truncation
-from stowfs.vault.ring import Verdict, id_of_time, new_id
+from stowfs.vault.ring import id_of_time, new_id
 
 __all__ = ["SIZE_LIMIT", "Draft", "DraftState", "Intent"]
 
@@ -64,24 +64,6 @@ class DraftState(msgspec.Struct, frozen=True, omit_defaults=True):
     content: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A commit of a draft that nobody has tried yet: its id, and what it is to store."""
-
-    commit: str
-    mark: Mark
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A commit of a draft whose answer was not seen: its id, and what the draft was. `certain`: it took effect; else
-    nobody can tell."""
-
-    commit: str
-    mark: Mark
-    certain: bool = True
-
-
 class Draft:
     """Uncommitted bytes of one conversation over a base snapshot, kept in the spool.
 
@@ -119,8 +101,8 @@ class Draft:
         # What a frozen copy was when it was frozen, and the first commit of it, as the journal has it already.
         self._mark: Mark | None = None
         self._plan: Plan | None = None
-        # What was to be committed under each id; nobody may be able to tell whether it was.
-        self._attempts: dict[str, Mark] = {}
+        # Its own, and those of its frozen copies.
+        self.attempts = Attempts()
 
     @classmethod
     def restored(cls, state: DraftState, base: Snapshot | None, spool: Spool, read_base: ReadBase) -> "Draft":
@@ -138,7 +120,7 @@ class Draft:
             max([state.changes, *(mark.changes for mark in state.attempts.values())]),
             state.shift,
         )
-        draft._attempts = dict(state.attempts)
+        draft.attempts = Attempts(state.attempts)
         draft._sealed = state.seal
         if state.content:
             parts = zip((position for _, _, position in state.extents), state.content, strict=True)
@@ -265,13 +247,13 @@ class Draft:
         Only for new content: of what is based on something, so many others may write a next version before this one is
         tried that nobody could tell whether it had been.
         """
-        if self.base is None and self.intent is Intent.REPLACE and not self._attempts:
+        if self.base is None and self.intent is Intent.REPLACE and not self.attempts:
             self._plan = Plan(new_id(), self.mark())
 
     def take_plan(self) -> Plan | None:
         """The commit that was planned, once, unless it is too late for it."""
         plan, self._plan = self._plan, None
-        if plan is None or self._attempts or plan.commit < id_of_time(time.time() - PLANNED_FOR):
+        if plan is None or self.attempts or plan.commit < id_of_time(time.time() - PLANNED_FOR):
             return None
         return plan
 
@@ -284,43 +266,12 @@ class Draft:
     def attempt(self, commit: str, over: Snapshot | None) -> None:
         """What is in the draft now is about to be committed under this id, in the place of `over`; nobody may ever
         tell whether it was."""
-        self._attempts[commit] = msgspec.structs.replace(
-            self.mark(), moved=self.moved and self._mark is not None, over=over.etag if over else None
-        )
+        moved = self.moved and self._mark is not None
+        self.attempts.begin(commit, msgspec.structs.replace(self.mark(), moved=moved, over=over.etag if over else None))
 
     def is_planned(self, plan: Plan) -> bool:
         """Whether what was tried last under the id of the plan is what was planned."""
-        return self._attempts.get(plan.commit) == plan.mark
-
-    def failed(self, commit: str) -> None:
-        """The attempt under this id did not take effect, and never will."""
-        self._attempts.pop(commit, None)
-
-    @property
-    def attempted(self) -> bool:
-        """Whether some state of it may be in the store already."""
-        return bool(self._attempts)
-
-    def attempt_in(self, version: Snapshot) -> "Attempt | None":
-        """The last attempt that took effect in `version` or before it, and not before the base.
-
-        Attempts that it shows to have failed are forgotten, where what they were to replace is gone for good.
-        """
-        ring = version.manifest.ring
-        known = self.base.manifest.ring.recent if self.base else ()
-        doubtful = None
-        for commit, mark in sorted(self._attempts.items(), reverse=True):
-            if commit in known:
-                continue
-            match ring.verdict(commit):
-                case Verdict.HAPPENED:
-                    return Attempt(commit, mark)
-                case Verdict.DID_NOT_HAPPEN:
-                    if mark.over != version.etag:
-                        del self._attempts[commit]
-                case Verdict.UNKNOWN:
-                    doubtful = doubtful or Attempt(commit, mark, certain=False)
-        return doubtful
+        return self.attempts.was(plan)
 
     def is_as(self, mark: Mark) -> bool:
         """Whether nothing was changed since."""
@@ -363,11 +314,6 @@ class Draft:
         later.moved = later.moved or not followed
         return followed
 
-    def forget_attempts(self, version: Snapshot) -> None:
-        """All attempts so far are in `version`, or failed for good, but for those to replace it."""
-        for commit in [commit for commit, mark in self._attempts.items() if mark.over != version.etag]:
-            del self._attempts[commit]
-
     def settle(self, committed: Snapshot) -> None:
         """The draft was committed as `committed`: it is clean, and that is its base."""
         self.discard()
@@ -378,7 +324,7 @@ class Draft:
         self.exclusive = self.moved = False
         last = self._overlay.last_changes
         self._overlay = Overlay(committed.size, committed.size, changes=last, last_changes=last)
-        self._attempts = {}
+        self.attempts = Attempts()
 
     def revert(self) -> None:
         """Drops what was changed since it was acknowledged."""
@@ -407,7 +353,7 @@ class Draft:
             base_size=overlay.base_size,
             extents=tuple(map(tuple, overlay.extents)),  # type: ignore[arg-type]
             truncations=tuple(overlay.truncations),
-            attempts=self._attempts | {self._plan.commit: self._plan.mark} if self._plan else self._attempts,
+            attempts=self.attempts.with_plan(self._plan),
             appending=self.appending,
             exclusive=self.exclusive,
             shift=overlay.shift,

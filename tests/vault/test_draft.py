@@ -467,7 +467,7 @@ async def test_an_edit_that_cannot_follow_stays_and_is_told_apart_from_what_is_a
     copy = second.freeze()
     assert copy.moved, "what is committed of it has other bytes than the draft had"
     copy.attempt("1", copy.base)
-    attempt = draft.attempt_in(bases.add(b"base other first second ", "0", "1"))
+    attempt = draft.attempts.last_in(bases.add(b"base other first second ", "0", "1"), draft.base)
     assert attempt is not None
     assert attempt.mark.moved
     assert not draft.shares_base(second)
@@ -564,7 +564,7 @@ def test_settling_makes_it_clean(tmp_path: Path) -> None:
         draft.settle(committed)
         assert (draft.size, draft.base, draft.intent, draft.spooled) == (3, committed, Intent.APPEND, 0)
         assert draft.acknowledged is None
-        assert not draft.attempted
+        assert not draft.attempts
         assert draft.id != before
         draft.write(0, b"x")
         assert not draft.is_as(mark)
@@ -574,24 +574,24 @@ def test_a_draft_recognises_its_own_attempts(tmp_path: Path) -> None:
     bases = Bases()
     base = bases.add(b"base", "1")
     with new_draft(tmp_path, base, bases=bases) as draft:
-        assert not draft.attempted
+        assert not draft.attempts
         draft.write(4, b" more")
         draft.attempt("2", base)
         version = bases.add(b"base more", "1", "2", "3")
-        assert draft.attempted
-        assert draft.attempt_in(base) is None
-        attempt = draft.attempt_in(version)
+        assert draft.attempts
+        assert draft.attempts.last_in(base, draft.base) is None
+        attempt = draft.attempts.last_in(version, draft.base)
         assert attempt is not None
         assert (attempt.commit, attempt.certain, attempt.mark.moved) == ("2", True, False)
         assert draft.is_as(attempt.mark)
         draft.write(9, b" and more")
         assert not draft.is_as(attempt.mark)
         draft.attempt("4", version)
-        later = draft.attempt_in(bases.add(b"", "1", "2", "4", "5"))
+        later = draft.attempts.last_in(bases.add(b"", "1", "2", "4", "5"), draft.base)
         assert later is not None
         assert (later.commit, draft.is_as(later.mark)) == ("4", True)
         assert draft.follow(attempt.mark, version, same=True)
-        assert draft.attempt_in(version) is None, "it is in the base"
+        assert draft.attempts.last_in(version, draft.base) is None, "it is in the base"
 
 
 def test_only_new_content_is_planned_and_for_one_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -607,7 +607,7 @@ def test_only_new_content_is_planned_and_for_one_attempt(tmp_path: Path, monkeyp
         assert frozen.is_planned(plan)
         frozen.attempt(plan.commit, bases.add(b"another", "1"))
         assert not frozen.is_planned(plan), "it is to replace something"
-        frozen.failed(plan.commit)
+        frozen.attempts.failed(plan.commit)
         forgotten.plan()
         later = time.time() + PLANNED_FOR + 1
         monkeypatch.setattr("stowfs.vault.draft.time.time", lambda: later)
@@ -625,11 +625,11 @@ def test_an_attempt_that_may_still_take_effect_is_not_forgotten(tmp_path: Path) 
     with new_draft(tmp_path, base, bases=bases) as draft:
         draft.write(4, b" more")
         draft.attempt("2", base)
-        assert draft.attempt_in(base) is None
-        assert draft.attempted, "its request may be on its way"
-        assert draft.attempt_in(bases.add(b"base other", "1", "3")) is None
-        assert not draft.attempted, "what it was to replace is gone"
-        assert draft.attempt_in(bases.add(b"base more", "1", "2")) is None
+        assert draft.attempts.last_in(base, draft.base) is None
+        assert draft.attempts, "its request may be on its way"
+        assert draft.attempts.last_in(bases.add(b"base other", "1", "3"), draft.base) is None
+        assert not draft.attempts, "what it was to replace is gone"
+        assert draft.attempts.last_in(bases.add(b"base more", "1", "2"), draft.base) is None
 
 
 def test_whether_an_old_attempt_took_effect_may_be_uncertain(tmp_path: Path) -> None:
@@ -640,13 +640,13 @@ def test_whether_an_old_attempt_took_effect_may_be_uncertain(tmp_path: Path) -> 
         draft.attempt("01", base)
         full = Ring().add("00", *(f"{number:02}" for number in range(2, 3 + CAPACITY)))
         assert "01" not in full.recent
-        attempt = draft.attempt_in(bases.add(b"base other", ring=full))
+        attempt = draft.attempts.last_in(bases.add(b"base other", ring=full), draft.base)
         assert attempt is not None
         assert (attempt.commit, attempt.certain) == ("01", False)
-        assert draft.attempted
+        assert draft.attempts
         # A later attempt that is in the ring settles it.
         draft.attempt("50", base)
-        later = draft.attempt_in(bases.add(b"base other", ring=full.add("50")))
+        later = draft.attempts.last_in(bases.add(b"base other", ring=full.add("50")), draft.base)
         assert later is not None
         assert (later.commit, later.certain) == ("50", True)
 
@@ -662,10 +662,10 @@ def test_what_was_followed_leaves_no_doubt_when_the_ring_has_turned_over(tmp_pat
         draft.write(9, b" and more")
         draft.attempt("02", version)
         assert draft.follow(mark, version, same=True)
-        draft.forget_attempts(version)
-        assert draft.attempted, "one may still replace that version"
+        draft.attempts.forget(version)
+        assert draft.attempts, "one may still replace that version"
         draft.rebase(bases.add(b"other", ring=Ring().add(*(f"{number:02}" for number in range(3, 5 + CAPACITY)))))
-        draft.forget_attempts(draft.base or version)
-        assert not draft.attempted
+        draft.attempts.forget(draft.base or version)
+        assert not draft.attempts
         newer = bases.add(b"other", ring=Ring().add(*(f"{number:02}" for number in range(4, 6 + CAPACITY))))
-        assert draft.attempt_in(newer) is None
+        assert draft.attempts.last_in(newer, draft.base) is None

@@ -1,0 +1,83 @@
+"""Under which ids it was tried to commit a draft, and what it was each time: who finds one of them in the store knows
+how much of the draft is there.
+
+An id stays until it is known what became of it, for good: nobody may be able to tell whether a commit whose answer was
+not seen took effect.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stowfs.vault.manifest import Snapshot
+from stowfs.vault.overlay import Mark
+from stowfs.vault.ring import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A commit of a draft that nobody has tried yet: its id, and what it is to store."""
+
+    commit: str
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A commit of a draft whose answer was not seen: its id, and what the draft was. `certain`: it took effect; else
+    nobody can tell."""
+
+    commit: str
+    mark: Mark
+    certain: bool = True
+
+
+class Attempts:
+    """The attempts of one draft, by commit id."""
+
+    def __init__(self, known: Mapping[str, Mark] | None = None) -> None:
+        self._marks = dict(known or {})
+
+    def __bool__(self) -> bool:
+        """Whether some state of the draft may be in the store already."""
+        return bool(self._marks)
+
+    def begin(self, commit: str, mark: Mark) -> None:
+        """The draft is about to be committed under this id, as it is at `mark`."""
+        self._marks[commit] = mark
+
+    def failed(self, commit: str) -> None:
+        """The attempt under this id did not take effect, and never will."""
+        self._marks.pop(commit, None)
+
+    def was(self, plan: Plan) -> bool:
+        """Whether what was tried last under the id of the plan is what was planned."""
+        return self._marks.get(plan.commit) == plan.mark
+
+    def with_plan(self, plan: Plan | None) -> dict[str, Mark]:
+        """All of them, and the one that is planned, as the journal keeps them."""
+        return self._marks | {plan.commit: plan.mark} if plan else dict(self._marks)
+
+    def last_in(self, version: Snapshot, base: Snapshot | None) -> Attempt | None:
+        """The last attempt that took effect in `version` or before it, and not before `base`.
+
+        Attempts that it shows to have failed are forgotten, where what they were to replace is gone for good.
+        """
+        ring = version.manifest.ring
+        known = base.manifest.ring.recent if base else ()
+        doubtful = None
+        for commit, mark in sorted(self._marks.items(), reverse=True):
+            if commit in known:
+                continue
+            match ring.verdict(commit):
+                case Verdict.HAPPENED:
+                    return Attempt(commit, mark)
+                case Verdict.DID_NOT_HAPPEN:
+                    if mark.over != version.etag:
+                        del self._marks[commit]
+                case Verdict.UNKNOWN:
+                    doubtful = doubtful or Attempt(commit, mark, certain=False)
+        return doubtful
+
+    def forget(self, version: Snapshot) -> None:
+        """All attempts so far are in `version`, or failed for good, but for those to replace it."""
+        self._marks = {commit: mark for commit, mark in self._marks.items() if mark.over == version.etag}
