@@ -379,10 +379,11 @@ def _kept_runs(pieces: Sequence[Piece], inline: Sequence[bytes]) -> list[Run | R
 def _inline_parts(snapshot: Snapshot, pieces: Sequence[Piece]) -> list[bytes]:
     """The bytes of the inline pieces among the first `pieces` of a version."""
     parts = []
+    inline = snapshot.inline
     start = 0
     for piece in pieces:
         if isinstance(piece, int):
-            parts.append(snapshot.inline[start : start + piece])
+            parts.append(inline[start : start + piece])
             start += piece
     return parts
 

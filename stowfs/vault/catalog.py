@@ -10,14 +10,12 @@ what this host has done itself: what it knows to have changed is forgotten in me
 
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import trio
 
-from stowfs.config import MIB
 from stowfs.errors import CorruptObject, ObjectNotFound, StoreUnavailable, StowError, UnsupportedVersion
 from stowfs.hot.buffer import BufferedIndex
 from stowfs.hot.index import CachedManifest
@@ -31,17 +29,12 @@ from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import display, manifest_key
 from stowfs.vault.parallel import each
 from stowfs.vault.shared_index import SharedIndex
+from stowfs.vault.snapshot_cache import SnapshotCache
 from stowfs.vault.unreadable import Unreadable
 from stowfs.vault.untrusted import get_bounded, read_bounded
 from stowfs.vault.version import Version
 
 log = logging.getLogger(__name__)
-
-MEMORY = 32 * MIB
-"""Bytes of manifests kept decoded: some thousands of small conversations, a few hundred large ones."""
-
-OVERHEAD = 2048
-"""Bytes of Python objects a decoded manifest costs besides its inline bytes, about."""
 
 FETCHES = 32
 """Manifests fetched at once for a listing; the store has a limit of its own."""
@@ -60,13 +53,6 @@ class Listed(NamedTuple):
     path: str
     etag: str
     version: Version
-
-
-@dataclass(slots=True)
-class _Entry:
-    snapshot: Snapshot
-    cost: int
-    checked: float
 
 
 class Catalog:
@@ -91,8 +77,7 @@ class Catalog:
         # What is being asked for: by somebody, and ahead of everybody.
         self._asking: set[str] = set()
         self._ahead: dict[str, trio.Event] = {}
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._size = 0
+        self._memory = SnapshotCache()
         # Something was shown without asking the store, and it has not answered since.
         self._stale = False
         self._unreadable = Unreadable()
@@ -123,10 +108,9 @@ class Catalog:
 
     def _fresh(self, path: str) -> Snapshot | None:
         """What was validated within the revalidation time."""
-        entry = self._entries.get(path)
+        entry = self._memory.get(path)
         if entry is None or trio.current_time() - entry.checked >= self._revalidate:
             return None
-        self._entries.move_to_end(path)
         return entry.snapshot
 
     def _confirmed(self, known: Snapshot | None) -> Snapshot | None:
@@ -158,7 +142,7 @@ class Catalog:
                 assert known is not None
                 return self._keep(known, asked)
             case Found(body, etag):
-                return await self.learn(await self._decode(path, etag, body), body, asked)
+                return await self.learn(await self._decode(path, etag, body), asked)
 
     def ahead(self, paths: Sequence[str]) -> list[str]:
         """Those of the paths that are worth being fetched ahead of those who will ask for them: `fetch_ahead` must
@@ -204,7 +188,7 @@ class Catalog:
         """It may have changed, through a commit of this host whose outcome is unknown: the next `current` asks."""
         self._absences.appeared(path)
         self._tags.forget(path)
-        entry = self._entries.get(path)
+        entry = self._memory.get(path)
         if entry is not None:
             entry.checked = -math.inf
 
@@ -212,17 +196,17 @@ class Catalog:
         """It has changed: the next `current` asks the store, and needs its answer."""
         self._absences.appeared(path)
         self._tags.forget(path)
-        self._drop(path)
+        self._memory.drop(path)
         self._index.forget_manifest(path)
 
-    async def learn(self, snapshot: Snapshot, body: bytes, when: float | None = None) -> Snapshot:
+    async def learn(self, snapshot: Snapshot, when: float | None = None) -> Snapshot:
         """Remembers a version that was just read or written (asked for at the trio time `when`).
 
         Returns what is current as far as this host knows: it may have written a later one meanwhile.
         """
         kept = self._keep(snapshot, trio.current_time() if when is None else when)
         if kept is snapshot:
-            await self._index.put_manifests({snapshot.path: CachedManifest(snapshot.etag, body)})
+            await self._index.put_manifests({snapshot.path: CachedManifest(snapshot.etag, snapshot.body)})
         return kept
 
     async def resolve(self, objects: Sequence[ObjectInfo]) -> list[Snapshot]:
@@ -320,7 +304,7 @@ class Catalog:
 
     def _remembered(self, path: str, etag: str, asked: float) -> Snapshot | None:
         """What is in memory of a version that was listed at the time `asked`."""
-        entry = self._entries.get(path)
+        entry = self._memory.get(path)
         if entry is None or entry.snapshot.etag != etag:
             return None
         entry.checked = max(entry.checked, asked)
@@ -369,7 +353,7 @@ class Catalog:
         return await self._decode_known(path, cached) if cached is not None else None
 
     def _in_memory(self, path: str) -> Snapshot | None:
-        entry = self._entries.get(path)
+        entry = self._memory.get(path)
         return entry.snapshot if entry is not None else None
 
     async def _decode_known(self, path: str, cached: CachedManifest) -> Snapshot | None:
@@ -405,22 +389,11 @@ class Catalog:
     def _keep(self, snapshot: Snapshot, checked: float) -> Snapshot:
         """Remembers what the store said to a question of the time `checked`, unless something later is known."""
         self._absences.appeared(snapshot.path)
-        known = self._entries.get(snapshot.path)
+        known = self._memory.get(snapshot.path)
         if known is not None and known.checked > checked:
             return known.snapshot
-        self._drop(snapshot.path)
-        entry = _Entry(snapshot, OVERHEAD + len(snapshot.inline) + 200 * len(snapshot.manifest.pieces), checked)
-        self._entries[snapshot.path] = entry
-        self._size += entry.cost
-        while self._size > MEMORY:
-            _, dropped = self._entries.popitem(last=False)
-            self._size -= dropped.cost
+        self._memory.put(snapshot, checked)
         return snapshot
-
-    def _drop(self, path: str) -> None:
-        entry = self._entries.pop(path, None)
-        if entry is not None:
-            self._size -= entry.cost
 
 
 def _parts(wanted: Sequence[Wanted]) -> Iterator[Sequence[Wanted]]:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stowfs.codec import NAME_LENGTH, dictionary_name
+from stowfs.codec import NAME_LENGTH
 from stowfs.errors import CorruptObject, ObjectNotFound, PreconditionFailed, UnsupportedVersion
 from stowfs.store.base import ByteRange, Found, IfMatch, ObjectInfo, ObjectStore
 from stowfs.vault import manifest as manifests
@@ -221,7 +221,7 @@ class _Collection:
             if snapshot is None:
                 return
             if snapshot.dictionary:
-                self._dictionaries.add(dictionary_name(snapshot.dictionary))
+                self._dictionaries.add(snapshot.dictionary.name)
             deadline, before = self._now() - MARGIN, self._now() - self._trash
             if expired_before(snapshot, deadline):
                 if self._dry_run or await self._vault.give_up_expired(snapshot.path, before=deadline):

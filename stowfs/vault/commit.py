@@ -337,14 +337,13 @@ class Committer:
             body = manifests.encode(manifest, inline, dictionary)
         else:
             body = await trio.to_thread.run_sync(manifests.encode, manifest, inline, dictionary, limiter=self._threads)
-        return await publish(
-            self._store, self._dictionaries, path, manifest, inline, body, previous, deadline=self._deadline
-        )
+        own = Snapshot(path, manifest.commit, manifest, body, dictionary, inline)
+        return await publish(self._store, self._dictionaries, own, previous, deadline=self._deadline)
 
     async def _learn(self, outcome: Published | Overtaken) -> Snapshot:
         match outcome:
-            case Published(snapshot, body):
-                await self._catalog.learn(snapshot, body)
+            case Published(snapshot):
+                await self._catalog.learn(snapshot)
                 return snapshot
             case Overtaken(snapshot):
                 self._catalog.forget(snapshot.path)

@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 from stowfs.config import KIB, MIB
@@ -63,14 +64,18 @@ class Layout:
         self.starts = [0, *accumulate(sizes)]
         inline = [piece if isinstance(piece, int) else 0 for piece in pieces]
         self._inline_starts = [0, *accumulate(inline)]
-        self.cost = len(snapshot.inline) + PIECE * len(pieces)
+        self.cost = snapshot.manifest.inline + PIECE * len(pieces)
         # The one that was used last comes last. Who reads from the beginning is expected to go on.
         self._streams = [Stream(0)]
 
     def inline_bytes(self, index: int) -> bytes:
-        """The bytes of the inline piece `index`."""
+        """The bytes of the inline piece `index`. Raises `CorruptObject`."""
         start = self._inline_starts[index]
-        return self.snapshot.inline[start : self._inline_starts[index + 1]]
+        return self._inline[start : self._inline_starts[index + 1]]
+
+    @cached_property
+    def _inline(self) -> bytes:
+        return self.snapshot.inline
 
     def covering(self, start: int, end: int) -> range:
         """The indexes of the pieces that hold bytes `start` to `end`."""

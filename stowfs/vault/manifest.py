@@ -11,17 +11,18 @@ writer may still have to find out there what became of its commit.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Literal
 
 import msgspec
 
 from stowfs import codec
-from stowfs.codec import Dictionary
+from stowfs.codec import BytesLike, Dictionary
 from stowfs.config import MIB
 from stowfs.errors import CorruptObject, UnsupportedVersion
 from stowfs.vault import expiry
+from stowfs.vault.naming import display
 from stowfs.vault.ring import Ring
 from stowfs.vault.untrusted import Count, Digest, Level, Moment, Nanoseconds, Owner, Permissions, Size, Word, parse
 
@@ -133,14 +134,37 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 class Snapshot:
     """One version of one conversation, directory or symbolic link as it lies in the store; immutable.
 
-    `dictionary`: the number of the one that its frames were made with (0: none)."""
+    `body` is the stored object, `dictionary` the one that its frames were made with. The inline bytes are in it,
+    compressed; `unpacked` are the same, as long as they are at hand (see `pack`)."""
 
     path: str
     etag: str
     manifest: Manifest
-    inline: bytes
-    stored_size: int
-    dictionary: int = 0
+    body: bytes = field(repr=False)
+    dictionary: Dictionary | None = field(default=None, compare=False, repr=False)
+    unpacked: bytes | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def inline(self) -> bytes:
+        """The inline bytes; where they are not at hand, decompressed anew each time. Raises `CorruptObject`."""
+        # Once: a worker thread may be here while it is packed.
+        unpacked = self.unpacked
+        if unpacked is not None:
+            return unpacked
+        try:
+            _, frame = codec.decompress_first(self.body, limit=HEADER_LIMIT, dictionary=self.dictionary)
+            return _unpack(self.manifest, frame, self.dictionary)
+        except CorruptObject as error:
+            raise CorruptObject(f"{display(self.path)}: {error}") from error
+
+    def pack(self) -> None:
+        """Keeps no inline bytes at hand: for who keeps many snapshots."""
+        object.__setattr__(self, "unpacked", None)
+
+    @property
+    def stored_size(self) -> int:
+        """Bytes of the stored object."""
+        return len(self.body)
 
     @property
     def size(self) -> int:
@@ -228,13 +252,21 @@ def decode(path: str, etag: str, body: bytes, dictionary: Dictionary | None = No
     if version != VERSION:
         raise UnsupportedVersion(f"the manifest has format version {version}; this stowfs reads {VERSION}: upgrade it")
     manifest = parse(_decoder, header, "the manifest")
-    inline = codec.decompress(rest, expected=manifest.inline, dictionary=dictionary) if manifest.inline else b""
-    if manifest.inline and hashlib.sha256(inline).hexdigest() != manifest.inline_digest:
-        raise CorruptObject("the inline bytes of the manifest do not match their SHA-256")
+    inline = _unpack(manifest, rest, dictionary)
     _check_sizes(manifest)
     if manifest.kind == "symlink" and (manifest.live or manifest.pieces):
         _check_target(manifest, inline)
-    return Snapshot(path, etag, manifest, inline, len(body), codec.dictionary_number(body))
+    return Snapshot(path, etag, manifest, body, dictionary if codec.dictionary_number(body) else None, inline)
+
+
+def _unpack(manifest: Manifest, frame: BytesLike, dictionary: Dictionary | None) -> bytes:
+    """The inline bytes of a manifest from their frame. Raises `CorruptObject` unless they are what it says."""
+    if not manifest.inline:
+        return b""
+    inline = codec.decompress(frame, expected=manifest.inline, dictionary=dictionary)
+    if hashlib.sha256(inline).hexdigest() != manifest.inline_digest:
+        raise CorruptObject("the inline bytes of the manifest do not match their SHA-256")
+    return inline
 
 
 def _check_sizes(manifest: Manifest) -> None:

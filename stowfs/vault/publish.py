@@ -1,27 +1,25 @@
 """Writing a manifest: the one conditional PUT that is the commit point, with its outcome found out whatever happens
 to it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from stowfs import codec
 from stowfs.errors import PreconditionFailed, RetriesExhausted, StoreUnavailable, WriteConflict
 from stowfs.store.base import IF_ABSENT, IfMatch, ObjectStore
 from stowfs.store.retry import Backoff
 from stowfs.vault import manifest as manifests
 from stowfs.vault.cas import read_or_none
 from stowfs.vault.dictionaries import Dictionaries
-from stowfs.vault.manifest import Manifest, Snapshot
+from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import display, manifest_key
 from stowfs.vault.ring import Ring, Verdict, first_ring
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The manifest is the commit: `snapshot` as it lies in the store, `body` its bytes."""
+    """The manifest is the commit: `snapshot` as it lies in the store."""
 
     snapshot: Snapshot
-    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +50,26 @@ def next_ring(previous: Snapshot | None, commit: str) -> Ring:
 async def publish(
     store: ObjectStore,
     dictionaries: Dictionaries,
-    path: str,
-    manifest: Manifest,
-    inline: bytes,
-    body: bytes,
+    own: Snapshot,
     base: Snapshot | None,
     *,
     deadline: float,
 ) -> Outcome:
-    """Writes `body`, which encodes `manifest` and `inline`, over `base` (`None`: over nothing).
+    """Writes `own`, which has the commit's id for an ETag so far, over `base` (`None`: over nothing).
 
     Raises `RetriesExhausted` where the outcome could not be found out within `deadline` seconds; then it may still
     take effect.
     """
-    key = manifest_key(path)
+    key = manifest_key(own.path)
     condition = IF_ABSENT if base is None else IfMatch(base.etag)
-    dictionary = codec.dictionary_number(body)
     backoff = Backoff(deadline)
     in_doubt = False
     while True:
         try:
-            etag = await store.put(key, body, condition)
-            return Published(Snapshot(path, etag, manifest, inline, len(body), dictionary), body)
+            return Published(replace(own, etag=await store.put(key, own.body, condition)))
         except (PreconditionFailed, WriteConflict, StoreUnavailable) as error:
             refused = error
             in_doubt = in_doubt or isinstance(error, StoreUnavailable)
-        own = Snapshot(path, manifest.commit, manifest, inline, len(body), dictionary)
         try:
             outcome = await _find_out(store, dictionaries, own, base, in_doubt=in_doubt)
         except StoreUnavailable as error:
@@ -88,7 +80,7 @@ async def publish(
                 # The base is still there: the write may be tried again, under the same id.
                 await backoff.wait(refused)
             case Verdict.UNKNOWN:
-                name = display(path)
+                name = display(own.path)
                 raise RetriesExhausted(f"{name}: so many others wrote that the fate of this commit cannot be told")
             case _:
                 return outcome
@@ -107,7 +99,7 @@ async def _find_out(
     if found is not None:
         current = manifests.decode(own.path, found.etag, found.body, await dictionaries.of(found.body))
         if current.manifest.commit == own.manifest.commit:
-            return Published(current, found.body)
+            return Published(current)
         generation = base.manifest.ring.generation if base else 0
         match current.manifest.ring.verdict(own.manifest.commit, since=generation):
             case Verdict.HAPPENED:

@@ -75,8 +75,7 @@ class Recompressor:
         """Stores the manifest of a version again where that is worth it. Raises store errors."""
         size = snapshot.stored_size
         dictionary = await self._dictionaries.active()
-        number = dictionary.number if dictionary else 0
-        if snapshot.manifest.level == LEVEL and snapshot.dictionary == number:
+        if snapshot.manifest.level == LEVEL and _id(snapshot.dictionary) == _id(dictionary):
             return Saving(size, size)
         body = await trio.to_thread.run_sync(_manifest, snapshot, dictionary, limiter=self._threads)
         if not _is_worth_it(size, len(body)):
@@ -143,6 +142,10 @@ def _payload(digest: str, stored: CachedSegment, before: Dictionary | None, dict
     if codec.decompress(compressed, expected=len(raw), dictionary=dictionary) != raw:
         raise CorruptObject(f"segment {digest} is not what it was after it was compressed: this host is broken")
     return compressed
+
+
+def _id(dictionary: Dictionary | None) -> str:
+    return dictionary.id if dictionary else ""
 
 
 def _is_worth_it(before: int, after: int) -> bool:

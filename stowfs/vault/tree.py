@@ -197,4 +197,4 @@ def unwritten_directory(path: str) -> Snapshot:
     read-only mount cannot make again, one that is known only by what waits in it."""
     now = time.time_ns()
     attributes = Attributes(DIRECTORY_MODE, 0, 0, now, now)
-    return Snapshot(path, "", Manifest("", Ring(), attributes, kind="directory"), b"", 0)
+    return Snapshot(path, "", Manifest("", Ring(), attributes, kind="directory"), b"")

@@ -19,7 +19,7 @@ def opened(reopening: Reopening, inode: Inode, thread: int = THREAD) -> Snapshot
 
 def snapshot(commit: str, *, expires_ns: int | None = None) -> Snapshot:
     attributes = Attributes(0o644, 0, 0, 1, 1, expires_ns=expires_ns)
-    return Snapshot("log", f"etag {commit}", Manifest(commit, Ring().add(commit), attributes), b"", 0)
+    return Snapshot("log", f"etag {commit}", Manifest(commit, Ring().add(commit), attributes), b"")
 
 
 def looked_up(found: Snapshot) -> tuple[Reopening, Inodes, Inode]:

@@ -44,7 +44,7 @@ class Bases:
         self.contents[etag] = content
         ring = ring or Ring().add(*ids)
         manifest = Manifest((ids or ("0",))[-1], ring, attributes, size=len(content), inline_digest=content.hex())
-        return Snapshot("x", etag, manifest, b"", 0)
+        return Snapshot("x", etag, manifest, b"")
 
     async def read(self, snapshot: Snapshot, start: int, end: int) -> bytes:
         assert 0 <= start < end <= snapshot.size

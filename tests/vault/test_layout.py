@@ -27,7 +27,7 @@ LARGEST_RUN = DEFAULT_PARAMETERS.maximum
 def layout_of(sizes: list[int]) -> Layout:
     pieces: list[Piece] = [Reference(f"{number:064x}", size) for number, size in enumerate(sizes)]
     manifest = Manifest("c", (), Attributes(0o644, 0, 0, 0, 0), size=sum(sizes), pieces=tuple(pieces))  # type: ignore[arg-type]
-    return Layout(Snapshot("x", "e", manifest, b"", 0), pieces)
+    return Layout(Snapshot("x", "e", manifest, b""), pieces)
 
 
 def ahead(layout: Layout, start: int, size: int) -> list[int]:
