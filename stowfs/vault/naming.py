@@ -49,6 +49,7 @@ _CUT = "%~/"
 _CUT_AFTER = COMPONENT_LIMIT - len(_SUFFIX)
 """Bytes after which a component is cut, at most. What is left of one can always take the suffix."""
 
+_NOT_NAMES = frozenset({"", ".", ".."})
 _PART_OF_ESCAPE = re.compile(r"%[0-9A-F]?$")
 _PLAIN = re.compile(r"[ -$&-~]*")
 _UNSAFE = re.compile(rb"[\x00-\x1f\x7f%]|[\x80-\xff]+")
@@ -77,7 +78,9 @@ def escape(component: str) -> str:
 
 
 def unescape(component: str) -> str:
-    """The inverse of `escape`."""
+    """The inverse of `escape`, also of several components with slashes between them."""
+    if _PLAIN.fullmatch(component):
+        return component
     return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match.group(1), 16)]), component.encode()))
 
 
@@ -86,10 +89,12 @@ def manifest_key(path: str) -> str:
     """The key of the manifest of a conversation or directory. Raises `NameTooLong`."""
     parent, name = split(path)
     key = children_prefix(parent) + _cut(escape(name), COMPONENT_LIMIT - len(_SUFFIX)) + _SUFFIX
-    raw = os.fsencode(path)
-    long = len(raw) > NAME_LIMIT and any(len(part) > NAME_LIMIT for part in raw.split(b"/"))
-    if long or len(key.encode()) > KEY_LIMIT - PREFIX_ALLOWANCE:
-        raise NameTooLong(f"the name is too long for a store: {display(path)}")
+    # Escaped it is never shorter.
+    size = _bytes(key)
+    if size > NAME_LIMIT:
+        long = any(len(part) > NAME_LIMIT for part in os.fsencode(path).split(b"/"))
+        if long or size > KEY_LIMIT - PREFIX_ALLOWANCE:
+            raise NameTooLong(f"the name is too long for a store: {display(path)}")
     return key
 
 
@@ -108,11 +113,9 @@ def is_cut(prefix: str) -> bool:
 
 def path_of_manifest(key: str) -> str:
     """The path whose manifest lies under `key`. Raises `CorruptObject` for a key that no path has."""
-    *directories, last = key.removeprefix(MANIFESTS).replace(_CUT, "").split("/")
-    if not last.endswith(_SUFFIX):
-        raise CorruptObject(f"{key} is not the key of a manifest")
-    path = "/".join([*map(unescape, directories), unescape(last.removesuffix(_SUFFIX))])
-    if not is_path(path) or manifest_key(path) != key:
+    escaped = key.removeprefix(MANIFESTS).replace(_CUT, "")
+    path = unescape(escaped.removesuffix(_SUFFIX))
+    if not escaped.endswith(_SUFFIX) or not is_path(path) or manifest_key(path) != key:
         raise CorruptObject(f"{key} is not the key of a manifest")
     return path
 
@@ -128,7 +131,7 @@ def path_of_prefix(prefix: str) -> str:
 
 def is_path(path: str) -> bool:
     """Whether `path` is one that a mounted tree can show: no empty, '.' or '..' component, no NUL."""
-    return "\0" not in path and all(part not in ("", ".", "..") for part in path.split("/"))
+    return "\0" not in path and _NOT_NAMES.isdisjoint(path.split("/"))
 
 
 def split(path: str) -> tuple[str, str]:
@@ -196,6 +199,11 @@ def display(path: str) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
+def _bytes(text: str) -> int:
+    """How many bytes `text` has in a key."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
 def _escape_directory(component: str) -> str:
     escaped = escape(component)
     if escaped.endswith(_SUFFIX):
@@ -208,6 +216,8 @@ def _cut(escaped: str, room: int) -> str:
 
     No character and no escape is cut in two.
     """
+    if _bytes(escaped) <= room:
+        return escaped
     parts = []
     while len(rest := escaped.encode()) > room:
         part = _PART_OF_ESCAPE.sub("", rest[:_CUT_AFTER].decode(errors="ignore"))
