@@ -93,7 +93,7 @@ async def test_a_backlog_is_trained_on_before_it_is_stored(hosts: Hosts, faulty:
     await flush(vault)
     found = await snapshots(faulty)
     (key,) = await keys(faulty)
-    assert {snapshot.dictionary for snapshot in found} == {int(key.removeprefix(DICTIONARIES)[:8], 16)}
+    assert {snapshot.dictionary and snapshot.dictionary.id for snapshot in found} == {key.removeprefix(DICTIONARIES)}
     assert len(found) == SMALL_COUNT
     other = await hosts.start("other")
     assert await read(other, "c7") == conversation(7)
