@@ -35,6 +35,10 @@ once."""
 STEP = 4 * MIB
 """Bytes copied at a time."""
 
+PAST_END = 16 * KIB
+"""Bytes asked for where a file should have ended: it may have grown. Memory is taken for all that is asked for: beyond
+128 KiB, from the kernel each time."""
+
 BATCH = 16
 BATCH_SIZE = 256 * KIB
 """Files and bytes that are read in one go: to change to another thread and back takes longer than to read a small
@@ -199,7 +203,7 @@ def _beginnings(items: Sequence[Item]) -> list[bytes]:
     contents = []
     for item in items:
         with contextlib.suppress(OSError), open(item.source, "rb", buffering=0) as file:
-            contents.append(file.read(CONTENT))
+            contents.append(file.read(min(CONTENT, item.status.st_size)))
     return contents
 
 
@@ -208,17 +212,17 @@ def _copy_all(drafts: Sequence[tuple[Item, Draft]]) -> list[Exception | None]:
     failures: list[Exception | None] = []
     for item, draft in drafts:
         try:
-            _copy(item.source, draft)
+            _copy(item, draft)
             failures.append(None)
         except (OSError, StowError) as error:
             failures.append(error)
     return failures
 
 
-def _copy(source: str, draft: Draft) -> None:
-    with open(source, "rb", buffering=0) as file:
+def _copy(item: Item, draft: Draft) -> None:
+    with open(item.source, "rb", buffering=0) as file:
         offset = 0
-        while data := file.read(STEP):
+        while data := file.read(min(STEP, max(item.status.st_size - offset, PAST_END))):
             draft.write(offset, data)
             offset += len(data)
 
