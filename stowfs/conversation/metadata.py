@@ -43,10 +43,10 @@ class Metadata:
 
 
 _TIME_KEYS = ("create_time", "created_at", "start_time", "created", "started_at", "timestamp")
-# A quick test whether the name occurs at all, and the pattern for the member.
+# A quick test whether any of the names occurs at all, and the pattern for each member.
+_TIME_NAME = re.compile(f'"(?:{"|".join(_TIME_KEYS)})"'.encode())
 _TIME_MEMBERS = tuple(
-    (mark, re.compile(re.escape(mark) + rb'\s*:\s*(?:"([^"\\]{10,40})"|([0-9.]{9,20}))'))
-    for mark in (f'"{key}"'.encode() for key in _TIME_KEYS)
+    re.compile(f'"{key}"'.encode() + rb'\s*:\s*(?:"([^"\\]{10,40})"|([0-9.]{9,20}))') for key in _TIME_KEYS
 )
 _MODEL_MEMBER = re.compile(
     rb'"(?:default_)?model(?:_slug|_name)?"\s*:\s*(?:\{\s*"name"\s*:\s*)?"((?:[^"\\]|\\.){1,200})"'
@@ -105,9 +105,10 @@ def _model_member(text: bytes) -> str | None:
 
 def _time_member(text: bytes) -> float | None:
     """The first time in `text` under the most telling of the keys that are there."""
-    for mark, pattern in _TIME_MEMBERS:
-        if mark in text and (found := pattern.search(text)):
-            return _seconds((found[1] or found[2]).decode("latin-1"))
+    if _TIME_NAME.search(text):
+        for pattern in _TIME_MEMBERS:
+            if found := pattern.search(text):
+                return _seconds((found[1] or found[2]).decode("latin-1"))
     return None
 
 
@@ -115,7 +116,7 @@ def _first_known(head: bytes, records: Iterator[object]) -> tuple[str | None, fl
     """The first model and the first time that the records tell; records are decoded no longer than necessary."""
     model: str | None = None
     time: float | None = None
-    wants_model, wants_time = b'"model' in head, any(mark in head for mark, _ in _TIME_MEMBERS)
+    wants_model, wants_time = b'"model' in head, _TIME_NAME.search(head) is not None
     while wants_model or wants_time:
         record = next(records, None)
         if record is None:
