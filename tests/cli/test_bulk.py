@@ -55,6 +55,24 @@ async def test_putting_a_corpus_costs_hardly_more_than_one_write_a_conversation(
             assert await read(vault, f"copied/{path.relative_to(source)}") == path.read_bytes()
 
 
+async def test_what_grew_or_shrank_since_it_was_found_is_stored_as_it_is(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("grown", "shrunk", "emptied"):
+        (source / name).write_bytes(os.urandom(50_000))
+    (source / "begun").write_bytes(b"")
+    directories, files = find([f"{source}/."], "copied", tally := Tally())
+    contents = {"grown": os.urandom(300_000), "shrunk": os.urandom(7), "emptied": b"", "begun": os.urandom(70_000)}
+    for name, content in contents.items():
+        (source / name).write_bytes(content)
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        vault = await hosts.start("a")
+        with progress("put") as bar:
+            await put(vault, directories, files, "copied", tally, bar)
+        assert tally.errors == []
+        assert {name: await read(vault, f"copied/{name}") for name in contents} == contents
+
+
 @pytest.mark.parametrize("corpus", WRITES)
 async def test_acknowledging_a_corpus_costs_hardly_more_than_one_write_a_conversation(
     corpus: str, tmp_path: Path
