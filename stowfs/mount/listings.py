@@ -68,18 +68,18 @@ class Listings:
         yet."""
         directory = listing.directory
         listing.gone.clear()
-        listing.asked = trio.current_time()
+        listing.asked = listing.answered = trio.current_time()
         listing.entries = []
         listing.walk = self._walks.begin(directory.path) if self._walks is not None else None
         if directory.linked:
             # Also those that are committed while the store lists what it has.
             uncommitted = self._inodes.uncommitted_in(directory.path)
-            listing.entries += await self._vault.list_versions(directory.path)
+            stored = await self._vault.listing(directory.path)
+            listing.entries += stored.entries
+            listing.asked, listing.answered = stored.asked, stored.answered
             uncommitted += self._inodes.uncommitted_in(directory.path)
             if uncommitted:
-                stored = {name for name, _ in listing.entries}
-                listing.entries += _only_here(uncommitted, directory, stored)
-        listing.answered = trio.current_time()
+                listing.entries += _only_here(uncommitted, directory, {name for name, _ in stored.entries})
 
     def entry(self, listing: Listing, position: int) -> tuple[str, Inode] | None:
         """The name and inode of an entry; None where it went since the directory was read."""
@@ -90,7 +90,9 @@ class Listings:
         version = None if packed is None else decode(packed)
         inode = self._inodes.at(path)
         current = version is not None and not expiry.is_over(version.attributes.expires_ns)
-        if version is not None and current and (inode is None or inode.settled <= listing.asked):
+        # What this host has done or learnt since counts more.
+        later = inode is not None and (inode.settled > listing.asked or inode.validated > listing.answered)
+        if version is not None and current and not later:
             allowance = self._attribute_timeout * len(listing.entries) / PER_TIMEOUT
             inode = self._meet(path, version, listing.answered, allowance)
         if inode is None or inode.expired:

@@ -28,6 +28,7 @@ from stowfs.vault.listed_tags import ListedTags
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import display, manifest_key
 from stowfs.vault.parallel import each
+from stowfs.vault.recent_listings import RecentListings
 from stowfs.vault.shared_index import SharedIndex
 from stowfs.vault.snapshot_cache import SnapshotCache
 from stowfs.vault.unreadable import Unreadable
@@ -74,6 +75,7 @@ class Catalog:
         self._revalidate = revalidate
         self._absences = Absences(store, believed=revalidate)
         self._tags = ListedTags(believed=revalidate)
+        self.listings = RecentListings(revalidate=revalidate)
         # What is being asked for: by somebody, and ahead of everybody.
         self._asking: set[str] = set()
         self._ahead: dict[str, trio.Event] = {}
@@ -186,16 +188,14 @@ class Catalog:
 
     def doubt(self, path: str) -> None:
         """It may have changed, through a commit of this host whose outcome is unknown: the next `current` asks."""
-        self._absences.appeared(path)
-        self._tags.forget(path)
+        self._no_longer_as_listed(path)
         entry = self._memory.get(path)
         if entry is not None:
             entry.checked = -math.inf
 
     def forget(self, path: str) -> None:
         """It has changed: the next `current` asks the store, and needs its answer."""
-        self._absences.appeared(path)
-        self._tags.forget(path)
+        self._no_longer_as_listed(path)
         self._memory.drop(path)
         self._index.forget_manifest(path)
 
@@ -248,7 +248,8 @@ class Catalog:
         asked = trio.current_time()
         readable = self._readable(objects)
         for info, path in readable:
-            self._tags.note(path, info.etag, asked)
+            if self._tags.note(path, info.etag, asked):
+                self.listings.changed(path)
         known = await self._index.versions([path for _, path in readable]) if readable else {}
         found: dict[str, Listed] = {}
         remembered: dict[str, Snapshot] = {}
@@ -293,6 +294,11 @@ class Catalog:
         if learned:
             await self._index.put_versions(learned)
         return found
+
+    def _no_longer_as_listed(self, path: str) -> None:
+        self._absences.appeared(path)
+        self._tags.forget(path)
+        self.listings.changed(path)
 
     def _readable(self, objects: Sequence[ObjectInfo]) -> list[Wanted]:
         """Those that are not known to make no sense, with their paths."""
@@ -389,6 +395,8 @@ class Catalog:
     def _keep(self, snapshot: Snapshot, checked: float) -> Snapshot:
         """Remembers what the store said to a question of the time `checked`, unless something later is known."""
         self._absences.appeared(snapshot.path)
+        if self._tags.confirmed(snapshot.path, snapshot.etag) is None:
+            self.listings.changed(snapshot.path)
         known = self._memory.get(snapshot.path)
         if known is not None and known.checked > checked:
             return known.snapshot

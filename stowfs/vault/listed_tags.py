@@ -20,14 +20,17 @@ class ListedTags:
         self._believed = believed
         self._tags: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
-    def note(self, path: str, etag: str, asked: float) -> None:
-        """A listing of the trio time `asked` has shown that."""
+    def note(self, path: str, etag: str, asked: float) -> bool:
+        """A listing of the trio time `asked` has shown that. Returns whether an earlier one has shown something
+        else."""
         if not self._believed:
-            return
+            return False
+        known, _ = self._tags.get(path, (etag, 0.0))
         self._tags[path] = etag, asked
         self._tags.move_to_end(path)
         if len(self._tags) > PATHS:
             self._tags.popitem(last=False)
+        return known != etag
 
     def confirmed(self, path: str, etag: str) -> float | None:
         """When a listing has shown the version `etag` under `path`, if that is to be believed still."""

@@ -24,6 +24,7 @@ from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
 from stowfs.vault.naming import children_prefix, display, is_cut, join, manifest_key, path_of_prefix, split
+from stowfs.vault.recent_listings import DirectoryListing
 from stowfs.vault.ring import Ring
 from stowfs.vault.version import PackedVersion, Version, encode
 
@@ -84,6 +85,11 @@ class Tree:
             known = {children_prefix(entry.path) for entry in entries}
             entries += await self._without_manifest(prefixes, known, unread)
         return sorted(entries, key=lambda entry: _order(entry.path))
+
+    async def listing(self, path: str) -> DirectoryListing:
+        """As `list_versions`, or what that said within the time for which it is believed (see `recent_listings`)."""
+        await self.directory(path)
+        return await self._catalog.listings.read(path, lambda: self.list_versions(path))
 
     async def list_versions(self, path: str) -> Sequence[tuple[str, PackedVersion]]:
         """As `list`, but only names and packed versions: a large directory would not fit into memory otherwise."""

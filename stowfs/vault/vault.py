@@ -35,6 +35,7 @@ from stowfs.vault.indexing import Indexer
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.move import Mover, Then
+from stowfs.vault.recent_listings import DirectoryListing
 from stowfs.vault.recompress import Recompressor
 from stowfs.vault.recovery import Recovery
 from stowfs.vault.segments import SegmentCounts, SegmentReader
@@ -331,6 +332,10 @@ class Vault:
     async def list_directory(self, path: str) -> list[Snapshot]:
         """What is in a directory, by name: all of it, or an error. Raises `NoSuchPath`, `NotDirectory`."""
         return await self._tree.list(path)
+
+    async def listing(self, path: str) -> DirectoryListing:
+        """As `list_versions`; within the revalidation time it need not ask the store."""
+        return await self._tree.listing(path)
 
     async def list_versions(self, path: str) -> Sequence[tuple[str, PackedVersion]]:
         """As `list_directory`, but only names and packed versions, which takes much less memory and fewer requests."""
