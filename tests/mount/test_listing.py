@@ -190,6 +190,72 @@ def test_what_need_not_be_revalidated_is_opened_and_read_without_a_question(moun
     assert used["read"] + used["getattr"] + used["lookup"] + used["get"] + used["list"] <= 10
 
 
+IS_AS_DONE = """
+import os
+root = args[0] + '/d'
+expected = {}
+
+def check():
+    for _ in range(2):
+        assert {entry.name: entry.stat().st_size for entry in os.scandir(root) if entry.is_file()} == expected
+
+def write(name, content, mode='w'):
+    with open(f'{root}/{name}', mode) as file:
+        file.write(content)
+    expected[name] = os.stat(f'{root}/{name}').st_size
+    check()
+
+os.mkdir(root)
+check()
+for n in range(5):
+    write(f'{n}', 'x' * n)
+write('0', 'more', 'a')
+write('1', 'written anew')
+os.truncate(f'{root}/2', 1)
+expected['2'] = 1
+check()
+os.rename(f'{root}/2', f'{root}/two')
+expected['two'] = expected.pop('2')
+check()
+os.replace(f'{root}/two', f'{root}/3')
+expected['3'] = expected.pop('two')
+check()
+os.rename(f'{root}/4', f'{args[0]}/away')
+del expected['4']
+check()
+os.remove(f'{root}/3')
+del expected['3']
+check()
+os.mkdir(f'{root}/inner')
+assert sorted(os.listdir(root)) == ['0', '1', 'inner']
+"""
+
+
+@pytest.mark.fuse
+def test_a_directory_that_was_listed_is_listed_again_without_a_question(mounts: Mounts) -> None:
+    a = mounts.start("a")
+    run("mkdir", a.root / "d")
+    python("for n in range(10): open(f'{args[0]}/d/{n}', 'w').write('x' * n)", a.root)
+    b = mounts.start("b", options="revalidate=600")
+    listed = run("ls", "-l", b.root / "d").stdout
+    assert "list manifests/d/" in b.requests()
+    assert run("ls", "-l", b.root / "d").stdout == listed
+    assert b.requests() == []
+
+
+@pytest.mark.fuse
+@pytest.mark.parametrize("commit", ["sync", "async"])
+def test_what_this_host_does_is_listed_at_once_whatever_was_listed_before(mounts: Mounts, commit: str) -> None:
+    mount = mounts.start(options=f"revalidate=600,commit={commit}")
+    python(IS_AS_DONE, mount.root)
+    run("mv", mount.root / "d", mount.root / "e")
+    run("mkdir", mount.root / "d")
+    assert run("ls", mount.root / "d").stdout == b""
+    assert run("ls", mount.root / "e").stdout.split() == [b"0", b"1", b"inner"]
+    run("rm", "-r", mount.root / "e")
+    assert run("ls", mount.root).stdout.split() == [b"away", b"d"]
+
+
 def _counts(mount: Mount) -> Counter[str]:
     """How often each operation was done, and each request made."""
     stats = json.loads((mount.mountpoint / ".stowfs" / "stats.json").read_text())

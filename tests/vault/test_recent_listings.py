@@ -1,0 +1,139 @@
+"""Listings that are shown again: never without what this host has done or learnt since."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from stowfs.store.memory import MemoryStore
+from stowfs.vault import recent_listings
+from stowfs.vault.manifest import Attributes
+from stowfs.vault.recent_listings import RecentListings
+from stowfs.vault.vault import Vault
+from stowfs.vault.version import Version, encode
+from tests.support.faults import FaultyStore, Rule, Stall
+from tests.support.vaults import Hosts, append, read, write
+
+BELIEVED = 100.0
+ATTRIBUTES = Attributes(0o755, 0, 0, 0, 0)
+
+
+@pytest.fixture
+def store() -> FaultyStore:
+    return FaultyStore(MemoryStore())
+
+
+@pytest.fixture
+async def hosts(store: FaultyStore, tmp_path: Path) -> AsyncIterator[Hosts]:
+    async with Hosts(store, tmp_path, revalidate=BELIEVED) as hosts:
+        yield hosts
+
+
+async def made(hosts: Hosts) -> Vault:
+    a = await hosts.start("a")
+    await a.make_directory("d", ATTRIBUTES)
+    for name in ("x", "y", "z"):
+        await write(a, f"d/{name}", name.encode())
+    await a.listing("d")
+    # The first one after a change may notice that.
+    await a.listing("d")
+    return a
+
+
+async def test_a_directory_is_listed_once_in_half_the_revalidation_time(
+    hosts: Hosts, store: FaultyStore, mock_clock: MockClock
+) -> None:
+    a = await made(hosts)
+    store.reset_log()
+    first = await a.listing("d")
+    assert [name for name, _ in first.entries] == ["x", "y", "z"]
+    assert store.log == []
+    mock_clock.jump(BELIEVED / 2)
+    second = await a.listing("d")
+    assert second.entries == first.entries
+    assert second.asked > first.asked
+    assert store.counts()["list", "manifests"] == 1
+    # Who goes through it has the other half for that.
+    mock_clock.jump(BELIEVED / 2 - 1)
+    store.reset_log()
+    assert await read(a, "d/x") == b"x"
+    assert store.log == []
+
+
+async def test_where_everything_has_to_be_asked_for_it_is(hosts: Hosts, store: FaultyStore) -> None:
+    await made(hosts)
+    b = await hosts.start("b", revalidate=0.0)
+    await b.listing("d")
+    store.reset_log()
+    await b.listing("d")
+    assert store.counts()["list", "manifests"] == 1
+
+
+CHANGES: list[Callable[[Vault], Awaitable[object]]] = [
+    lambda a: write(a, "d/new", b"new"),
+    lambda a: write(a, "d/x", b"written anew"),
+    lambda a: append(a, "d/x", b" and more"),
+    lambda a: a.remove("d/x"),
+    lambda a: a.rename("d/x", "d/y"),
+    lambda a: a.rename("d/x", "d/other"),
+    lambda a: a.rename("d/x", "moved away"),
+    lambda a: a.make_directory("d/directory", ATTRIBUTES),
+    lambda a: a.make_symlink("d/link", b"x", ATTRIBUTES),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_what_this_host_does_shows_at_once(hosts: Hosts, change: Callable[[Vault], Awaitable[object]]) -> None:
+    a = await made(hosts)
+    before = (await a.listing("d")).entries
+    await change(a)
+    after = (await a.listing("d")).entries
+    assert after != before
+    assert after == await a.list_versions("d") == (await a.listing("d")).entries
+
+
+async def test_what_is_done_while_a_directory_is_listed_is_not_missed_afterwards(
+    hosts: Hosts, store: FaultyStore, mock_clock: MockClock
+) -> None:
+    a = await made(hosts)
+    mock_clock.jump(BELIEVED / 2)
+    stall = Stall()
+    store.add(Rule(stall, "list", "manifests/d/*"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(a.listing, "d")
+        await stall.reached.wait()
+        await write(a, "d/new", b"new")
+        stall.go.set()
+    assert [name for name, _ in (await a.listing("d")).entries] == ["new", "x", "y", "z"]
+
+
+async def test_what_is_learnt_of_others_shows_in_the_listing(hosts: Hosts) -> None:
+    a = await made(hosts)
+    b = await hosts.start("b")
+    await write(b, "d/new", b"new")
+    await write(b, "d/x", b"changed")
+    assert [name for name, _ in (await a.listing("d")).entries] == ["x", "y", "z"]
+    assert await read(a, "d/new") == b"new"
+    listed = dict((await a.listing("d")).entries)
+    assert listed == dict(await b.list_versions("d"))
+
+
+async def test_only_so_many_names_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent_listings, "NAMES", 10)
+    listings = RecentListings(revalidate=BELIEVED)
+    version = encode(Version("commit", ATTRIBUTES, 0))
+    asked: list[str] = []
+
+    async def read(directory: str, names: int) -> None:
+        async def ask() -> recent_listings.Entries:
+            asked.append(directory)
+            return [(f"{number}", version) for number in range(names)]
+
+        await listings.read(directory, ask)
+
+    for directory, names in (("a", 4), ("b", 4), ("a", 4), ("c", 4), ("a", 4), ("b", 4), ("large", 10), ("large", 10)):
+        await read(directory, names)
+    assert asked == ["a", "b", "c", "b", "large", "large"]
+    assert listings._size <= 10
