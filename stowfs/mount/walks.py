@@ -82,6 +82,8 @@ class Walk:
         self.names: list[str] = []
         self._next = 0
         self._listed, self._numbered = Order(), Order()
+        # The numbers in the second order.
+        self._ordered = array("Q")
 
     def add(self, place: int, name: str, number: int, size: int) -> None:
         """The entry at a place of the listing, its inode number and its size. One that was added is passed over."""
@@ -109,9 +111,8 @@ class Walk:
 
     def _place(self, number: int) -> int | None:
         """Where the file with an inode number is in the order of these numbers."""
-        order = self._numbered.positions
-        place = bisect_left(order, number, key=self._numbers.__getitem__)
-        return place if place < len(order) and self._numbers[order[place]] == number else None
+        place = bisect_left(self._ordered, number)
+        return place if place < len(self._ordered) and self._ordered[place] == number else None
 
     def _sort(self) -> None:
         known = self._numbered.positions
@@ -120,6 +121,7 @@ class Walk:
         # Sorted for the most part, which takes less.
         new = range(len(known), len(self.names))
         self._numbered.positions = sorted([*known, *new], key=self._numbers.__getitem__)
+        self._ordered = array("Q", map(self._numbers.__getitem__, self._numbered.positions))
 
 
 class Walks:
