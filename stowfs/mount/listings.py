@@ -1,7 +1,8 @@
 """Open directories: what a listing shows, and how it keeps up with what this host does meanwhile.
 
-A listing has the entries that the store had when reading began, and the files of this host that were not there yet. It
-holds names and packed versions only; an entry becomes an inode when the kernel is given it.
+A listing has the entries that the store had when reading began or, within the revalidation time, a while before; and
+the files of this host that were not there yet. It holds names and packed versions only; an entry becomes an inode when
+the kernel is given it.
 """
 
 import os
@@ -28,7 +29,7 @@ Meet = Callable[[str, Version, float, float], Inode]
 
 @dataclass(slots=True, eq=False)
 class Listing:
-    """An open directory: its entries as they were when reading began, and those that went since.
+    """An open directory: its entries as they were when the store was asked, and those that went since reading began.
 
     `asked` and `answered`, when the store was asked and when it had told them all, in trio's time.
     """
