@@ -72,7 +72,6 @@ class Tree:
 
     async def list(self, path: str) -> list[Snapshot]:
         """What is in a directory, by name. A failure in the middle is an error. Raises `NoSuchPath`, `NotDirectory`."""
-        await self.directory(path)
         entries: list[Snapshot] = []
         prefixes: list[str] = []
         unread: set[str] = set()
@@ -84,6 +83,8 @@ class Tree:
         if prefixes:
             known = {children_prefix(entry.path) for entry in entries}
             entries += await self._without_manifest(prefixes, known, unread)
+        if not entries:
+            await self.directory(path)
         return sorted(entries, key=lambda entry: _order(entry.path))
 
     async def listing(self, path: str) -> DirectoryListing:
@@ -93,7 +94,6 @@ class Tree:
 
     async def list_versions(self, path: str) -> Sequence[tuple[str, PackedVersion]]:
         """As `list`, but only names and packed versions: a large directory would not fit into memory otherwise."""
-        await self.directory(path)
         entries: list[tuple[str, PackedVersion]] = []
         prefixes: list[str] = []
         unread: set[str] = set()
@@ -106,6 +106,9 @@ class Tree:
             known = {children_prefix(join(path, name)) for name, _ in entries}
             added = await self._without_manifest(prefixes, known, unread)
             entries += [(split(directory.path)[1], encode(Version.of(directory))) for directory in added]
+        if not entries:
+            # What something is in is a directory; this may be one that is empty.
+            await self.directory(path)
         return sorted(entries, key=lambda entry: _order(entry[0]))
 
     async def _without_manifest(self, prefixes: Sequence[str], known: Set[str], unread: Set[str]) -> Sequence[Snapshot]:

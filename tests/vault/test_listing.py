@@ -55,14 +55,14 @@ async def test_each_version_is_fetched_once_whatever_happens_to_the_process(tmp_
         b = await hosts.start("b")
         store.reset_log()
         first = await listed(b, "d")
-        # The directory itself, 33 entries and a tombstone; and whether there is an index.
-        assert store.counts() == {("list", "manifests"): 1, ("get", "manifests"): 35, ("get", "index"): 1}
+        # 33 entries and a tombstone; and whether there is an index.
+        assert store.counts() == {("list", "manifests"): 1, ("get", "manifests"): 34, ("get", "index"): 1}
         await append(a, "d/03", b"more")
         for attempt in range(2):
             store.reset_log()
             again = await listed(b, "d")
-            # The directory is asked for, and what has changed is fetched.
-            assert store.counts() == {("list", "manifests"): 1, ("get", "manifests"): 2 - attempt}
+            # What has changed is fetched.
+            assert (store.count("list"), store.count("get"), store.count()) == (1, 1 - attempt, 2 - attempt)
             await hosts.crash("b")
             b = await hosts.start("b")
         changed = {name for (name, version), (_, before) in zip(again, first, strict=True) if version != before}
@@ -87,8 +87,8 @@ async def test_what_is_cached_under_another_etag_or_damaged_is_not_shown(tmp_pat
         b = await hosts.start("b")
         store.reset_log()
         assert await listed(b, "d") == first
-        # The directory itself; ten that are damaged, nine and four others with another ETag.
-        assert store.count("get", "manifests") >= 1 + 10 + 9 + 4
+        # Ten that are damaged, nine and four others with another ETag.
+        assert store.count("get", "manifests") >= 10 + 9 + 4
         store.reset_log()
         assert await listed(b, "d") == first
-        assert store.count("get", "manifests") == 1
+        assert store.count("get", "manifests") == 0

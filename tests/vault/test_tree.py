@@ -401,22 +401,23 @@ async def test_a_listing_costs_its_pages_and_what_changed(tmp_path: Path) -> Non
             assert len(await names(b, directory)) == entries
             return {operation: store.count(operation, "manifests") for operation in ("list", "get", "put")}
 
-        # The first time everything is fetched, and the directory itself is asked for.
-        assert await cost("d") == {"list": pages, "get": entries + 1, "put": 0}
-        assert await cost("d") == {"list": pages, "get": 1, "put": 0}
+        # The first time everything is fetched; the directory itself is not asked for, since something is in it.
+        assert await cost("d") == {"list": pages, "get": entries, "put": 0}
+        assert await cost("d") == {"list": pages, "get": 0, "put": 0}
         await append(a, "d/0007", b"!")
         await a.set_attributes("d/2001", mode=0o600)
         await a.remove("d/1000")
         await write(a, "d/new", b"")
-        assert await cost("d") == {"list": pages, "get": 4 + 1, "put": 0}
+        assert await cost("d") == {"list": pages, "get": 4, "put": 0}
         # After a restart the index knows them all.
         await hosts.crash("b")
         b = await hosts.start("b")
-        assert await cost("d") == {"list": pages, "get": 1, "put": 0}
-        # The directory above is asked for with a delimiter: what is in `d` is not listed.
-        store.reset_log()
-        assert await names(b) == ["d/"]
-        assert store.count() == 1
+        assert await cost("d") == {"list": pages, "get": 0, "put": 0}
+        # The directory above is asked for with a delimiter: what is in `d` is not listed. Its manifest is fetched once.
+        for requests in (2, 1):
+            store.reset_log()
+            assert await names(b) == ["d/"]
+            assert store.count() == requests
 
 
 async def test_directories_of_tombstones_only_are_not_searched_each_time(tmp_path: Path) -> None:
