@@ -73,10 +73,12 @@ class RecentListings:
 
     def changed(self, path: str) -> None:
         """What is under `path` has changed, or may have."""
-        directory = split(path)[0]
-        self._drop(directory)
+        # It may be a directory, too, and removed.
+        affected = (split(path)[0], path)
+        for directory in affected:
+            self._drop(directory)
         for reading in self._readings:
-            reading.changed = reading.changed or reading.directory == directory
+            reading.changed = reading.changed or reading.directory in affected
 
     def _keep(self, directory: str, listing: DirectoryListing) -> None:
         self._drop(directory)

@@ -89,7 +89,6 @@ class Tree:
 
     async def listing(self, path: str) -> DirectoryListing:
         """As `list_versions`, or what that said within the time for which it is believed (see `recent_listings`)."""
-        await self.directory(path)
         return await self._catalog.listings.read(path, lambda: self.list_versions(path))
 
     async def list_versions(self, path: str) -> Sequence[tuple[str, PackedVersion]]:

@@ -7,6 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from stowfs.errors import NoSuchPath
 from stowfs.store.memory import MemoryStore
 from stowfs.vault import recent_listings
 from stowfs.vault.manifest import Attributes
@@ -92,6 +93,16 @@ async def test_what_this_host_does_shows_at_once(hosts: Hosts, change: Callable[
     after = (await a.listing("d")).entries
     assert after != before
     assert after == await a.list_versions("d") == (await a.listing("d")).entries
+
+
+async def test_a_directory_that_was_removed_is_not_shown_again(hosts: Hosts) -> None:
+    a = await made(hosts)
+    await a.make_directory("d/e", ATTRIBUTES)
+    for _ in range(2):
+        assert (await a.listing("d/e")).entries == []
+    await a.remove_directory("d/e")
+    with pytest.raises(NoSuchPath):
+        await a.listing("d/e")
 
 
 async def test_what_is_done_while_a_directory_is_listed_is_not_missed_afterwards(
