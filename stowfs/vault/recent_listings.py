@@ -5,20 +5,41 @@ What is shown again is at most half the revalidation time old, so that it lasts 
 and nothing in the directory has changed since as far as this host knows. What it does itself shows at once.
 """
 
+import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
+import msgspec
 import trio
 
+from stowfs import codec
+from stowfs.config import MIB
 from stowfs.vault.naming import split
 from stowfs.vault.version import PackedVersion
 
-NAMES = 20_000
-"""Names kept in all, some six megabytes. A directory with more is listed each time."""
+MEMORY = 8 * MIB
+"""Bytes of listings kept, compressed to some 20 to 40 bytes a name: of 200,000 names at least. A directory that takes
+more is listed each time."""
+
+LEVEL = 3
+"""zstd level for that: a millisecond for a thousand names. Higher ones take no less room."""
+
+OVERHEAD = 500
+"""Bytes of Python objects that a kept listing costs besides, about."""
+
+SMALL = 100
+"""Names up to which a listing is packed and unpacked on the event loop: it takes less than a change of thread."""
+
+T = TypeVar("T")
 
 Entries = Sequence[tuple[str, PackedVersion]]
 """Names and versions, by name."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +51,32 @@ class DirectoryListing:
     asked: float
     answered: float
 
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A listing of `names` names: their entries take `size` bytes, compressed to `packed`."""
+
+    packed: bytes
+    size: int
+    names: int
+    asked: float
+    answered: float
+
+    @classmethod
+    def of(cls, listing: DirectoryListing) -> "_Kept":
+        raw = _encoder.encode([(os.fsencode(name), version) for name, version in listing.entries])
+        packed = codec.compress(raw, level=LEVEL)
+        return cls(packed, len(raw), len(listing.entries), listing.asked, listing.answered)
+
+    def listing(self) -> DirectoryListing:
+        raw = codec.decompress(self.packed, expected=self.size)
+        entries = [(os.fsdecode(name), version) for name, version in _decoder.decode(raw)]
+        return DirectoryListing(entries, self.asked, self.answered)
+
     @property
     def cost(self) -> int:
-        """What it counts of the names that are kept: an empty one costs memory, too."""
-        return len(self.entries) + 1
+        """Bytes of memory it takes, about."""
+        return OVERHEAD + len(self.packed)
 
 
 @dataclass(slots=True, eq=False)
@@ -49,7 +92,7 @@ class RecentListings:
 
     def __init__(self, *, revalidate: float) -> None:
         self._believed = revalidate / 2
-        self._listings: OrderedDict[str, DirectoryListing] = OrderedDict()
+        self._listings: OrderedDict[str, _Kept] = OrderedDict()
         self._readings: list[_Reading] = []
         self._size = 0
 
@@ -58,17 +101,18 @@ class RecentListings:
         known = self._listings.get(directory)
         if known is not None and trio.current_time() - known.asked < self._believed:
             self._listings.move_to_end(directory)
-            return known
+            return await _run(known.names, known.listing)
         self._drop(directory)
         reading = _Reading(directory)
         self._readings.append(reading)
         try:
             asked = trio.current_time()
             listing = DirectoryListing(await ask(), asked, trio.current_time())
+            kept = await _run(len(listing.entries), partial(_Kept.of, listing)) if self._believed else None
         finally:
             self._readings.remove(reading)
-        if self._believed and not reading.changed:
-            self._keep(directory, listing)
+        if kept is not None and not reading.changed:
+            self._keep(directory, kept)
         return listing
 
     def changed(self, path: str) -> None:
@@ -80,14 +124,19 @@ class RecentListings:
         for reading in self._readings:
             reading.changed = reading.changed or reading.directory in affected
 
-    def _keep(self, directory: str, listing: DirectoryListing) -> None:
+    def _keep(self, directory: str, listing: _Kept) -> None:
         self._drop(directory)
         self._listings[directory] = listing
         self._size += listing.cost
-        while self._size > NAMES:
+        while self._size > MEMORY:
             self._drop(next(iter(self._listings)))
 
     def _drop(self, directory: str) -> None:
         dropped = self._listings.pop(directory, None)
         if dropped is not None:
             self._size -= dropped.cost
+
+
+async def _run(names: int, function: Callable[[], T]) -> T:
+    """What `function` does with so many names: here, or in a thread where that takes long."""
+    return function() if names <= SMALL else await trio.to_thread.run_sync(function)

@@ -1,5 +1,7 @@
 """Listings that are shown again: never without what this host has done or learnt since."""
 
+import os
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -131,8 +133,8 @@ async def test_what_is_learnt_of_others_shows_in_the_listing(hosts: Hosts) -> No
     assert listed == dict(await b.list_versions("d"))
 
 
-async def test_only_so_many_names_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recent_listings, "NAMES", 10)
+async def test_only_so_much_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent_listings, "MEMORY", 3 * recent_listings.OVERHEAD)
     listings = RecentListings(revalidate=BELIEVED)
     version = encode(Version("commit", ATTRIBUTES, 0))
     asked: list[str] = []
@@ -140,11 +142,28 @@ async def test_only_so_many_names_are_kept(monkeypatch: pytest.MonkeyPatch) -> N
     async def read(directory: str, names: int) -> None:
         async def ask() -> recent_listings.Entries:
             asked.append(directory)
-            return [(f"{number}", version) for number in range(names)]
+            return [(secrets.token_hex(20), version) for _ in range(names)]
 
         await listings.read(directory, ask)
 
-    for directory, names in (("a", 4), ("b", 4), ("a", 4), ("c", 4), ("a", 4), ("b", 4), ("large", 10), ("large", 10)):
+    for directory, names in (("a", 2), ("b", 2), ("a", 2), ("c", 2), ("a", 2), ("b", 2), ("large", 60), ("large", 60)):
         await read(directory, names)
     assert asked == ["a", "b", "c", "b", "large", "large"]
-    assert listings._size <= 10
+    assert listings._size <= recent_listings.MEMORY
+
+
+@pytest.mark.parametrize("count", [0, 1, recent_listings.SMALL, 3 * recent_listings.SMALL])
+async def test_what_is_shown_again_is_what_was_listed(count: int) -> None:
+    listings = RecentListings(revalidate=BELIEVED)
+    names = sorted(os.fsdecode(b"\xff%d \n\xc3\xa9" % number) for number in range(count))
+    entries = [(name, encode(Version(str(number), ATTRIBUTES, number))) for number, name in enumerate(names)]
+
+    async def ask() -> recent_listings.Entries:
+        return entries
+
+    async def ask_again() -> recent_listings.Entries:
+        raise AssertionError("it was listed just now")
+
+    first = await listings.read("d", ask)
+    assert await listings.read("d", ask_again) == first
+    assert first.entries == entries
