@@ -50,6 +50,8 @@ def fold(pieces: Sequence[Piece]) -> tuple[list[Piece], dict[str, bytes]]:
     if sum(LARGEST_PAGE ** max(level_of(piece), 0) for piece in folded) > REFERENCES_LIMIT:
         raise FileTooLarge("a conversation of so many segments could not be read again")
     made: dict[str, bytes] = {}
+    if len(folded) <= FANOUT_LIMIT:
+        return folded, made
     for level in range(LEVEL_LIMIT):
         start = next((i for i, piece in enumerate(folded) if level_of(piece) <= level), len(folded))
         left = sum(level_of(piece) == level for piece in folded[start:])
