@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from scripts.benchmark.processes import Failed, run
 from scripts.benchmark.settings import ROOT
 from stowfs.config import StoreOptions
-from stowfs.store.s3 import make_client
+from stowfs.store.s3_account import make_client
 
 SCRIPT = ROOT / "scripts" / "rgw"
 SCRIPT_SECONDS = 180.0

@@ -103,7 +103,8 @@ async def open_bucket(bucket: str, prefix: str, options: StoreOptions, *, page_s
     Raises `UsageError` for a profile, an endpoint or a client that makes no sense.
     """
     # Imported here, since boto3 takes longer to load than the rest of stowfs together.
-    from stowfs.store.s3 import S3Store, make_account
+    from stowfs.store.s3 import S3Store
+    from stowfs.store.s3_account import make_account
 
     # In a thread: boto3 reads its service descriptions, which takes a tenth of a second.
     account = await trio.to_thread.run_sync(make_account, options)

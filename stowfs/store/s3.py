@@ -12,31 +12,14 @@
 import binascii
 import contextlib
 import hashlib
-import os
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-import boto3
-import botocore.session
 import trio
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    IncompleteReadError,
-    LoginError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    SSOError,
-    TokenRetrievalError,
-)
-from botocore.exceptions import (
-    ConnectionError as BotoConnectionError,
 )
 from botocore.parsers import ResponseParserError
 
@@ -48,7 +31,6 @@ from stowfs.errors import (
     StoreError,
     StoreUnavailable,
     StowError,
-    UsageError,
 )
 from stowfs.store.base import (
     ALWAYS,
@@ -64,16 +46,14 @@ from stowfs.store.base import (
     PendingUpload,
 )
 from stowfs.store.rules import PAGE_SIZE, check_key
+from stowfs.store.s3_account import RENEW, Client, translated
 from stowfs.store.s3_errors import translate
 from stowfs.store.workers import Workers
 
 T = TypeVar("T")
-Client = Any
-"""A boto3 S3 client: its methods are made at run time and have no types."""
 
 _MINIMUM_PART = 5 * MIB  # S3's own limit.
 _PART = 16 * MIB  # Big enough that the round trip is small beside the transfer, small enough to repeat.
-_RENEW = "Renew them where they come from: the role, the login or the credential_process of the profile."
 _CLEANUP_SECONDS = 10.0  # For aborting an upload that failed, before it is left to `pending_uploads`.
 
 
@@ -119,12 +99,12 @@ class S3Store:
                 str(details.get("Code", "")), status, str(details.get("Message", "")), place=self._place, key=key
             ) from error
         except (BotoCoreError, ResponseParserError, OSError) as error:
-            raise _translated(error, self._place) from error
+            raise translated(error, self._place) from error
         except RuntimeError as error:
             # How botocore says that the credentials it was given in place of expired ones are expired, too.
             if "credentials are still expired" not in str(error):
                 raise
-            raise AccessDenied(f"{self._place}: {error} {_RENEW}") from error
+            raise AccessDenied(f"{self._place}: {error} {RENEW}") from error
 
     async def get(
         self, key: str, *, byte_range: ByteRange | None = None, if_none_match: str | None = None
@@ -305,79 +285,6 @@ class S3Upload:
                 raise
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """What requests are signed with."""
-
-    access_key: str
-    secret_key: str = field(repr=False)
-    token: str | None = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """A boto3 client, and what it was made from."""
-
-    client: Client
-    session: botocore.session.Session
-
-    def keys(self) -> Keys:
-        """The keys as of now; those that expire are renewed, which may take seconds. Raises errors of botocore."""
-        credentials = self.session.get_credentials()
-        if credentials is None:
-            raise NoCredentialsError
-        frozen = credentials.get_frozen_credentials()
-        return Keys(frozen.access_key, frozen.secret_key, frozen.token)
-
-    @property
-    def ca_bundle(self) -> str | None:
-        """The path of the certificates that HTTPS endpoints are checked against, where the system's are not meant."""
-        path: str | None = self.session.get_config_variable("ca_bundle")
-        return path
-
-
-def make_client(options: StoreOptions) -> Client:
-    """A boto3 S3 client that sends each request once, within the time limits of `options`."""
-    return make_account(options).client
-
-
-def make_account(options: StoreOptions) -> Account:
-    """What a store needs: a client as `make_client`, with the source of its keys, by the standard environment and
-    credential chain. Sends nothing.
-
-    Raises `UsageError` for a profile or endpoint that makes no sense.
-    """
-    try:
-        core = botocore.session.Session(profile=options.profile)
-        session = boto3.session.Session(botocore_session=core)
-        endpoint = (
-            options.endpoint
-            or os.environ.get("AWS_ENDPOINT_URL_S3")
-            or os.environ.get("AWS_ENDPOINT_URL")
-            or core.get_scoped_config().get("endpoint_url")
-        )
-        client = session.client(
-            "s3",
-            endpoint_url=endpoint,
-            # boto3 itself reads AWS_DEFAULT_REGION only. Servers that are not AWS take any region.
-            region_name=options.region or session.region_name or os.environ.get("AWS_REGION") or "us-east-1",
-            config=Config(
-                connect_timeout=options.connect_timeout,
-                read_timeout=options.read_timeout,
-                max_pool_connections=options.concurrency,
-                retries={"total_max_attempts": 1},
-                # Host names made from bucket names exist at AWS, hardly anywhere else.
-                s3={"addressing_style": "path" if endpoint else "auto"},
-                # Older servers refuse the checksum trailers that are sent by default. Our own hashes guard the data.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
-        return Account(client, core)
-    except (BotoCoreError, ValueError) as error:
-        raise _translated(error, f"s3:// at {options.endpoint or 'the configured endpoint'}") from error
-
-
 def _get(client: Client, request: dict[str, Any]) -> Found | NotModified | None:
     """None: the range lies past the end of the object."""
     try:
@@ -423,19 +330,3 @@ def incomplete(field: str) -> StoreUnavailable:
 def bare(etag: str) -> str:
     """An ETag without its quotes."""
     return etag.strip('"')
-
-
-def _translated(error: Exception, place: str) -> StoreError | UsageError:
-    reason = " ".join(str(error).split())
-    match error:
-        case NoCredentialsError() | PartialCredentialsError():
-            return AccessDenied(f"{place}: {reason}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
-        case CredentialRetrievalError() | TokenRetrievalError() | SSOError() | LoginError():
-            return AccessDenied(f"{place}: {reason.rstrip('.')}. {_RENEW}")
-        case ProfileNotFound():
-            return UsageError(f"{reason}: check AWS_PROFILE and ~/.aws/config")
-        case BotoConnectionError() | HTTPClientError() | IncompleteReadError() | ResponseParserError() | OSError():
-            return StoreUnavailable(f"{place}: {reason}: check the endpoint and the network")
-        case ValueError():
-            return UsageError(f"{place}: {reason}")
-    return StoreError(f"{place}: {reason}")

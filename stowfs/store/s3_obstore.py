@@ -29,7 +29,8 @@ from stowfs.config import MIB, StoreOptions
 from stowfs.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
 from stowfs.store.base import ALWAYS, Always, ByteRange, Condition, Found, IfAbsent, IfMatch, NotModified
 from stowfs.store.rules import PAGE_SIZE, check_key
-from stowfs.store.s3 import Account, Keys, S3Store, bare, incomplete
+from stowfs.store.s3 import S3Store, bare, incomplete
+from stowfs.store.s3_account import Account, Keys
 from stowfs.store.s3_errors import translate
 
 if TYPE_CHECKING:

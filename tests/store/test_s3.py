@@ -28,7 +28,8 @@ from stowfs.errors import (
 )
 from stowfs.store.base import IF_ABSENT, ByteRange, Found, IfMatch
 from stowfs.store.open import S3Location, open_bucket, parse_store_url
-from stowfs.store.s3 import S3Store, make_client
+from stowfs.store.s3 import S3Store
+from stowfs.store.s3_account import make_client
 from stowfs.store.s3_errors import translate
 from tests.support.s3_servers import S3Server
 from tests.support.wire import wire

@@ -21,7 +21,8 @@ from stowfs.errors import AccessDenied, PreconditionFailed, StoreError, StoreUna
 from stowfs.store.base import IF_ABSENT, ByteRange, Found, IfMatch, NotModified
 from stowfs.store.open import S3Location, open_bucket, parse_store_url
 from stowfs.store.probe import probe
-from stowfs.store.s3 import Keys, S3Store
+from stowfs.store.s3 import S3Store
+from stowfs.store.s3_account import Keys
 from stowfs.store.s3_obstore import ObstoreS3Store
 from tests.support.s3_servers import S3Server
 

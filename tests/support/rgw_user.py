@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stowfs.config import StoreOptions
-from stowfs.store.s3 import make_client
+from stowfs.store.s3_account import make_client
 from tests.support.s3_servers import S3Server
 
 ADMIN_TIMEOUT = 60.0

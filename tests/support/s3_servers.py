@@ -19,7 +19,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from stowfs.config import StoreOptions
-from stowfs.store.s3 import make_client
+from stowfs.store.s3_account import make_client
 
 _SCRIPT = Path(__file__).parents[2] / "scripts" / "rgw"
 _START_SECONDS = 180  # Longer than the script itself waits, so that its own message is what is seen.

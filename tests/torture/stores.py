@@ -11,7 +11,7 @@ from typing import Protocol
 import trio
 
 from stowfs.config import StoreOptions
-from stowfs.store.s3 import make_client
+from stowfs.store.s3_account import make_client
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "rgw"
 BUCKET = "torture"
