@@ -172,7 +172,7 @@ def train(samples: Sequence[bytes], size: int) -> Dictionary | None:
     return Dictionary(_HEADER.pack(_MAGIC, 0) + data[_HEADER.size :])
 
 
-compressors = cache(Compressors)
+_compressors = cache(Compressors)
 """Those without a dictionary, by level."""
 
 _decompressors = _Contexts(zstandard.ZstdDecompressor)
@@ -180,8 +180,8 @@ _decompressors = _Contexts(zstandard.ZstdDecompressor)
 
 def compress(data: BytesLike, *, level: int = LEVEL, dictionary: Dictionary | None = None) -> bytes:
     """One zstd frame that holds `data`."""
-    made = compressors(level) if dictionary is None else dictionary.compressors(level)
-    contexts = made.of(len(data))
+    compressors = _compressors(level) if dictionary is None else dictionary.compressors(level)
+    contexts = compressors.of(len(data))
     compressor = contexts.take()
     try:
         return compressor.compress(data)

@@ -203,7 +203,7 @@ class Backlog:
 
         async def attempting() -> None:
             async with lock:
-                if draft.acknowledged is acknowledged and plan is not None and frozen.is_planned(plan):
+                if draft.acknowledged is acknowledged and plan is not None and frozen.attempts.was(plan):
                     return
                 await self.note_attempts(draft)
 

@@ -269,10 +269,6 @@ class Draft:
         moved = self.moved and self._mark is not None
         self.attempts.begin(commit, msgspec.structs.replace(self.mark(), moved=moved, over=over.etag if over else None))
 
-    def is_planned(self, plan: Plan) -> bool:
-        """Whether what was tried last under the id of the plan is what was planned."""
-        return self.attempts.was(plan)
-
     def is_as(self, mark: Mark) -> bool:
         """Whether nothing was changed since."""
         own = self._mark or Mark(0, self._overlay.changes, 0, self.attributes)

@@ -604,9 +604,9 @@ def test_only_new_content_is_planned_and_for_one_attempt(tmp_path: Path, monkeyp
         assert plan is not None
         assert frozen.take_plan() is None
         frozen.attempt(plan.commit, None)
-        assert frozen.is_planned(plan)
+        assert frozen.attempts.was(plan)
         frozen.attempt(plan.commit, bases.add(b"another", "1"))
-        assert not frozen.is_planned(plan), "it is to replace something"
+        assert not frozen.attempts.was(plan), "it is to replace something"
         frozen.attempts.failed(plan.commit)
         forgotten.plan()
         later = time.time() + PLANNED_FOR + 1
