@@ -1,61 +1,35 @@
-"""Reading and writing the files behind inodes: drafts, commits, attributes.
+"""Reading and changing the files behind inodes: their bytes and attributes.
 
 A draft begins with the first write, truncation or creation, is shared by everybody who has the file open on this host,
-and ends with the commit: at a flush (each close of a writer), an fsync, or the release of the last writer. With
-`commit=async` that is where it is acknowledged; it ends when the flusher has committed it and nothing was done to it
-since, which may be long after the last close.
-
-Whoever sends a change to the store keeps the path steady first (`Moves`), then takes the inode's `flight`, so that
-there is one at a time; whoever looks at or changes the draft holds the inode's `lock`. Always in this order.
+and ends with its commit (`Commits`). Whoever looks at or changes it holds the inode's `lock`.
 """
 
-import logging
 import stat
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 from mmap import PAGESIZE
 
 import msgspec
 
-from stowfs.errors import CorruptObject, Gone, NoSuchPath, PathExists, StoreUnavailable, StowError
+from stowfs.errors import CorruptObject
+from stowfs.mount.commits import Commits, Invalidate, follows
 from stowfs.mount.inodes import Inode, Inodes, now_ns
 from stowfs.mount.local_names import is_probe
 from stowfs.mount.moves import Moves
-from stowfs.vault import expiry
-from stowfs.vault.draft import Draft, Intent
+from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display
 from stowfs.vault.vault import Vault
-from stowfs.vault.version import Version
-
-log = logging.getLogger(__name__)
-
-Invalidate = Callable[[Inode], Awaitable[None]]
-"""Makes the kernel forget the attributes of an inode. Not to be called with its lock: a request may wait for that."""
 
 
 class Contents:
     """The bytes and attributes of files, by inode."""
 
-    def __init__(
-        self, vault: Vault, inodes: Inodes, moves: Moves, invalidate: Invalidate, *, lifetime: float | None
-    ) -> None:
-        """`lifetime`: seconds after which new content expires; None: it does not."""
+    def __init__(self, vault: Vault, inodes: Inodes, moves: Moves, commits: Commits, invalidate: Invalidate) -> None:
         self._vault = vault
-        self._lifetime = lifetime
         self._inodes = inodes
         self._moves = moves
+        self._commits = commits
         self._invalidate = invalidate
-        self._asynchronous = vault.options.asynchronous
-
-    def restore(self) -> None:
-        """Shows what an earlier process acknowledged and did not bring into the store, and goes on bringing it
-        there."""
-        for draft in self._vault.backlog.drafts:
-            inode = self._inodes.add(draft.path, Version.of(draft.base) if draft.base else None)
-            inode.draft = draft
-            inode.attempted = True
-            self._queue(inode)
 
     async def read(self, inode: Inode, start: int, end: int) -> bytes:
         """The bytes of an open file, with the writes of this host. Raises `CorruptObject` and store errors."""
@@ -71,7 +45,7 @@ class Contents:
 
         Raises `HotTierFull`, `FileTooLarge`.
         """
-        await self.room()
+        await self._commits.room()
         async with inode.lock:
             draft = self._draft(inode, appending=appending)
             position = offset
@@ -97,11 +71,6 @@ class Contents:
             # The kernel expects that of a size and of times, but not of a mode.
             await self._invalidate(inode)
 
-    async def room(self) -> None:
-        """Waits while too much waits for the store. Raises `BacklogFull` where it stays so."""
-        if self._asynchronous:
-            await self._vault.flusher.room()
-
     async def truncate(self, inode: Inode, size: int) -> None:
         """Cuts or extends an open file. Raises `FileTooLarge`, `HotTierFailed`."""
         async with inode.lock:
@@ -114,246 +83,6 @@ class Contents:
                 inode.fresh = True
             self._attach(inode, draft)
 
-    async def commit(self, inode: Inode, *, in_store: bool = False) -> None:
-        """Makes what is uncommitted durable: in the store, or, with `commit=async` and unless `in_store`, here.
-
-        On error it stays uncommitted. Raises what `Vault.commit` or `Vault.acknowledge` raises.
-        """
-        if inode.draft is None or inode.local:
-            return
-        if self._asynchronous and not in_store:
-            if _is_safe(inode.draft):
-                return
-            async with self._moves.steady(lambda: (inode.path,)), inode.lock:
-                await self._acknowledge(inode)
-            return
-        async with self._moves.steady(lambda: (inode.path,)), inode.flight, inode.lock:
-            await self.commit_locked(inode)
-        await self._tell_size(inode)
-
-    async def commit_locked(self, inode: Inode) -> None:
-        """As `commit` in the store, for a caller that keeps the path steady and holds flight and lock."""
-        draft = inode.draft
-        if draft is None or not inode.linked or inode.local:
-            return
-        self._fix_deadline(inode, draft)
-        before = _Before(inode.version, draft)
-        inode.attempted = True
-        try:
-            committed = await self._vault.commit(draft)
-        except Gone as gone:
-            log.info("%s", gone)
-            self._gone(inode)
-            return
-        except Exception as error:
-            inode.failure = error
-            raise
-        inode.draft = None
-        self._committed(inode, before, committed)
-
-    async def flush(self, inode: Inode) -> None:
-        """Commits what is acknowledged, in the background. Raises what `Backlog.flush` raises."""
-        async with self._moves.steady(lambda: (inode.path,)), inode.flight:
-            draft = inode.draft
-            if draft is None or draft.acknowledged is None:
-                return
-            if not inode.linked:
-                # Its name went while it showed something else.
-                async with inode.lock:
-                    await self._vault.backlog.withdraw(draft)
-                return
-            before = _Before(inode.version, draft.acknowledged)
-
-            def settled(committed: Snapshot, clean: bool) -> None:
-                if clean:
-                    inode.draft = None
-                self._committed(inode, before, committed)
-
-            inode.attempted = True
-            try:
-                if not await self._vault.backlog.flush(draft, inode.lock, settled):
-                    async with inode.lock:
-                        self._gone(inode)
-            finally:
-                # Where it failed, its bytes were read.
-                self.rest(inode)
-        await self._tell_size(inode)
-        self._inodes.drop_if_unused(inode)
-
-    def rest(self, inode: Inode) -> None:
-        """Nobody has the file open: what waits of it holds no descriptor until it is used again."""
-        if inode.draft is not None and not inode.handles:
-            inode.draft.park()
-
-    def _gone(self, inode: Inode) -> None:
-        """The file has expired or was deleted elsewhere before this host could know that the store had it: it is gone,
-        but for those who have it open."""
-        self._inodes.lose(inode)
-        if not inode.handles:
-            self.discard(inode)
-
-    def _fix_deadline(self, inode: Inode, draft: Draft) -> None:
-        """Before new content is committed or acknowledged for the first time: its lifetime begins."""
-        if inode.fresh:
-            draft.attributes = msgspec.structs.replace(draft.attributes, expires_ns=expiry.deadline(self._lifetime))
-            inode.fresh = False
-
-    async def flush_all(self, timeout: float) -> None:
-        """Waits until everything that is acknowledged is in the store. Raises why something is not."""
-        left = await self._vault.flusher.flush(timeout)
-        for entry in left:
-            raise entry.failure or StoreUnavailable(f"{len(left)} conversations are not in the store yet")
-
-    async def _acknowledge(self, inode: Inode) -> None:
-        draft = inode.draft
-        if draft is None or not inode.linked or inode.local or _is_safe(draft):
-            return
-        self._fix_deadline(inode, draft)
-        try:
-            await self._vault.acknowledge(draft)
-        except Exception as error:
-            inode.failure = error
-            raise
-        inode.failure = None
-        self._queue(inode)
-
-    async def acknowledge_as(self, inode: Inode, path: str, replaced: Inode | None, *, exclusive: bool) -> None:
-        """Gives a file that is nowhere but here another name, in the place of `replaced`; with `exclusive` only if it
-        is still free when it is committed. The caller holds flight and lock of both. Raises what `Vault.acknowledge`
-        raises; then nothing has changed."""
-        draft = inode.draft
-        assert draft is not None
-        self._fix_deadline(inode, draft)
-        before = draft.path, draft.appending, draft.exclusive
-        # Whatever is under that name is replaced.
-        draft.path, draft.appending, draft.exclusive = path, False, exclusive
-        other = replaced.draft if replaced is not None else None
-        try:
-            await self._vault.acknowledge(draft, replacing=other)
-        except BaseException:
-            draft.path, draft.appending, draft.exclusive = before
-            raise
-        if other is not None:
-            self._vault.flusher.drop(other.id)
-        inode.local = False
-        # The store may have another file of that name.
-        inode.attempted = True
-        self._queue(inode)
-
-    async def commit_as(self, inode: Inode, path: str, *, replace: bool) -> None:
-        """Commits a file that is nowhere but here under another name; with `replace` whatever is there. The caller
-        keeps both steady and holds flight and lock. Raises as `commit_locked`; then nothing has changed."""
-        draft = inode.draft
-        assert draft is not None
-        before = draft.path, draft.appending, draft.exclusive
-        local, failure = inode.local, inode.failure
-        draft.path, draft.appending, draft.exclusive = path, False, not replace
-        inode.local = False
-        try:
-            await self.commit_locked(inode)
-        except BaseException:
-            draft.path, draft.appending, draft.exclusive = before
-            inode.local, inode.failure, inode.attempted = local, failure, False
-            raise
-
-    async def remove_locked(self, inode: Inode | None, path: str) -> None:
-        """Removes a file from the store, if it may be there, and what is acknowledged of it. The caller keeps the path
-        steady and holds flight and lock. Raises `NoSuchPath`, `IsDirectory`, and store errors."""
-        draft = inode.draft if inode is not None else None
-        stored = inode is None or inode.version is not None
-        if stored or (inode is not None and inode.attempted):
-            async with self._vault.backlog.removing(draft):
-                try:
-                    await self._vault.remove(path)
-                except NoSuchPath:
-                    if stored:
-                        raise
-        if draft is not None:
-            self._vault.flusher.drop(draft.id)
-            await self._vault.backlog.withdraw(draft)
-
-    def _queue(self, inode: Inode) -> None:
-        draft = inode.draft
-        assert draft is not None
-        self._vault.flusher.add(draft.id, draft.path, draft.spooled, partial(self.flush, inode))
-
-    def _committed(self, inode: Inode, before: "_Before", committed: Snapshot) -> None:
-        """The inode shows the version that its draft became, or lost to."""
-        inode.failure = None
-        inode.attempted = False
-        if committed.is_directory:
-            # Kept beside a directory that somebody made: the inode has no name any more.
-            inode.show(Version("", before.attributes, 0))
-            self._inodes.unlink(inode.path)
-            return
-        base = before.version
-        own = committed.attributes == before.attributes and committed.size == before.size
-        if own and (before.intent is Intent.REPLACE or base is None or _follows(committed, base)):
-            self.adopt_same_bytes(inode, committed)
-        else:
-            # Merged with the work of another host, or beaten by it.
-            self.adopt(inode, committed)
-        self._inodes.committed(inode)
-
-    async def _tell_size(self, inode: Inode) -> None:
-        if inode.size != inode.kernel_size:
-            # Merged with the work of another host.
-            await self._invalidate(inode)
-
-    async def commit_once(self, inode: Inode, *, in_store: bool = False) -> None:
-        """As `commit`, for a caller that is a writer itself, and will not try again.
-
-        On error the changes are dropped, unless there are other writers.
-        """
-        try:
-            await self.commit(inode, in_store=in_store)
-        except Exception:
-            if inode.writers == 1:
-                self.discard(inode)
-            raise
-
-    async def finish(self, inode: Inode) -> None:
-        """Ends the draft of a file that nobody writes to any more: committed, or dropped with a line in the log.
-
-        What a flush could not commit is not tried again: its caller knows.
-        """
-        if inode.draft is None or (inode.local and inode.linked):
-            return
-        error = inode.failure
-        if inode.linked and error is None:
-            try:
-                await self.commit(inode)
-            except StowError as failure:
-                error = failure
-            except Exception:
-                if not inode.writers:
-                    self.discard(inode)
-                raise
-        if inode.draft is None or inode.writers or (inode.linked and _is_safe(inode.draft)):
-            return
-        if isinstance(error, PathExists):
-            log.info("%s was created elsewhere first", display(inode.path))
-        elif error is not None:
-            log.error("%s: what was written last is lost: %s", display(inode.path), error)
-        self.discard(inode)
-
-    def discard(self, inode: Inode) -> None:
-        """Drops what is neither committed nor acknowledged; a file that was neither is gone."""
-        inode.failure = None
-        if inode.draft is not None and inode.draft.acknowledged is not None:
-            inode.draft.revert()
-            inode.cached = None
-            return
-        draft, inode.draft = inode.draft, None
-        if draft is not None:
-            draft.discard()
-            inode.cached = None
-        if inode.version is None and draft is not None:
-            # Whoever still has it open sees an empty file without a name.
-            inode.show(Version("", draft.attributes, 0))
-            if self._inodes.is_current(inode):
-                self._inodes.unlink(inode.path)
-
     async def change_attributes(self, inode: Inode, change: Callable[[Attributes], Attributes]) -> None:
         """Changes attributes: in the draft, where there is one; else at once in the store.
 
@@ -365,7 +94,7 @@ class Contents:
                 inode.failure = None
                 if not inode.writers:
                     # Nobody is to close it any more.
-                    await self._acknowledge(inode)
+                    await self._commits.acknowledge_locked(inode)
                 return
             before = inode.version
             assert before is not None
@@ -375,25 +104,13 @@ class Contents:
                 inode.show(msgspec.structs.replace(before, attributes=attributes))
                 return
             changed = await self._vault.change_attributes(inode.path, change)
-            if _follows(changed, before):
-                self.adopt_same_bytes(inode, changed)
+            if follows(changed, before):
+                self._commits.adopt_same_bytes(inode, changed)
             elif not inode.handles:
-                self.adopt(inode, changed)
+                self._commits.adopt(inode, changed)
             elif self._inodes.is_current(inode):
                 # A version of another host has the new attributes now; whoever has this one open keeps it.
                 self._inodes.supersede(inode)
-
-    def adopt(self, inode: Inode, snapshot: Snapshot) -> None:
-        """The inode shows this version from now on."""
-        inode.show(Version.of(snapshot))
-        inode.snapshot = snapshot if inode.handles else None
-
-    def adopt_same_bytes(self, inode: Inode, snapshot: Snapshot) -> None:
-        """As `adopt`, for a version with the bytes the inode had: what the kernel has stays as good as it was."""
-        before = inode.content
-        self.adopt(inode, snapshot)
-        inode.cached = inode.content if inode.cached == before else None
-        inode.told = inode.content if inode.told == before else None
 
     def _draft(self, inode: Inode, *, appending: bool) -> Draft:
         """The draft of an open file, or a new one; the caller attaches that when something was done to it."""
@@ -410,26 +127,6 @@ class Contents:
         if inode.snapshot is None:
             raise CorruptObject(f"{display(inode.path)} was never stored, and what was written to it was given up")
         return inode.snapshot
-
-
-class _Before:
-    """What an inode showed when a commit of its draft began, and what was to be committed."""
-
-    def __init__(self, version: Version | None, draft: Draft) -> None:
-        self.version = version
-        self.intent = draft.intent
-        self.size = draft.size
-        self.attributes = draft.attributes
-
-
-def _is_safe(draft: Draft) -> bool:
-    """Whether everything in it is acknowledged."""
-    return draft.acknowledged is not None and draft.is_as(draft.acknowledged.mark())
-
-
-def _follows(snapshot: Snapshot, version: Version) -> bool:
-    """Whether a version was made directly from the other one, with no commit of anybody else in between."""
-    return snapshot.manifest.ring.recent[-2:-1] == (version.commit,)
 
 
 def _is_mapped_page(inode: Inode, draft: Draft, offset: int, length: int) -> bool:

@@ -1,4 +1,4 @@
-"""The FUSE handlers: each finds its inode, calls the tree or the contents, and tells the kernel what came of it."""
+"""The FUSE handlers: each finds its inode, calls the part that does it, and tells the kernel what came of it."""
 
 import errno
 import os
@@ -213,7 +213,7 @@ class FileSystem(Session):
         await self._tree.open(inode, ctx.pid, writing=True)
         try:
             await self._contents.truncate(inode, size)
-            await self._contents.commit_once(inode)
+            await self._commits.commit_once(inode)
         finally:
             await self._tree.close(inode, writing=True)
 
@@ -295,12 +295,12 @@ class FileSystem(Session):
     async def flush(self, fh: FileHandleT) -> None:
         handle = self._handles.get(fh)
         if handle is not None and handle.writing:
-            await self._contents.commit(handle.inode)
+            await self._commits.commit(handle.inode)
 
     @handler
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         if fh in self._handles:
-            await self._contents.commit(self._handles[fh].inode)
+            await self._commits.commit(self._handles[fh].inode)
 
     @handler
     async def release(self, fh: FileHandleT) -> None:
@@ -360,7 +360,7 @@ class FileSystem(Session):
     @handler
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         # There is no request for sync(2) or syncfs(2): this is how a program waits for the store with commit=async.
-        await self._contents.flush_all(FLUSH_TIMEOUT)
+        await self._commits.flush_all(FLUSH_TIMEOUT)
 
     @handler
     async def releasedir(self, fh: FileHandleT) -> None:

@@ -17,6 +17,7 @@ from pyfuse3 import (
 from stowfs.errors import StowError
 from stowfs.mount.about import About, generated_files
 from stowfs.mount.attributes import Shown, answered, entry
+from stowfs.mount.commits import Commits
 from stowfs.mount.contents import Contents
 from stowfs.mount.errnos import stale
 from stowfs.mount.extended import ExtendedAttributes
@@ -90,10 +91,11 @@ class Session(pyfuse3.Operations):
         moves = Moves(vault.options.deadline)
         self._inodes = Inodes(Version("", root, 0, "directory"))
         self._vault = vault
-        self._contents = Contents(vault, self._inodes, moves, invalidate_attributes, lifetime=options.lifetime)
-        self._contents.restore()
+        self._commits = Commits(vault, self._inodes, moves, invalidate_attributes, lifetime=options.lifetime)
+        self._commits.restore()
+        self._contents = Contents(vault, self._inodes, moves, self._commits, invalidate_attributes)
         self._tree = Tree(
-            vault, self._inodes, self._contents, moves, LocalNames(options.local), options.attribute_timeout
+            vault, self._inodes, self._commits, moves, LocalNames(options.local), options.attribute_timeout
         )
         self._tree.hold_unfinished()
         self._extended_attributes = ExtendedAttributes(vault, self._tree, self._contents) if options.xattr else None
@@ -116,10 +118,10 @@ class Session(pyfuse3.Operations):
         """
         for inode in self._inodes:
             if inode.local:
-                self._contents.discard(inode)
-            await self._contents.finish(inode)
+                self._commits.discard(inode)
+            await self._commits.finish(inode)
         try:
-            await self._contents.flush_all(FLUSH_TIMEOUT)
+            await self._commits.flush_all(FLUSH_TIMEOUT)
         except StowError as error:
             lag = self._vault.flusher.lag
             log.warning(

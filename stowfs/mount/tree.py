@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from stowfs.errors import DirectoryNotEmpty, NoSuchPath, PathExists, StowError
-from stowfs.mount.contents import Contents
+from stowfs.mount.commits import Commits
 from stowfs.mount.errnos import stale
 from stowfs.mount.inodes import Inode, Inodes, now_ns
 from stowfs.mount.listings import Listings
@@ -45,7 +45,7 @@ class Tree:
         self,
         vault: Vault,
         inodes: Inodes,
-        contents: Contents,
+        commits: Commits,
         moves: Moves,
         local: LocalNames,
         attribute_timeout: float,
@@ -54,7 +54,7 @@ class Tree:
         self._vault = vault
         self._local = local
         self._inodes = inodes
-        self._contents = contents
+        self._commits = commits
         self._moves = moves
         self._attribute_timeout = attribute_timeout
         self._asynchronous = vault.options.asynchronous
@@ -209,19 +209,19 @@ class Tree:
         inode.writers += writing
 
     async def close(self, inode: Inode, *, writing: bool) -> None:
-        """One handle less; the last writer ends the draft (see `Contents.finish`), the last handle one of a file that
+        """One handle less; the last writer ends the draft (see `Commits.finish`), the last handle one of a file that
         is unlinked."""
         inode.writers -= writing
         # What was written to a file without a name is nowhere but in the draft: its readers need that to the end.
         ends = writing and not inode.writers if inode.linked else inode.handles == 1
         try:
             if ends:
-                await self._contents.finish(inode)
+                await self._commits.finish(inode)
         finally:
             inode.handles -= 1
             if not inode.handles:
                 inode.snapshot = None
-            self._contents.rest(inode)
+            self._commits.rest(inode)
             self._inodes.drop_if_unused(inode)
 
     # Changing
@@ -234,7 +234,7 @@ class Tree:
         It is committed with its first flush, with `at_once` in the store before this returns, or by its name never.
         Raises `PathExists` where this host knows the name.
         """
-        await self._contents.room()
+        await self._commits.room()
         path = self.child(parent, name)
         known = self._inodes.at(path)
         if known is not None and not known.expired:
@@ -249,7 +249,7 @@ class Tree:
         self.count_handle(inode, writing=True)
         if at_once:
             try:
-                await self._contents.commit_once(inode, in_store=True)
+                await self._commits.commit_once(inode, in_store=True)
             except BaseException:
                 await self.close(inode, writing=True)
                 raise
@@ -291,7 +291,7 @@ class Tree:
         async with self._moves.steady(lambda: (self.child(parent, name),)) as (path,):
             inode = self._inodes.at(path)
             async with self._locks(inode):
-                await self._contents.remove_locked(inode, path)
+                await self._commits.remove_locked(inode, path)
                 self._unlinked(parent, name, path)
                 self._end_unused(inode)
 
@@ -335,26 +335,26 @@ class Tree:
                     # One commit, under the new name.
                     if not replace:
                         await self._check_free(new)
-                    await self._contents.acknowledge_as(source, new, target, exclusive=not replace)
+                    await self._commits.acknowledge_as(source, new, target, exclusive=not replace)
                 else:
-                    await self._contents.commit_as(source, new, replace=replace)
+                    await self._commits.commit_as(source, new, replace=replace)
                 self._inodes.move(old, new)
                 self._end_unused(target)
                 return
             for inode in (source, target):
                 if inode is not None:
-                    await self._contents.commit_locked(inode)
+                    await self._commits.commit_locked(inode)
             renamed = await self._vault.rename(old, new, replace=replace)
             self._inodes.move(old, new)
             self._end_unused(target)
             if source is None:
                 return
             if source.version is not None and _same_state(source.version, renamed):
-                self._contents.adopt_same_bytes(source, renamed)
+                self._commits.adopt_same_bytes(source, renamed)
             elif source.handles:
                 self._inodes.supersede(source)
             else:
-                self._contents.adopt(source, renamed)
+                self._commits.adopt(source, renamed)
 
     async def _rename_directory(self, old: str, new: str, held: AsyncExitStack, *, replace: bool) -> None:
         """Where the rename goes on in the background after an error, so does what keeps the paths still (`held`)."""
@@ -364,7 +364,7 @@ class Tree:
             raise DirectoryNotEmpty(f"{display(new)} is not empty")
         inodes = self._inodes.below(old)
         async with self._locks(*(inode for inode in inodes if inode.handles or inode.draft is not None)):
-            await each(self._contents.commit_locked, inodes, limit=COMMITS)
+            await each(self._commits.commit_locked, inodes, limit=COMMITS)
             try:
                 await self._vault.rename_directory(old, new)
             except StowError:
@@ -413,7 +413,7 @@ class Tree:
                 self._inodes.supersede(inode)
                 continue
             if inode.version is not None and _same_state(inode.version, snapshot):
-                self._contents.adopt_same_bytes(inode, snapshot)
+                self._commits.adopt_same_bytes(inode, snapshot)
 
     async def _check_free(self, path: str) -> None:
         """Raises `PathExists` where the store has something under the name."""
@@ -438,7 +438,7 @@ class Tree:
     def _end_unused(self, inode: Inode | None) -> None:
         """The inode has lost its name: what is uncommitted of it lasts for those who have it open."""
         if inode is not None and not inode.handles:
-            self._contents.discard(inode)
+            self._commits.discard(inode)
             self._inodes.drop_if_unused(inode)
 
     def _unlinked(self, parent: Inode, name: bytes, path: str) -> None:

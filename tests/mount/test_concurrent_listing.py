@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from stowfs.mount.commits import Commits
 from stowfs.mount.contents import Contents
 from stowfs.mount.inodes import Inode, Inodes
 from stowfs.mount.local_names import LocalNames
@@ -26,8 +27,9 @@ class View:
     def __init__(self, vault: Vault) -> None:
         moves = Moves(DEADLINE)
         self.inodes = Inodes(Version("", ATTRIBUTES, 0, "directory"))
-        self.contents = Contents(vault, self.inodes, moves, self._invalidate, lifetime=None)
-        self.tree = Tree(vault, self.inodes, self.contents, moves, LocalNames(()), 1.0)
+        self.commits = Commits(vault, self.inodes, moves, self._invalidate, lifetime=None)
+        self.contents = Contents(vault, self.inodes, moves, self.commits, self._invalidate)
+        self.tree = Tree(vault, self.inodes, self.commits, moves, LocalNames(()), 1.0)
 
     async def _invalidate(self, inode: Inode) -> None:
         """There is no kernel that could have cached anything."""
@@ -37,7 +39,7 @@ class View:
         root = self.inodes.conversations
         inode = await self.tree.create(root, name.encode(), ATTRIBUTES, exclusive=False, appending=False, at_once=False)
         await self.contents.write(inode, 0, data, appending=False)
-        await self.contents.commit(inode)
+        await self.commits.commit(inode)
         await self.tree.close(inode, writing=True)
         return inode
 
@@ -77,7 +79,7 @@ async def test_a_file_that_reaches_the_store_during_a_listing_is_in_it(tmp_path:
         inode.lookups = int(known)
 
         async def flush() -> None:
-            await view.contents.flush(inode)
+            await view.commits.flush(inode)
             assert (view.inodes.at("c") is None) is not known
 
         assert await view.names_beside(store, flush) == ["c"]
@@ -92,7 +94,7 @@ async def test_a_file_that_is_removed_during_a_listing_is_not_in_it(tmp_path: Pa
         inode.lookups = 1
 
         async def flush_and_remove() -> None:
-            await view.contents.flush(inode)
+            await view.commits.flush(inode)
             await view.tree.remove(view.inodes.conversations, b"c")
 
         assert await view.names_beside(store, flush_and_remove) == []

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from stowfs.mount.contents import Contents
+from stowfs.mount.commits import Commits
 from stowfs.mount.inodes import Inode, Inodes
 from stowfs.mount.listings import PER_TIMEOUT
 from stowfs.mount.local_names import LocalNames
@@ -49,8 +49,8 @@ async def new_tree(hosts: Hosts) -> tuple[Tree, Inodes]:
     vault = await hosts.start("mount")
     moves = Moves(1.0)
     inodes = Inodes(Version("", Attributes(0o755, 0, 0, 0, 0), 0, "directory"))
-    contents = Contents(vault, inodes, moves, no_kernel, lifetime=None)
-    return Tree(vault, inodes, contents, moves, LocalNames(()), TIMEOUT), inodes
+    commits = Commits(vault, inodes, moves, no_kernel, lifetime=None)
+    return Tree(vault, inodes, commits, moves, LocalNames(()), TIMEOUT), inodes
 
 
 async def test_attributes_from_a_listing_are_believed_longer_the_more_there_are(
