@@ -12,11 +12,9 @@ import msgspec
 import pyfuse3
 
 from stowfs.durations import parse_duration
-from stowfs.errors import NoSuchPath
 from stowfs.mount.contents import Contents
-from stowfs.mount.errnos import stale
 from stowfs.mount.inodes import Inode
-from stowfs.mount.tree import Tree
+from stowfs.mount.lookup import Lookup
 from stowfs.vault import expiry, extended
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.vault import Vault
@@ -31,9 +29,9 @@ LIFETIME = b"user.stowfs.ttl"
 class ExtendedAttributes:
     """The extended attributes of files, by inode and name. Names of other namespaces are ENOTSUP."""
 
-    def __init__(self, vault: Vault, tree: Tree, contents: Contents) -> None:
+    def __init__(self, vault: Vault, lookup: Lookup, contents: Contents) -> None:
         self._vault = vault
-        self._tree = tree
+        self._lookup = lookup
         self._contents = contents
         self._known: dict[bytes, Callable[[Snapshot], Awaitable[object]]] = {
             b"format": self._fact("format"),
@@ -47,7 +45,7 @@ class ExtendedAttributes:
 
     async def names(self, inode: Inode) -> list[bytes]:
         """The attributes that are stored."""
-        await self._tree.revalidate(inode, recently=True)
+        await self._lookup.revalidate(inode, recently=True)
         # Whatever somebody else has put into the store.
         return [name for name in extended.names(inode.attributes) if name.startswith(STORED)]
 
@@ -55,17 +53,17 @@ class ExtendedAttributes:
         """The value of an attribute. Raises `NoSuchAttribute`, ENODATA."""
         _check_namespace(name)
         if name == LIFETIME:
-            await self._tree.revalidate(inode, recently=True)
+            await self._lookup.revalidate(inode, recently=True)
             return str(int(expiry.seconds_left(_deadline(inode)))).encode()
         if name.startswith(KNOWN):
             return await self._tell(inode, name.removeprefix(KNOWN))
-        await self._tree.revalidate(inode, recently=True)
+        await self._lookup.revalidate(inode, recently=True)
         return extended.value(inode.attributes, name)
 
     async def set(self, inode: Inode, name: bytes, value: bytes) -> None:
         """Sets an attribute. Raises `AttributesFull`, `UsageError` (no lifetime), EPERM."""
         _check_writable(inode, name)
-        await self._tree.revalidate(inode)
+        await self._lookup.revalidate(inode)
         if name == LIFETIME:
             await self._set_deadline(inode, expiry.deadline(parse_duration(value.decode("latin-1"))))
             return
@@ -74,7 +72,7 @@ class ExtendedAttributes:
     async def remove(self, inode: Inode, name: bytes) -> None:
         """Removes an attribute. Raises `NoSuchAttribute`, EPERM."""
         _check_writable(inode, name)
-        await self._tree.revalidate(inode)
+        await self._lookup.revalidate(inode)
         if name == LIFETIME:
             _deadline(inode)
             await self._set_deadline(inode, None)
@@ -99,13 +97,7 @@ class ExtendedAttributes:
         """The version below the uncommitted changes of a file; None where there is none."""
         if inode.snapshot is not None or inode.version is None or not inode.linked:
             return inode.snapshot
-        try:
-            found, snapshot = await self._tree.find(inode.path)
-        except NoSuchPath:
-            raise stale() from None
-        if found is not inode:
-            raise stale()
-        return snapshot
+        return await self._lookup.current(inode)
 
     def _fact(self, name: str) -> Callable[[Snapshot], Awaitable[object]]:
         async def tell(snapshot: Snapshot) -> object:

@@ -24,7 +24,7 @@ directory and then look at each entry: without that, a large one would cost them
 
 
 Meet = Callable[[str, Version, float, float], Inode]
-"""As `Tree.meet`."""
+"""As `Lookup.meet`."""
 
 
 @dataclass(slots=True, eq=False)

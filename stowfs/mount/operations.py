@@ -33,6 +33,7 @@ from stowfs.mount.extended import ExtendedAttributes
 from stowfs.mount.inodes import CONVERSATIONS, Inode, now_ns
 from stowfs.mount.kernel import invalidate_attributes
 from stowfs.mount.listings import Listing
+from stowfs.mount.lookup import child_path
 from stowfs.mount.session import CONVERSATIONS_NAME, FLUSH_TIMEOUT, Session
 from stowfs.vault.manifest import Attributes
 
@@ -58,9 +59,9 @@ class FileSystem(Session):
             return self._looked_up(self._inodes.conversations)
         if parent in self._generated:
             return await self._generated.entry(self._generated.lookup(name))
-        path = self._tree.child(self._inode(parent), name)
-        inode, snapshot = await self._tree.find(path, stale_ok=True)
-        self._tree.reopening.looked_up(ctx.pid, path, inode, snapshot)
+        path = child_path(self._inode(parent), name)
+        inode, snapshot = await self._lookup.find(path, stale_ok=True)
+        self._open_files.reopening.looked_up(ctx.pid, path, inode, snapshot)
         return self._looked_up(inode)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -86,7 +87,7 @@ class FileSystem(Session):
             if exclusive:
                 raise
             # Somebody was quicker, after the kernel had looked: then it is opened.
-            inode, _ = await self._tree.find(self._tree.child(directory, name), stale_ok=True)
+            inode, _ = await self._lookup.find(child_path(directory, name), stale_ok=True)
             info = await self._open(inode, flags, ctx)
             return info, self._looked_up(inode)
         # A writer even with O_RDONLY: its flush is what stores the new file.
@@ -105,7 +106,7 @@ class FileSystem(Session):
         directory = self._inode(parent)
         inode = await self._tree.create(directory, name, attributes, exclusive=True, appending=False, at_once=True)
         answer = self._looked_up(inode)
-        await self._tree.close(inode, writing=True)
+        await self._open_files.close(inode, writing=True)
         return answer
 
     @handler
@@ -153,7 +154,7 @@ class FileSystem(Session):
         inode = self._inode(number)
         if not inode.is_symlink:
             raise FUSEError(errno.EINVAL)
-        return FileNameT(await self._tree.target(inode))
+        return FileNameT(await self._lookup.target(inode))
 
     # Attributes
 
@@ -164,7 +165,7 @@ class FileSystem(Session):
         if number in self._generated:
             return await self._generated.entry(number)
         inode = self._inode(number)
-        await self._tree.revalidate(inode, recently=True, stale_ok=True)
+        await self._lookup.revalidate(inode, recently=True, stale_ok=True)
         return self._answer(inode)
 
     @handler
@@ -191,7 +192,7 @@ class FileSystem(Session):
         if fields.update_atime:
             changes["atime_ns"] = wanted.st_atime_ns
         if changes:
-            await self._tree.revalidate(inode)
+            await self._lookup.revalidate(inode)
             if "mtime_ns" in changes and "atime_ns" not in changes:
                 # It may have been shown as the same, and stays what it was.
                 changes["atime_ns"] = self._entry(inode).st_atime_ns
@@ -210,12 +211,12 @@ class FileSystem(Session):
         if fh is not None:
             await self._contents.truncate(inode, size)
             return
-        await self._tree.open(inode, ctx.pid, writing=True)
+        await self._open_files.open(inode, ctx.pid, writing=True)
         try:
             await self._contents.truncate(inode, size)
             await self._commits.commit_once(inode)
         finally:
-            await self._tree.close(inode, writing=True)
+            await self._open_files.close(inode, writing=True)
 
     @handler
     async def getxattr(self, number: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
@@ -261,7 +262,7 @@ class FileSystem(Session):
             raise FUSEError(errno.EISDIR)
         # With O_TRUNC, Linux lets whoever may write cut a file with O_RDONLY, too; then its flush is what stores that.
         writing = bool(flags & (os.O_ACCMODE | os.O_TRUNC))
-        await self._tree.open(inode, ctx.pid, writing=writing)
+        await self._open_files.open(inode, ctx.pid, writing=writing)
         try:
             if flags & os.O_TRUNC:
                 await self._contents.truncate(inode, 0)
@@ -269,7 +270,7 @@ class FileSystem(Session):
             elif inode.told != inode.content or inode.kernel_size != inode.size:
                 await invalidate_attributes(inode)
         except BaseException:
-            await self._tree.close(inode, writing=writing)
+            await self._open_files.close(inode, writing=writing)
             raise
         unchanged = inode.cached == inode.content
         inode.cached = inode.content
@@ -309,7 +310,7 @@ class FileSystem(Session):
             return
         handle = self._handles.pop(fh)
         handle.inode.mappers -= handle.mapping
-        await self._tree.close(handle.inode, writing=handle.writing)
+        await self._open_files.close(handle.inode, writing=handle.writing)
 
     # Directories
 
@@ -321,7 +322,7 @@ class FileSystem(Session):
         elif number in self._generated:
             listing = self._generated.entries()
         else:
-            listing = self._tree.listings.open(self._inode(number))
+            listing = self._directories.open(self._inode(number))
         handle = self._next_handle()
         self._listings[handle] = listing
         return handle
@@ -334,9 +335,9 @@ class FileSystem(Session):
             return
         if start_id == 0:
             # Also after rewinddir(3), which asks for the entries as they are then.
-            await self._tree.listings.read(listing)
+            await self._directories.read(listing)
         for position in range(start_id, len(listing.entries)):
-            listed = self._tree.listings.entry(listing, position)
+            listed = self._directories.entry(listing, position)
             if listed is None:
                 continue
             name, inode = listed
@@ -366,7 +367,7 @@ class FileSystem(Session):
     async def releasedir(self, fh: FileHandleT) -> None:
         listing = self._listings.pop(fh)
         if isinstance(listing, Listing):
-            self._tree.listings.close(listing)
+            self._directories.close(listing)
 
 
 def _is_for_appends(flags: int) -> bool:

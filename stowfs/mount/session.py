@@ -24,12 +24,15 @@ from stowfs.mount.extended import ExtendedAttributes
 from stowfs.mount.figures import Inventory
 from stowfs.mount.inodes import Inode, Inodes, now_ns
 from stowfs.mount.kernel import invalidate_attributes
-from stowfs.mount.listings import Listing
+from stowfs.mount.listings import Listing, Listings
 from stowfs.mount.local_names import LocalNames
+from stowfs.mount.lookup import Lookup
 from stowfs.mount.monitor import Monitor
 from stowfs.mount.moves import Moves
+from stowfs.mount.open_files import OpenFiles
 from stowfs.mount.options import ENTRY_TIMEOUT, MountOptions
 from stowfs.mount.tree import Tree
+from stowfs.mount.walks import Walks
 from stowfs.store.counting import RequestCounts
 from stowfs.vault.manifest import Attributes
 from stowfs.vault.naming import display, join
@@ -94,11 +97,23 @@ class Session(pyfuse3.Operations):
         self._commits = Commits(vault, self._inodes, moves, invalidate_attributes, lifetime=options.lifetime)
         self._commits.restore()
         self._contents = Contents(vault, self._inodes, moves, self._commits, invalidate_attributes)
+        self._lookup = Lookup(vault, self._inodes, options.attribute_timeout)
+        # Where every open has to ask the store, there is nothing to be gained.
+        walks = Walks(vault.fetch_ahead) if vault.options.revalidate else None
+        self._directories = Listings(vault, self._inodes, self._lookup.meet, walks, options.attribute_timeout)
+        self._open_files = OpenFiles(self._inodes, self._lookup, self._commits, walks)
         self._tree = Tree(
-            vault, self._inodes, self._commits, moves, LocalNames(options.local), options.attribute_timeout
+            vault,
+            self._inodes,
+            self._lookup,
+            self._directories,
+            self._open_files,
+            self._commits,
+            moves,
+            LocalNames(options.local),
         )
         self._tree.hold_unfinished()
-        self._extended_attributes = ExtendedAttributes(vault, self._tree, self._contents) if options.xattr else None
+        self._extended_attributes = ExtendedAttributes(vault, self._lookup, self._contents) if options.xattr else None
         self._handles: dict[int, Handle] = {}
         # Of the root and of what is generated, the entries.
         self._listings: dict[int, Listing | list[tuple[bytes, int]]] = {}
@@ -177,7 +192,7 @@ class Session(pyfuse3.Operations):
         return self._entry(inode)
 
     def _entry(self, inode: Inode) -> EntryAttributes:
-        return entry(inode, self._shown, self._tree.attribute_timeout(inode), self._entry_timeout)
+        return entry(inode, self._shown, self._lookup.attribute_timeout(inode), self._entry_timeout)
 
     def _looked_up(self, inode: Inode) -> EntryAttributes:
         inode.lookups += 1

@@ -1,13 +1,10 @@
-"""The namespace of a mount: which inode a path shows now, and every change of names.
+"""The names of a mount: files and directories are made, removed and renamed.
 
-`find` is the one place where this host learns of the work of others. The store is asked, the answer compared with the
-inode of the path, and where it is another version: an inode that nobody has open takes it over, an open one is
-superseded. An answer that something happened to the inode in the meantime (a commit of this host) makes worthless is
-thrown away, and the store asked again.
+Whoever changes a name keeps its path still first (`Moves`), then holds flight and lock of the files it concerns. What
+has been done shows at once, in inodes and in the listings that somebody is reading.
 """
 
 import logging
-import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,16 +15,14 @@ import trio
 
 from stowfs.errors import DirectoryNotEmpty, NoSuchPath, PathExists, StowError
 from stowfs.mount.commits import Commits
-from stowfs.mount.errnos import stale
 from stowfs.mount.inodes import Inode, Inodes, now_ns
 from stowfs.mount.listings import Listings
 from stowfs.mount.local_names import LocalNames
+from stowfs.mount.lookup import Lookup, child_path
 from stowfs.mount.moves import Moves
-from stowfs.mount.reopening import Reopening
-from stowfs.mount.walks import Walks
-from stowfs.vault.draft import Draft
+from stowfs.mount.open_files import OpenFiles
 from stowfs.vault.manifest import Attributes, Snapshot
-from stowfs.vault.naming import display, join, split
+from stowfs.vault.naming import display, split
 from stowfs.vault.parallel import each
 from stowfs.vault.vault import Vault
 from stowfs.vault.version import Version
@@ -45,186 +40,22 @@ class Tree:
         self,
         vault: Vault,
         inodes: Inodes,
+        lookup: Lookup,
+        listings: Listings,
+        open_files: OpenFiles,
         commits: Commits,
         moves: Moves,
         local: LocalNames,
-        attribute_timeout: float,
     ) -> None:
-        """`attribute_timeout`: seconds for which attributes are believed that were asked for."""
         self._vault = vault
-        self._local = local
         self._inodes = inodes
+        self._lookup = lookup
+        self._listings = listings
+        self._open_files = open_files
         self._commits = commits
         self._moves = moves
-        self._attribute_timeout = attribute_timeout
+        self._local = local
         self._asynchronous = vault.options.asynchronous
-        self._revalidate = vault.options.revalidate
-        # Where every open has to ask the store, there is nothing to be gained.
-        self._walks = Walks(vault.fetch_ahead) if self._revalidate else None
-        self.listings = Listings(vault, inodes, self.meet, self._walks, attribute_timeout)
-        self.reopening = Reopening()
-
-    # Finding
-
-    def child(self, parent: Inode, name: bytes) -> str:
-        """The path of a name in a directory. Raises `NoSuchPath` where the directory was removed."""
-        if not parent.linked:
-            raise NoSuchPath(f"{display(parent.path)} was removed")
-        return join(parent.path, os.fsdecode(name))
-
-    async def find(self, path: str, *, stale_ok: bool = False) -> tuple[Inode, Snapshot | None]:
-        """The inode that shows what is under `path` now, and that version; None where this host has changes of its own.
-
-        `stale_ok` as in `Vault.head`. Raises `NoSuchPath` and store errors.
-        """
-        while True:
-            inode = self._inodes.at(path)
-            version, draft = (inode.version, inode.draft) if inode else (None, None)
-            if inode is not None and draft is not None and not inode.expired:
-                return inode, None
-            asked = trio.current_time()
-            try:
-                snapshot = await self._vault.head(path, stale_ok=stale_ok)
-            except NoSuchPath:
-                if self._unchanged(path, inode, version, draft):
-                    if inode is not None:
-                        self._inodes.supersede(inode)
-                    raise
-                continue
-            if self._unchanged(path, inode, version, draft):
-                if inode is not None and draft is not None:
-                    # Its deadline was put off elsewhere.
-                    return inode, None
-                return self._meet(path, snapshot, asked), snapshot
-
-    def _unchanged(self, path: str, inode: Inode | None, version: Version | None, draft: Draft | None) -> bool:
-        """Whether `path` is on this host as it was before the store was asked."""
-        same = inode is None or (inode.version is version and inode.draft is draft)
-        return self._inodes.at(path) is inode and same
-
-    def _meet(self, path: str, snapshot: Snapshot, asked: float) -> Inode:
-        version = Version.of(snapshot)
-        inode = self.meet(path, version, asked)
-        shown = inode.version
-        if version.commit and shown is not None and shown.commit == version.commit and shown != version:
-            # What listings show may come from an index that somebody else has written. The manifest is what counts.
-            inode.show(version)
-        if inode.snapshot is not None:
-            # The same version; the same attributes, too, but of a directory without a manifest.
-            inode.snapshot = snapshot
-        return inode
-
-    def meet(self, path: str, version: Version, asked: float, allowance: float = 0.0) -> Inode:
-        """The inode that shows `version`, which was under `path` at the time `asked`: the current one if it may.
-
-        `allowance`: see `Inode`.
-        """
-        inode = self._at_or_new(path, version)
-        inode.validated = asked
-        inode.allowance = allowance
-        return inode
-
-    def _at_or_new(self, path: str, version: Version) -> Inode:
-        inode = self._inodes.at(path)
-        if inode is not None and inode.draft is not None:
-            # What it replaces may be of another type.
-            return inode
-        if inode is None or inode.type_bits != version.type_bits:
-            return self._inodes.add(path, version)
-        if inode.version is not None and inode.version.commit == version.commit:
-            return inode
-        if inode.handles:
-            return self._inodes.add(path, version)
-        inode.show(version)
-        return inode
-
-    async def revalidate(self, inode: Inode, *, recently: bool = False, stale_ok: bool = False) -> None:
-        """Brings an inode up to date whose state the store decides; with `recently` only if what is known is older than
-        attributes may be, or versions.
-
-        `stale_ok` as in `Vault.head`. Raises ESTALE where its path shows something else.
-        """
-        if not inode.linked and not inode.handles and not inode.is_directory:
-            raise stale()
-        if not self.is_shared(inode):
-            return
-        believed = self._believed(inode) if recently else 0.0
-        if trio.current_time() - inode.validated < believed and not inode.expired:
-            return
-        try:
-            found, _ = await self.find(inode.path, stale_ok=stale_ok)
-        except NoSuchPath:
-            raise stale() from None
-        if found is not inode:
-            raise stale()
-
-    def attribute_timeout(self, inode: Inode) -> float:
-        """Seconds for which the kernel may believe the attributes of an inode. Counted from when the store was asked,
-        so that what a stat says is never older than promised."""
-        # Nobody asks the store within the time of revalidation: so the kernel need not ask this process.
-        if not self.is_shared(inode):
-            return max(self._attribute_timeout, self._revalidate)
-        age = trio.current_time() - inode.validated
-        return max(0.0, self._believed(inode) - age)
-
-    def _believed(self, inode: Inode) -> float:
-        """Seconds from when the store was asked for which the attributes of a shared inode may be shown."""
-        return max(self._attribute_timeout + inode.allowance, self._revalidate)
-
-    def is_shared(self, inode: Inode) -> bool:
-        """Whether another host can change what the inode shows: not while it is open, changed or unlinked here."""
-        return not inode.handles and inode.draft is None and inode.linked and inode is not self._inodes.conversations
-
-    async def open(self, inode: Inode, thread: int, *, writing: bool) -> None:
-        """Counts a handle on what the path of `inode` shows now.
-
-        Raises ESTALE where that is not this inode any more.
-        """
-        if self._walks is not None and not writing:
-            self._walks.opened(inode.path, inode.number)
-        again = self.reopening.take(thread, inode)
-        if again is not None and again.version is not None:
-            inode.snapshot = again.version
-        elif not inode.linked:
-            if not inode.handles or inode.expired:
-                raise stale()
-        elif inode.draft is None or inode.expired or not self._inodes.is_current(inode):
-            try:
-                found, snapshot = await self.find(inode.path, stale_ok=True)
-            except NoSuchPath:
-                raise stale() from None
-            if found is inode:
-                inode.snapshot = snapshot or inode.snapshot
-            elif again is not None and again.version is not None:
-                # Opened here while the store was asked.
-                inode.snapshot = again.version
-            else:
-                self.reopening.too_late(thread, inode.path)
-                raise stale()
-        self.count_handle(inode, writing=writing)
-
-    def count_handle(self, inode: Inode, *, writing: bool) -> None:
-        """One more handle on an inode."""
-        inode.handles += 1
-        inode.writers += writing
-
-    async def close(self, inode: Inode, *, writing: bool) -> None:
-        """One handle less; the last writer ends the draft (see `Commits.finish`), the last handle one of a file that
-        is unlinked."""
-        inode.writers -= writing
-        # What was written to a file without a name is nowhere but in the draft: its readers need that to the end.
-        ends = writing and not inode.writers if inode.linked else inode.handles == 1
-        try:
-            if ends:
-                await self._commits.finish(inode)
-        finally:
-            inode.handles -= 1
-            if not inode.handles:
-                inode.snapshot = None
-            self._commits.rest(inode)
-            self._inodes.drop_if_unused(inode)
-
-    # Changing
 
     async def create(
         self, parent: Inode, name: bytes, attributes: Attributes, *, exclusive: bool, appending: bool, at_once: bool
@@ -235,7 +66,7 @@ class Tree:
         Raises `PathExists` where this host knows the name.
         """
         await self._commits.room()
-        path = self.child(parent, name)
+        path = child_path(parent, name)
         known = self._inodes.at(path)
         if known is not None and not known.expired:
             raise PathExists(f"{display(path)} exists")
@@ -246,12 +77,12 @@ class Tree:
         inode.local = self._local.match(path)
         inode.fresh = True
         inode.cached = inode.content
-        self.count_handle(inode, writing=True)
+        self._open_files.count_handle(inode, writing=True)
         if at_once:
             try:
                 await self._commits.commit_once(inode, in_store=True)
             except BaseException:
-                await self.close(inode, writing=True)
+                await self._open_files.close(inode, writing=True)
                 raise
         parent.entries_changed_ns = now_ns()
         return inode
@@ -268,27 +99,17 @@ class Tree:
 
     async def _make(self, parent: Inode, name: bytes, make: Callable[[str], Awaitable[Snapshot]]) -> Inode:
         """Something new that is committed at once."""
-        async with self._moves.steady(lambda: (self.child(parent, name),)) as (path,):
+        async with self._moves.steady(lambda: (child_path(parent, name),)) as (path,):
             inode = self._inodes.at(path)
             if inode is not None and inode.version is None and not inode.expired:
                 raise PathExists(f"{display(path)} exists")
             snapshot = await make(path)
             parent.entries_changed_ns = now_ns()
-            return self._meet(path, snapshot, trio.current_time())
-
-    async def target(self, inode: Inode) -> bytes:
-        """Where a symbolic link leads. Raises ESTALE where its path shows something else."""
-        try:
-            found, snapshot = await self.find(inode.path)
-        except NoSuchPath:
-            raise stale() from None
-        if found is not inode or snapshot is None:
-            raise stale()
-        return snapshot.target
+            return self._lookup.meet_snapshot(path, snapshot, trio.current_time())
 
     async def remove(self, parent: Inode, name: bytes) -> None:
         """Removes a file. Raises `NoSuchPath`, `IsDirectory`."""
-        async with self._moves.steady(lambda: (self.child(parent, name),)) as (path,):
+        async with self._moves.steady(lambda: (child_path(parent, name),)) as (path,):
             inode = self._inodes.at(path)
             async with self._locks(inode):
                 await self._commits.remove_locked(inode, path)
@@ -297,7 +118,7 @@ class Tree:
 
     async def remove_directory(self, parent: Inode, name: bytes) -> None:
         """Removes an empty directory. Raises `DirectoryNotEmpty`, `NotDirectory`, `NoSuchPath`."""
-        async with self._moves.moving(lambda: (self.child(parent, name),)) as (path,):
+        async with self._moves.moving(lambda: (child_path(parent, name),)) as (path,):
             if self._inodes.uncommitted_in(path):
                 raise DirectoryNotEmpty(f"{display(path)} is not empty")
             await self._vault.remove_directory(path)
@@ -310,9 +131,9 @@ class Tree:
         """
 
         def paths() -> tuple[str, str]:
-            return self.child(parent, name), self.child(new_parent, new_name)
+            return child_path(parent, name), child_path(new_parent, new_name)
 
-        source, _ = await self.find(self.child(parent, name))
+        source, _ = await self._lookup.find(child_path(parent, name))
         if source.is_directory:
             async with AsyncExitStack() as held:
                 old, new = await held.enter_async_context(self._moves.moving(paths))
@@ -321,7 +142,7 @@ class Tree:
             async with self._moves.steady(paths) as (old, new):
                 await self._rename_file(old, new, replace=replace)
         parent.entries_changed_ns = new_parent.entries_changed_ns = now_ns()
-        self.listings.gone(parent, name)
+        self._listings.gone(parent, name)
 
     async def _rename_file(self, old: str, new: str, *, replace: bool) -> None:
         source, target = self._inodes.at(old), self._inodes.at(new)
@@ -444,7 +265,7 @@ class Tree:
     def _unlinked(self, parent: Inode, name: bytes, path: str) -> None:
         self._inodes.unlink(path)
         parent.entries_changed_ns = now_ns()
-        self.listings.gone(parent, name)
+        self._listings.gone(parent, name)
 
 
 def inherit(parent: Inode, attributes: Attributes, *, directory: bool = False) -> Attributes:

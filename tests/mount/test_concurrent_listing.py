@@ -6,33 +6,15 @@ from pathlib import Path
 import pytest
 import trio
 
-from stowfs.mount.commits import Commits
-from stowfs.mount.contents import Contents
-from stowfs.mount.inodes import Inode, Inodes
-from stowfs.mount.local_names import LocalNames
-from stowfs.mount.moves import Moves
-from stowfs.mount.tree import Tree
+from stowfs.mount.inodes import Inode
 from stowfs.store.memory import MemoryStore
-from stowfs.vault.vault import Vault
-from stowfs.vault.version import Version
 from tests.support.faults import FaultyStore, Rule, StallAfter
 from tests.support.vaults import ATTRIBUTES, Hosts
+from tests.support.view import View
 
-DEADLINE = 5.0
 
-
-class View:
-    """A vault as a mount sees it, without a kernel."""
-
-    def __init__(self, vault: Vault) -> None:
-        moves = Moves(DEADLINE)
-        self.inodes = Inodes(Version("", ATTRIBUTES, 0, "directory"))
-        self.commits = Commits(vault, self.inodes, moves, self._invalidate, lifetime=None)
-        self.contents = Contents(vault, self.inodes, moves, self.commits, self._invalidate)
-        self.tree = Tree(vault, self.inodes, self.commits, moves, LocalNames(()), 1.0)
-
-    async def _invalidate(self, inode: Inode) -> None:
-        """There is no kernel that could have cached anything."""
+class WatchedView(View):
+    """A view whose directory is read while something happens."""
 
     async def create(self, name: str, data: bytes) -> Inode:
         """A new file, written and closed."""
@@ -40,18 +22,18 @@ class View:
         inode = await self.tree.create(root, name.encode(), ATTRIBUTES, exclusive=False, appending=False, at_once=False)
         await self.contents.write(inode, 0, data, appending=False)
         await self.commits.commit(inode)
-        await self.tree.close(inode, writing=True)
+        await self.open_files.close(inode, writing=True)
         return inode
 
     async def names(self) -> list[str]:
         """What a program sees that reads the directory, looking at each entry."""
-        listing = self.tree.listings.open(self.inodes.conversations)
+        listing = self.listings.open(self.inodes.conversations)
         try:
-            await self.tree.listings.read(listing)
-            listed = [self.tree.listings.entry(listing, position) for position in range(len(listing.entries))]
+            await self.listings.read(listing)
+            listed = [self.listings.entry(listing, position) for position in range(len(listing.entries))]
             return sorted(entry[0] for entry in listed if entry is not None)
         finally:
-            self.tree.listings.close(listing)
+            self.listings.close(listing)
 
     async def names_beside(self, store: FaultyStore, change: Callable[[], Awaitable[None]]) -> list[str]:
         """The same, where `change` happens after the store has listed, and before its answer is here."""
@@ -74,7 +56,7 @@ class View:
 async def test_a_file_that_reaches_the_store_during_a_listing_is_in_it(tmp_path: Path, known: bool) -> None:
     store = FaultyStore(MemoryStore())
     async with Hosts(store, tmp_path, asynchronous=True) as hosts:
-        view = View(await hosts.start("a"))
+        view = WatchedView(await hosts.start("a"))
         inode = await view.create("c", b"data")
         inode.lookups = int(known)
 
@@ -89,7 +71,7 @@ async def test_a_file_that_reaches_the_store_during_a_listing_is_in_it(tmp_path:
 async def test_a_file_that_is_removed_during_a_listing_is_not_in_it(tmp_path: Path) -> None:
     store = FaultyStore(MemoryStore())
     async with Hosts(store, tmp_path, asynchronous=True) as hosts:
-        view = View(await hosts.start("a"))
+        view = WatchedView(await hosts.start("a"))
         inode = await view.create("c", b"data")
         inode.lookups = 1
 

@@ -8,30 +8,19 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import trio
 from trio.testing import MockClock
 
-from stowfs.mount.commits import Commits
-from stowfs.mount.inodes import Inode, Inodes
 from stowfs.mount.listings import PER_TIMEOUT
-from stowfs.mount.local_names import LocalNames
-from stowfs.mount.moves import Moves
-from stowfs.mount.tree import Tree
 from stowfs.store.memory import MemoryStore
-from stowfs.vault.manifest import Attributes
 from stowfs.vault.naming import INDEX_POINTER, manifest_key, shard_key
 from stowfs.vault.shards import Pointer, encode_pointer, encode_shard, row
 from stowfs.vault.version import Version
 from tests.support.faults import FaultyStore
 from tests.support.mounting import Mount, Mounts, python, run
 from tests.support.vaults import Hosts, append, write
+from tests.support.view import ATTRIBUTE_TIMEOUT, View
 
 FILES = 200
-TIMEOUT = 1.0
-
-
-async def no_kernel(inode: Inode) -> None:
-    await trio.lowlevel.checkpoint()
 
 
 @pytest.fixture
@@ -45,44 +34,36 @@ async def hosts(store: FaultyStore, tmp_path: Path) -> AsyncIterator[Hosts]:
         yield hosts
 
 
-async def new_tree(hosts: Hosts) -> tuple[Tree, Inodes]:
-    vault = await hosts.start("mount")
-    moves = Moves(1.0)
-    inodes = Inodes(Version("", Attributes(0o755, 0, 0, 0, 0), 0, "directory"))
-    commits = Commits(vault, inodes, moves, no_kernel, lifetime=None)
-    return Tree(vault, inodes, commits, moves, LocalNames(()), TIMEOUT), inodes
-
-
 async def test_attributes_from_a_listing_are_believed_longer_the_more_there_are(
     hosts: Hosts, store: FaultyStore, mock_clock: MockClock
 ) -> None:
     a = await hosts.start("a")
     for number in range(FILES):
         await write(a, f"{number:03d}", b"x")
-    tree, inodes = await new_tree(hosts)
+    view = View(await hosts.start("mount"))
     # Of inodes that are new, and of those that are known.
     for _ in range(2):
-        listing = tree.listings.open(inodes.conversations)
-        await tree.listings.read(listing)
-        shown = [entry[1] for position in range(FILES) if (entry := tree.listings.entry(listing, position)) is not None]
+        listing = view.listings.open(view.inodes.conversations)
+        await view.listings.read(listing)
+        shown = [entry[1] for position in range(FILES) if (entry := view.listings.entry(listing, position)) is not None]
         assert len(shown) == FILES
         store.reset_log()
-        mock_clock.jump(TIMEOUT * (1 + FILES / PER_TIMEOUT) - 0.001)
+        mock_clock.jump(ATTRIBUTE_TIMEOUT * (1 + FILES / PER_TIMEOUT) - 0.001)
         for inode in shown:
-            await tree.revalidate(inode, recently=True)
+            await view.lookup.revalidate(inode, recently=True)
         assert store.log == []
         mock_clock.jump(0.002)
-        await tree.revalidate(shown[5], recently=True)
-        await tree.revalidate(shown[5], recently=True)
+        await view.lookup.revalidate(shown[5], recently=True)
+        await view.lookup.revalidate(shown[5], recently=True)
         assert store.counts() == {("get", "manifests"): 1}
         # Asked for by itself, it is believed as long as any other.
-        mock_clock.jump(TIMEOUT + 0.001)
-        await tree.revalidate(shown[5], recently=True)
+        mock_clock.jump(ATTRIBUTE_TIMEOUT + 0.001)
+        await view.lookup.revalidate(shown[5], recently=True)
         assert store.count() == 2
         # Whoever has to be sure asks.
-        await tree.revalidate(shown[5])
+        await view.lookup.revalidate(shown[5])
         assert store.count() == 3
-        tree.listings.close(listing)
+        view.listings.close(listing)
 
 
 async def test_a_listing_shows_what_others_changed_and_open_files_keep_their_version(
@@ -91,22 +72,22 @@ async def test_a_listing_shows_what_others_changed_and_open_files_keep_their_ver
     a = await hosts.start("a")
     for name in ("changed", "open", "same"):
         await write(a, name, b"x")
-    tree, inodes = await new_tree(hosts)
-    listing = tree.listings.open(inodes.conversations)
+    view = View(await hosts.start("mount"))
+    listing = view.listings.open(view.inodes.conversations)
 
     async def sizes() -> dict[str, int]:
-        await tree.listings.read(listing)
-        entries = [tree.listings.entry(listing, position) for position in range(len(listing.entries))]
+        await view.listings.read(listing)
+        entries = [view.listings.entry(listing, position) for position in range(len(listing.entries))]
         return {entry[0]: entry[1].size for entry in entries if entry is not None}
 
     assert await sizes() == {"changed": 1, "open": 1, "same": 1}
-    opened, _ = await tree.find("open")
-    await tree.open(opened, 1, writing=False)
+    opened, _ = await view.lookup.find("open")
+    await view.open_files.open(opened, 1, writing=False)
     for name in ("changed", "open"):
         await append(a, name, b"more")
     assert await sizes() == {"changed": 5, "open": 5, "same": 1}
     assert opened.size == 1
-    assert not inodes.is_current(opened)
+    assert not view.inodes.is_current(opened)
 
 
 async def test_a_file_has_the_size_of_its_manifest_whatever_the_index_says(hosts: Hosts, store: FaultyStore) -> None:
@@ -119,22 +100,22 @@ async def test_a_file_has_the_size_of_its_manifest_whatever_the_index_says(hosts
     info, body = encode_shard(rows, "", "")
     await store.put(shard_key(info.id), body)
     await store.put(INDEX_POINTER, encode_pointer(Pointer("0", (info,))))
-    tree, inodes = await new_tree(hosts)
-    listing = tree.listings.open(inodes.conversations)
-    await tree.listings.read(listing)
+    view = View(await hosts.start("mount"))
+    listing = view.listings.open(view.inodes.conversations)
+    await view.listings.read(listing)
     for position in (0, 1):
-        entry = tree.listings.entry(listing, position)
+        entry = view.listings.entry(listing, position)
         assert entry is not None
         _, inode = entry
         assert inode.size in (3, 1 << 40)
         inode.lookups += 1
-        await tree.open(inode, 1, writing=False)
+        await view.open_files.open(inode, 1, writing=False)
         assert inode.size == 7
         # And another listing does not bring it back.
-        await tree.listings.read(listing)
-        tree.listings.entry(listing, position)
+        await view.listings.read(listing)
+        view.listings.entry(listing, position)
         assert inode.size == 7
-        await tree.close(inode, writing=False)
+        await view.open_files.close(inode, writing=False)
 
 
 @pytest.mark.fuse

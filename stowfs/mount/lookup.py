@@ -1,0 +1,154 @@
+"""Which inode a path shows now, and for how long that may be believed.
+
+`find` is the one place where this host learns of the work of others. The store is asked, the answer compared with the
+inode of the path, and where it is another version: an inode that nobody has open takes it over, an open one is
+superseded. An answer that something happened to the inode in the meantime (a commit of this host) makes worthless is
+thrown away, and the store asked again.
+"""
+
+import os
+
+import trio
+
+from stowfs.errors import NoSuchPath
+from stowfs.mount.errnos import stale
+from stowfs.mount.inodes import Inode, Inodes
+from stowfs.vault.draft import Draft
+from stowfs.vault.manifest import Snapshot
+from stowfs.vault.naming import display, join
+from stowfs.vault.vault import Vault
+from stowfs.vault.version import Version
+
+
+class Lookup:
+    """Inodes by path, as they are in the store."""
+
+    def __init__(self, vault: Vault, inodes: Inodes, attribute_timeout: float) -> None:
+        """`attribute_timeout`: seconds for which attributes are believed that were asked for."""
+        self._vault = vault
+        self._inodes = inodes
+        self._attribute_timeout = attribute_timeout
+        self._revalidate = vault.options.revalidate
+
+    async def find(self, path: str, *, stale_ok: bool = False) -> tuple[Inode, Snapshot | None]:
+        """The inode that shows what is under `path` now, and that version; None where this host has changes of its own.
+
+        `stale_ok` as in `Vault.head`. Raises `NoSuchPath` and store errors.
+        """
+        while True:
+            inode = self._inodes.at(path)
+            version, draft = (inode.version, inode.draft) if inode else (None, None)
+            if inode is not None and draft is not None and not inode.expired:
+                return inode, None
+            asked = trio.current_time()
+            try:
+                snapshot = await self._vault.head(path, stale_ok=stale_ok)
+            except NoSuchPath:
+                if self._unchanged(path, inode, version, draft):
+                    if inode is not None:
+                        self._inodes.supersede(inode)
+                    raise
+                continue
+            if self._unchanged(path, inode, version, draft):
+                if inode is not None and draft is not None:
+                    # Its deadline was put off elsewhere.
+                    return inode, None
+                return self.meet_snapshot(path, snapshot, asked), snapshot
+
+    def _unchanged(self, path: str, inode: Inode | None, version: Version | None, draft: Draft | None) -> bool:
+        """Whether `path` is on this host as it was before the store was asked."""
+        same = inode is None or (inode.version is version and inode.draft is draft)
+        return self._inodes.at(path) is inode and same
+
+    def meet_snapshot(self, path: str, snapshot: Snapshot, asked: float) -> Inode:
+        """As `meet`, for what the manifest says."""
+        version = Version.of(snapshot)
+        inode = self.meet(path, version, asked)
+        shown = inode.version
+        if version.commit and shown is not None and shown.commit == version.commit and shown != version:
+            # What listings show may come from an index that somebody else has written. The manifest is what counts.
+            inode.show(version)
+        if inode.snapshot is not None:
+            # The same version; the same attributes, too, but of a directory without a manifest.
+            inode.snapshot = snapshot
+        return inode
+
+    def meet(self, path: str, version: Version, asked: float, allowance: float = 0.0) -> Inode:
+        """The inode that shows `version`, which was under `path` at the time `asked`: the current one if it may.
+
+        `allowance`: see `Inode`.
+        """
+        inode = self._at_or_new(path, version)
+        inode.validated = asked
+        inode.allowance = allowance
+        return inode
+
+    def _at_or_new(self, path: str, version: Version) -> Inode:
+        inode = self._inodes.at(path)
+        if inode is not None and inode.draft is not None:
+            # What it replaces may be of another type.
+            return inode
+        if inode is None or inode.type_bits != version.type_bits:
+            return self._inodes.add(path, version)
+        if inode.version is not None and inode.version.commit == version.commit:
+            return inode
+        if inode.handles:
+            return self._inodes.add(path, version)
+        inode.show(version)
+        return inode
+
+    async def revalidate(self, inode: Inode, *, recently: bool = False, stale_ok: bool = False) -> None:
+        """Brings an inode up to date whose state the store decides; with `recently` only if what is known is older than
+        attributes may be, or versions.
+
+        `stale_ok` as in `Vault.head`. Raises ESTALE where its path shows something else.
+        """
+        if not inode.linked and not inode.handles and not inode.is_directory:
+            raise stale()
+        if not self._is_shared(inode):
+            return
+        believed = self._believed(inode) if recently else 0.0
+        if trio.current_time() - inode.validated < believed and not inode.expired:
+            return
+        await self.current(inode, stale_ok=stale_ok)
+
+    async def current(self, inode: Inode, *, stale_ok: bool = False) -> Snapshot | None:
+        """The version that `find` has for the path of `inode`. Raises ESTALE where that shows something else."""
+        try:
+            found, snapshot = await self.find(inode.path, stale_ok=stale_ok)
+        except NoSuchPath:
+            raise stale() from None
+        if found is not inode:
+            raise stale()
+        return snapshot
+
+    async def target(self, inode: Inode) -> bytes:
+        """Where a symbolic link leads. Raises ESTALE where its path shows something else."""
+        snapshot = await self.current(inode)
+        if snapshot is None:
+            raise stale()
+        return snapshot.target
+
+    def attribute_timeout(self, inode: Inode) -> float:
+        """Seconds for which the kernel may believe the attributes of an inode. Counted from when the store was asked,
+        so that what a stat says is never older than promised."""
+        # Nobody asks the store within the time of revalidation: so the kernel need not ask this process.
+        if not self._is_shared(inode):
+            return max(self._attribute_timeout, self._revalidate)
+        age = trio.current_time() - inode.validated
+        return max(0.0, self._believed(inode) - age)
+
+    def _believed(self, inode: Inode) -> float:
+        """Seconds from when the store was asked for which the attributes of a shared inode may be shown."""
+        return max(self._attribute_timeout + inode.allowance, self._revalidate)
+
+    def _is_shared(self, inode: Inode) -> bool:
+        """Whether another host can change what the inode shows: not while it is open, changed or unlinked here."""
+        return not inode.handles and inode.draft is None and inode.linked and inode is not self._inodes.conversations
+
+
+def child_path(parent: Inode, name: bytes) -> str:
+    """The path of a name in a directory. Raises `NoSuchPath` where the directory was removed."""
+    if not parent.linked:
+        raise NoSuchPath(f"{display(parent.path)} was removed")
+    return join(parent.path, os.fsdecode(name))

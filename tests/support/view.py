@@ -1,0 +1,40 @@
+"""The parts of a mount over a vault, without a kernel."""
+
+import trio
+
+from stowfs.mount.commits import Commits
+from stowfs.mount.contents import Contents
+from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.listings import Listings
+from stowfs.mount.local_names import LocalNames
+from stowfs.mount.lookup import Lookup
+from stowfs.mount.moves import Moves
+from stowfs.mount.open_files import OpenFiles
+from stowfs.mount.tree import Tree
+from stowfs.vault.vault import Vault
+from stowfs.vault.version import Version
+from tests.support.vaults import ATTRIBUTES
+
+ATTRIBUTE_TIMEOUT = 1.0
+DEADLINE = 5.0
+
+
+class View:
+    """A vault as a mount sees it."""
+
+    def __init__(self, vault: Vault) -> None:
+        moves = Moves(DEADLINE)
+        self.inodes = Inodes(Version("", ATTRIBUTES, 0, "directory"))
+        self.commits = Commits(vault, self.inodes, moves, _invalidate, lifetime=None)
+        self.contents = Contents(vault, self.inodes, moves, self.commits, _invalidate)
+        self.lookup = Lookup(vault, self.inodes, ATTRIBUTE_TIMEOUT)
+        self.listings = Listings(vault, self.inodes, self.lookup.meet, None, ATTRIBUTE_TIMEOUT)
+        self.open_files = OpenFiles(self.inodes, self.lookup, self.commits, None)
+        self.tree = Tree(
+            vault, self.inodes, self.lookup, self.listings, self.open_files, self.commits, moves, LocalNames(())
+        )
+
+
+async def _invalidate(inode: Inode) -> None:
+    """There is no kernel that could have cached anything."""
+    await trio.lowlevel.checkpoint()
