@@ -3,15 +3,12 @@
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
 from trio.testing import MockClock
 
 from stowfs.mount.listings import PER_TIMEOUT
-from stowfs.store.memory import MemoryStore
 from stowfs.vault.naming import INDEX_POINTER, manifest_key, shard_key
 from stowfs.vault.shards import Pointer, encode_pointer, encode_shard, row
 from stowfs.vault.version import Version
@@ -23,19 +20,8 @@ from tests.support.view import ATTRIBUTE_TIMEOUT, View
 FILES = 200
 
 
-@pytest.fixture
-def store() -> FaultyStore:
-    return FaultyStore(MemoryStore())
-
-
-@pytest.fixture
-async def hosts(store: FaultyStore, tmp_path: Path) -> AsyncIterator[Hosts]:
-    async with Hosts(store, tmp_path) as hosts:
-        yield hosts
-
-
 async def test_attributes_from_a_listing_are_believed_longer_the_more_there_are(
-    hosts: Hosts, store: FaultyStore, mock_clock: MockClock
+    hosts: Hosts, faulty: FaultyStore, mock_clock: MockClock
 ) -> None:
     a = await hosts.start("a")
     for number in range(FILES):
@@ -47,22 +33,22 @@ async def test_attributes_from_a_listing_are_believed_longer_the_more_there_are(
         await view.listings.read(listing)
         shown = [entry[1] for position in range(FILES) if (entry := view.listings.entry(listing, position)) is not None]
         assert len(shown) == FILES
-        store.reset_log()
+        faulty.reset_log()
         mock_clock.jump(ATTRIBUTE_TIMEOUT * (1 + FILES / PER_TIMEOUT) - 0.001)
         for inode in shown:
             await view.lookup.revalidate(inode, recently=True)
-        assert store.log == []
+        assert faulty.log == []
         mock_clock.jump(0.002)
         await view.lookup.revalidate(shown[5], recently=True)
         await view.lookup.revalidate(shown[5], recently=True)
-        assert store.counts() == {("get", "manifests"): 1}
+        assert faulty.counts() == {("get", "manifests"): 1}
         # Asked for by itself, it is believed as long as any other.
         mock_clock.jump(ATTRIBUTE_TIMEOUT + 0.001)
         await view.lookup.revalidate(shown[5], recently=True)
-        assert store.count() == 2
+        assert faulty.count() == 2
         # Whoever has to be sure asks.
         await view.lookup.revalidate(shown[5])
-        assert store.count() == 3
+        assert faulty.count() == 3
         view.listings.close(listing)
 
 
@@ -90,7 +76,7 @@ async def test_a_listing_shows_what_others_changed_and_open_files_keep_their_ver
     assert not view.inodes.is_current(opened)
 
 
-async def test_a_file_has_the_size_of_its_manifest_whatever_the_index_says(hosts: Hosts, store: FaultyStore) -> None:
+async def test_a_file_has_the_size_of_its_manifest_whatever_the_index_says(hosts: Hosts, faulty: FaultyStore) -> None:
     a = await hosts.start("a")
     rows = []
     for number in range(40):
@@ -98,8 +84,8 @@ async def test_a_file_has_the_size_of_its_manifest_whatever_the_index_says(hosts
         lie = msgspec.structs.replace(Version.of(made), size=3 if number % 2 else 1 << 40)
         rows.append(row(manifest_key(made.path), made.etag, lie))
     info, body = encode_shard(rows, "", "")
-    await store.put(shard_key(info.id), body)
-    await store.put(INDEX_POINTER, encode_pointer(Pointer("0", (info,))))
+    await faulty.put(shard_key(info.id), body)
+    await faulty.put(INDEX_POINTER, encode_pointer(Pointer("0", (info,))))
     view = View(await hosts.start("mount"))
     listing = view.listings.open(view.inodes.conversations)
     await view.listings.read(listing)

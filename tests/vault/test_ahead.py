@@ -1,13 +1,12 @@
 """What a listing or a fetch ahead of a reader spares those who open the files: requests, never what is new."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from stowfs.store.memory import MemoryStore
 from stowfs.vault.vault import Vault
 from tests.support.faults import FailBefore, FaultyStore, Rule, Stall
 from tests.support.vaults import Hosts, append, read, write
@@ -17,14 +16,8 @@ NAMES = [f"{number:02d}" for number in range(40)]
 
 
 @pytest.fixture
-def store() -> FaultyStore:
-    return FaultyStore(MemoryStore())
-
-
-@pytest.fixture
-async def hosts(store: FaultyStore, tmp_path: Path) -> AsyncIterator[Hosts]:
-    async with Hosts(store, tmp_path, revalidate=BELIEVED) as hosts:
-        yield hosts
+def options() -> Mapping[str, Any]:
+    return {"revalidate": BELIEVED}
 
 
 async def made(hosts: Hosts) -> Vault:
@@ -36,18 +29,18 @@ async def made(hosts: Hosts) -> Vault:
 
 
 async def test_what_a_listing_has_fetched_is_opened_without_asking_again(
-    hosts: Hosts, store: FaultyStore, mock_clock: MockClock
+    hosts: Hosts, faulty: FaultyStore, mock_clock: MockClock
 ) -> None:
     await made(hosts)
     b = await hosts.start("b")
     await b.list_versions("")
-    store.reset_log()
+    faulty.reset_log()
     for name in NAMES:
         assert await read(b, name) == name.encode()
-    assert store.log == []
+    assert faulty.log == []
     mock_clock.jump(BELIEVED)
     assert await read(b, NAMES[0]) == NAMES[0].encode()
-    assert store.counts() == {("get", "manifests"): 1}
+    assert faulty.counts() == {("get", "manifests"): 1}
 
 
 async def test_a_listing_hides_nothing_that_was_done_here_since(hosts: Hosts) -> None:
@@ -63,22 +56,22 @@ async def test_a_listing_hides_nothing_that_was_done_here_since(hosts: Hosts) ->
     assert await read(b, "03") == b"02"
 
 
-async def test_where_every_open_has_to_ask_it_asks(hosts: Hosts, store: FaultyStore) -> None:
+async def test_where_every_open_has_to_ask_it_asks(hosts: Hosts, faulty: FaultyStore) -> None:
     await made(hosts)
     b = await hosts.start("b", revalidate=0.0)
     await b.list_versions("")
-    store.reset_log()
+    faulty.reset_log()
     b.fetch_ahead(NAMES)
     await read(b, "00")
-    assert store.counts() == {("get", "manifests"): 1}
+    assert faulty.counts() == {("get", "manifests"): 1}
 
 
-async def test_who_opens_what_is_being_fetched_waits_for_that(hosts: Hosts, store: FaultyStore) -> None:
+async def test_who_opens_what_is_being_fetched_waits_for_that(hosts: Hosts, faulty: FaultyStore) -> None:
     await made(hosts)
     b = await hosts.start("b")
     stall = Stall()
-    store.add(Rule(stall, "get", "manifests/*", times=None))
-    store.reset_log()
+    faulty.add(Rule(stall, "get", "manifests/*", times=None))
+    faulty.reset_log()
     got: dict[str, bytes] = {}
 
     async def open_and_read(name: str) -> None:
@@ -96,13 +89,13 @@ async def test_who_opens_what_is_being_fetched_waits_for_that(hosts: Hosts, stor
         assert not got
         stall.go.set()
     assert got == {name: name.encode() for name in NAMES}
-    assert store.counts() == {("get", "manifests"): len(NAMES)}
+    assert faulty.counts() == {("get", "manifests"): len(NAMES)}
 
 
-async def test_what_could_not_be_fetched_ahead_is_fetched_by_who_opens_it(hosts: Hosts, store: FaultyStore) -> None:
+async def test_what_could_not_be_fetched_ahead_is_fetched_by_who_opens_it(hosts: Hosts, faulty: FaultyStore) -> None:
     await made(hosts)
     b = await hosts.start("b")
-    failing = store.add(Rule(FailBefore(), "get", "manifests/*", nth=1, times=len(NAMES)))
+    failing = faulty.add(Rule(FailBefore(), "get", "manifests/*", nth=1, times=len(NAMES)))
     b.fetch_ahead(NAMES)
     with trio.fail_after(30):
         while failing.seen < len(NAMES):  # noqa: ASYNC110 - the rule only counts

@@ -1,7 +1,8 @@
 """Compaction: everything takes less space, and is what it was, whatever happens meanwhile."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -35,15 +36,8 @@ FILES["empty"] = b""
 
 
 @pytest.fixture
-def faulty() -> FaultyStore:
-    return FaultyStore(MemoryStore())
-
-
-@pytest.fixture
-async def hosts(faulty: FaultyStore, tmp_path: Path) -> AsyncIterator[Hosts]:
-    descriptor = await create_descriptor(faulty, segmenter=SEGMENTER, trash_seconds=0)
-    async with Hosts(faulty, tmp_path, descriptor=descriptor) as hosts:
-        yield hosts
+async def options(faulty: FaultyStore) -> Mapping[str, Any]:
+    return {"descriptor": await create_descriptor(faulty, segmenter=SEGMENTER, trash_seconds=0)}
 
 
 async def filled(hosts: Hosts, name: str = "writer") -> Vault:

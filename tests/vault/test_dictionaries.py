@@ -1,7 +1,6 @@
 """What was compressed with a dictionary is read wherever that is needed, and a dictionary that cannot be had is an
 error that names it."""
 
-from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -41,17 +40,6 @@ def first() -> Dictionary:
 @pytest.fixture(scope="module")
 def second() -> Dictionary:
     return dictionary(7)
-
-
-@pytest.fixture
-def faulty() -> FaultyStore:
-    return FaultyStore(MemoryStore())
-
-
-@pytest.fixture
-async def hosts(faulty: FaultyStore, tmp_path: Path) -> AsyncIterator[Hosts]:
-    async with Hosts(faulty, tmp_path) as hosts:
-        yield hosts
 
 
 async def using(hosts: Hosts, made: Dictionary) -> None:

@@ -1,12 +1,8 @@
 """A check finds dictionaries that are lost, and a collection loses none that anything needs."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from stowfs.codec import Dictionary
-from stowfs.store.memory import MemoryStore
 from stowfs.vault.check import Checked, Checker
 from stowfs.vault.collect import Collected, collect_garbage
 from stowfs.vault.descriptor import read_descriptor
@@ -33,12 +29,6 @@ def old() -> Dictionary:
 @pytest.fixture(scope="module")
 def new() -> Dictionary:
     return dictionary(7)
-
-
-@pytest.fixture
-async def hosts(tmp_path: Path) -> AsyncIterator[Hosts]:
-    async with Hosts(MemoryStore(), tmp_path) as hosts:
-        yield hosts
 
 
 async def start(hosts: Hosts, name: str, made: Dictionary, *, instead_of: str = "") -> Vault:

@@ -2,13 +2,12 @@
 up."""
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import pytest
 
 from stowfs.errors import StoreUnavailable
-from stowfs.store.memory import MemoryStore
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.vault import Vault
 from tests.support.faults import FaultyStore
@@ -21,15 +20,9 @@ LONG = b"".join(
 
 
 @pytest.fixture
-def faulty() -> FaultyStore:
-    return FaultyStore(MemoryStore())
-
-
-@pytest.fixture
-async def hosts(faulty: FaultyStore, tmp_path: Path) -> AsyncIterator[Hosts]:
-    """Hosts that give a store up at once: how long it is asked for is the business of other tests."""
-    async with Hosts(faulty, tmp_path, deadline=0.01) as hosts:
-        yield hosts
+def options() -> Mapping[str, Any]:
+    """They give the store up at once: how long it is asked for is the business of other tests."""
+    return {"deadline": 0.01}
 
 
 async def shown(vault: Vault, path: str) -> bytes:

@@ -2,15 +2,14 @@
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from stowfs.errors import NoSuchPath
-from stowfs.store.memory import MemoryStore
 from stowfs.vault import recent_listings
 from stowfs.vault.manifest import Attributes
 from stowfs.vault.recent_listings import RecentListings
@@ -24,14 +23,8 @@ ATTRIBUTES = Attributes(0o755, 0, 0, 0, 0)
 
 
 @pytest.fixture
-def store() -> FaultyStore:
-    return FaultyStore(MemoryStore())
-
-
-@pytest.fixture
-async def hosts(store: FaultyStore, tmp_path: Path) -> AsyncIterator[Hosts]:
-    async with Hosts(store, tmp_path, revalidate=BELIEVED) as hosts:
-        yield hosts
+def options() -> Mapping[str, Any]:
+    return {"revalidate": BELIEVED}
 
 
 async def made(hosts: Hosts) -> Vault:
@@ -46,32 +39,32 @@ async def made(hosts: Hosts) -> Vault:
 
 
 async def test_a_directory_is_listed_once_in_half_the_revalidation_time(
-    hosts: Hosts, store: FaultyStore, mock_clock: MockClock
+    hosts: Hosts, faulty: FaultyStore, mock_clock: MockClock
 ) -> None:
     a = await made(hosts)
-    store.reset_log()
+    faulty.reset_log()
     first = await a.listing("d")
     assert [name for name, _ in first.entries] == ["x", "y", "z"]
-    assert store.log == []
+    assert faulty.log == []
     mock_clock.jump(BELIEVED / 2)
     second = await a.listing("d")
     assert second.entries == first.entries
     assert second.asked > first.asked
-    assert store.counts()["list", "manifests"] == 1
+    assert faulty.counts()["list", "manifests"] == 1
     # Who goes through it has the other half for that.
     mock_clock.jump(BELIEVED / 2 - 1)
-    store.reset_log()
+    faulty.reset_log()
     assert await read(a, "d/x") == b"x"
-    assert store.log == []
+    assert faulty.log == []
 
 
-async def test_where_everything_has_to_be_asked_for_it_is(hosts: Hosts, store: FaultyStore) -> None:
+async def test_where_everything_has_to_be_asked_for_it_is(hosts: Hosts, faulty: FaultyStore) -> None:
     await made(hosts)
     b = await hosts.start("b", revalidate=0.0)
     await b.listing("d")
-    store.reset_log()
+    faulty.reset_log()
     await b.listing("d")
-    assert store.counts()["list", "manifests"] == 1
+    assert faulty.counts()["list", "manifests"] == 1
 
 
 CHANGES: list[Callable[[Vault], Awaitable[object]]] = [
@@ -108,12 +101,12 @@ async def test_a_directory_that_was_removed_is_not_shown_again(hosts: Hosts) -> 
 
 
 async def test_what_is_done_while_a_directory_is_listed_is_not_missed_afterwards(
-    hosts: Hosts, store: FaultyStore, mock_clock: MockClock
+    hosts: Hosts, faulty: FaultyStore, mock_clock: MockClock
 ) -> None:
     a = await made(hosts)
     mock_clock.jump(BELIEVED / 2)
     stall = Stall()
-    store.add(Rule(stall, "list", "manifests/d/*"))
+    faulty.add(Rule(stall, "list", "manifests/d/*"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(a.listing, "d")
         await stall.reached.wait()

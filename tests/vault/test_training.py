@@ -1,8 +1,8 @@
 """Dictionaries come by themselves, where they gain anything, and whatever becomes of a training, nothing fails."""
 
 import random
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import pytest
 import trio
@@ -33,15 +33,8 @@ SMALL_COUNT = 700
 
 
 @pytest.fixture
-def faulty() -> FaultyStore:
-    return FaultyStore(MemoryStore())
-
-
-@pytest.fixture
-async def hosts(faulty: FaultyStore, tmp_path: Path) -> AsyncIterator[Hosts]:
-    descriptor = await create_descriptor(faulty, trash_seconds=0)
-    async with Hosts(faulty, tmp_path, descriptor=descriptor) as hosts:
-        yield hosts
+async def options(faulty: FaultyStore) -> Mapping[str, Any]:
+    return {"descriptor": await create_descriptor(faulty, trash_seconds=0)}
 
 
 async def store_many(vault: Vault, *, first: int = 0, count: int = COUNT) -> None:
