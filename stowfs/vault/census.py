@@ -16,11 +16,11 @@ from stowfs.vault import pages
 from stowfs.vault.dictionaries import DictionaryLost
 from stowfs.vault.findings import Finding, LostDictionary, StrayObject, Undecodable
 from stowfs.vault.inspection import Inspector
+from stowfs.vault.lru import Lru
 from stowfs.vault.manifest import Piece, Reference, Snapshot
 from stowfs.vault.naming import MANIFESTS, is_digest, manifest_key, path_of_manifest, segment_key
 from stowfs.vault.parallel import each
 from stowfs.vault.progress import UNWATCHED, Progress
-from stowfs.vault.segments import ByteCache
 
 MANIFEST_LIMIT = manifests.HEADER_LIMIT + manifests.INLINE_LIMIT
 """Bytes of a stored manifest that are read: no honest one is longer."""
@@ -58,7 +58,7 @@ class Census:
     def __init__(self, store: ObjectStore, inspector: Inspector) -> None:
         self._store = store
         self._inspector = inspector
-        self._pages = ByteCache(PAGES_MEMORY)
+        self._pages = Lru[bytes](PAGES_MEMORY, len)
         self.complete = True
 
     async def walk(

@@ -5,7 +5,6 @@ time, a window that doubles with every step. Several may read the same version a
 """
 
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from itertools import accumulate
 from stowfs.config import KIB, MIB
 from stowfs.errors import CorruptObject
 from stowfs.vault import pages
+from stowfs.vault.lru import Lru
 from stowfs.vault.manifest import Piece, Reference, Snapshot
 from stowfs.vault.segments import SegmentReader
 
@@ -105,8 +105,7 @@ class LayoutReader:
         self._segments = segments
         self._prefetch = prefetch
         self._ahead = min(AHEAD, segments.memory_limit // SHARE)
-        self._layouts: OrderedDict[str, Layout] = OrderedDict()
-        self._size = 0
+        self._layouts = Lru[Layout](MEMORY, lambda layout: layout.cost)
 
     async def layout(self, snapshot: Snapshot) -> Layout:
         """The layout of a version; fetches its pages. Errors as `SegmentReader.fetch`."""
@@ -115,18 +114,8 @@ class LayoutReader:
         if layout is None:
             self._segments.prefetch(piece.digest for piece in snapshot.top_references if piece.level > 0)
             layout = Layout(snapshot, await pages.expand(snapshot.manifest.pieces, self.fetch))
-            self._keep(commit, layout)
-        else:
-            self._layouts.move_to_end(commit)
+            self._layouts.put(commit, layout)
         return layout
-
-    def _keep(self, commit: str, layout: Layout) -> None:
-        replaced = self._layouts.pop(commit, None)
-        self._layouts[commit] = layout
-        self._size += layout.cost - (replaced.cost if replaced else 0)
-        while self._size > MEMORY and len(self._layouts) > 1:
-            _, dropped = self._layouts.popitem(last=False)
-            self._size -= dropped.cost
 
     async def fetch(self, reference: Reference) -> bytes:
         """The raw bytes that a reference leads to; their size is checked where it is known."""

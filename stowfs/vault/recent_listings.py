@@ -6,7 +6,6 @@ and nothing in the directory has changed since as far as this host knows. What i
 """
 
 import os
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ import trio
 
 from stowfs import codec
 from stowfs.config import MIB
+from stowfs.vault.lru import Lru
 from stowfs.vault.naming import split
 from stowfs.vault.version import PackedVersion
 
@@ -92,17 +92,15 @@ class RecentListings:
 
     def __init__(self, *, revalidate: float) -> None:
         self._believed = revalidate / 2
-        self._listings: OrderedDict[str, _Kept] = OrderedDict()
+        self._listings = Lru[_Kept](MEMORY, lambda kept: kept.cost)
         self._readings: list[_Reading] = []
-        self._size = 0
 
     async def read(self, directory: str, ask: Callable[[], Awaitable[Entries]]) -> DirectoryListing:
         """What is in a directory; `ask` asks the store, and its errors are raised."""
         known = self._listings.get(directory)
         if known is not None and trio.current_time() - known.asked < self._believed:
-            self._listings.move_to_end(directory)
             return await _run(known.names, known.listing)
-        self._drop(directory)
+        self._listings.drop(directory)
         reading = _Reading(directory)
         self._readings.append(reading)
         try:
@@ -111,8 +109,8 @@ class RecentListings:
             kept = await _run(len(listing.entries), partial(_Kept.of, listing)) if self._believed else None
         finally:
             self._readings.remove(reading)
-        if kept is not None and not reading.changed:
-            self._keep(directory, kept)
+        if kept is not None and kept.cost <= MEMORY and not reading.changed:
+            self._listings.put(directory, kept)
         return listing
 
     def changed(self, path: str) -> None:
@@ -120,21 +118,9 @@ class RecentListings:
         # It may be a directory, too, and removed.
         affected = (split(path)[0], path)
         for directory in affected:
-            self._drop(directory)
+            self._listings.drop(directory)
         for reading in self._readings:
             reading.changed = reading.changed or reading.directory in affected
-
-    def _keep(self, directory: str, listing: _Kept) -> None:
-        self._drop(directory)
-        self._listings[directory] = listing
-        self._size += listing.cost
-        while self._size > MEMORY:
-            self._drop(next(iter(self._listings)))
-
-    def _drop(self, directory: str) -> None:
-        dropped = self._listings.pop(directory, None)
-        if dropped is not None:
-            self._size -= dropped.cost
 
 
 async def _run(names: int, function: Callable[[], T]) -> T:

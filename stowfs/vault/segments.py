@@ -6,7 +6,6 @@ miss; a damaged object in the store is `CorruptObject`.
 
 import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from stowfs.store.base import ObjectStore
 from stowfs.vault import record as records
 from stowfs.vault.batching import Batcher
 from stowfs.vault.dictionaries import Dictionaries
+from stowfs.vault.lru import Lru
 from stowfs.vault.naming import blob_key, segment_key
 from stowfs.vault.record import Payload
 from stowfs.vault.untrusted import read_bounded
@@ -47,37 +47,6 @@ class SegmentCounts:
     misses: int = 0
 
 
-class ByteCache:
-    """Decompressed segments in memory, least recently used first to go, bounded by their bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._entries: OrderedDict[str, bytes] = OrderedDict()
-        self._size = 0
-
-    @property
-    def used(self) -> int:
-        """Bytes kept."""
-        return self._size
-
-    def get(self, digest: str) -> bytes | None:
-        """The raw bytes of a segment, if they are here."""
-        data = self._entries.get(digest)
-        if data is not None:
-            self._entries.move_to_end(digest)
-        return data
-
-    def put(self, digest: str, data: bytes) -> None:
-        """Keeps the raw bytes of a segment for a while."""
-        if digest in self._entries or len(data) > self.limit:
-            return
-        self._entries[digest] = data
-        self._size += len(data)
-        while self._size > self.limit:
-            _, dropped = self._entries.popitem(last=False)
-            self._size -= len(dropped)
-
-
 class SegmentReader:
     """The raw bytes of segments by digest."""
 
@@ -95,7 +64,7 @@ class SegmentReader:
         self._files = files
         self._dictionaries = dictionaries
         self._nursery = nursery
-        self._memory = ByteCache(memory)
+        self._memory = Lru[bytes](memory, len)
         self._unpacking = Batcher(nursery, threads, threads=round(threads.total_tokens), most=BATCH)
         # One at a time: more threads write no faster to a page cache, and take turns at the interpreter.
         self._writing = Batcher(nursery, trio.CapacityLimiter(1), threads=1, most=BATCH)
@@ -151,7 +120,8 @@ class SegmentReader:
         fetched = None
         try:
             flight.data, fetched = await self._load(digest)
-            self._memory.put(digest, flight.data)
+            if len(flight.data) <= self._memory.limit:
+                self._memory.put(digest, flight.data)
             if fetched is not None and self._unwritten >= UNWRITTEN:
                 # The disk cannot follow: readers go at its pace.
                 await self._write(digest, fetched)
