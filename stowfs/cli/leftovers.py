@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from stowfs.durable import sync_directory
 from stowfs.errors import MountFailed
-from stowfs.hot.directories import sync_directory
 from stowfs.hot.journal import Journal
 from stowfs.vault.descriptor import Descriptor
 

@@ -1,8 +1,9 @@
 """Directories of the hot tier: for their owner alone, and durable once made."""
 
-import os
 import stat
 from pathlib import Path
+
+from stowfs.durable import sync_directory
 
 PRIVATE = 0o700
 """Conversations are nobody else's business, and neither are their names."""
@@ -20,12 +21,3 @@ def private_directory(path: Path) -> None:
         sync_directory(directory.parent)
     if stat.S_IMODE(path.stat().st_mode) != PRIVATE:
         path.chmod(PRIVATE)
-
-
-def sync_directory(path: Path) -> None:
-    """Makes the names in directory `path` durable. Raises `OSError`."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

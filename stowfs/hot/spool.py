@@ -12,8 +12,9 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from stowfs.durable import sync_directory
 from stowfs.errors import HotTierFailed, HotTierFull
-from stowfs.hot.directories import private_directory, sync_directory
+from stowfs.hot.directories import private_directory
 from stowfs.hot.failures import state_errors
 from stowfs.hot.medium import FileMedium, MemoryMedium
 

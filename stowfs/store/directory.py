@@ -25,6 +25,7 @@ from pathlib import Path
 
 import uuid_utils
 
+from stowfs.durable import sync_directory
 from stowfs.errors import ObjectNotFound, StoreError, UsageError
 from stowfs.store.base import ALWAYS, ByteRange, Condition, Found, NotModified, ObjectInfo, PendingUpload
 from stowfs.store.rules import check_condition, check_key
@@ -272,7 +273,7 @@ class Directory:
                     raise
                 return  # Removed by somebody in between: the caller tries again.
             with contextlib.suppress(FileNotFoundError):
-                _fsync_directory(os.path.dirname(path))
+                sync_directory(os.path.dirname(path))
 
     def delete(self, key: str, condition: Condition) -> None:
         path = self._path(key)
@@ -297,7 +298,7 @@ class Directory:
                 break
             directory = os.path.dirname(directory)
         with contextlib.suppress(FileNotFoundError):
-            _fsync_directory(directory)
+            sync_directory(directory)
 
     # Multipart uploads: a directory each, with the key in one file and the parts in others
 
@@ -398,14 +399,6 @@ def _read_exactly(fd: int, start: int, end: int) -> bytes:
         chunks.append(chunk)
         start += len(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def _fsync_directory(path: bytes) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _upload_gone(upload_id: str) -> StoreError:

@@ -14,8 +14,8 @@ from stowfs.cli.mounts import canonical, is_dead, mount_entry
 from stowfs.cli.output import counted, echo, emit, fail, note
 from stowfs.cli.session import TREE_ROOT, contact
 from stowfs.config import HotTierOptions, StoreOptions, VaultOptions
+from stowfs.durable import sync_directory
 from stowfs.errors import HotTierBusy, MountFailed
-from stowfs.hot.directories import sync_directory
 from stowfs.hot.tier import HotTier, slots
 from stowfs.store.open import parse_store_url
 from stowfs.vault.naming import display
