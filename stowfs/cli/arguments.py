@@ -83,6 +83,13 @@ def store_options(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def seconds_option(name: str, *, default: float, help: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """An option `name` for a time of so many seconds or none at all."""
+    return click.option(
+        name, type=click.FloatRange(min=0), default=default, show_default=True, metavar="SECONDS", help=help
+    )
+
+
 def json_option(function: Callable[..., None]) -> Callable[..., None]:
     """`--json`, as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(function)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import trio
 
-from stowfs.cli.arguments import json_option, store_options
+from stowfs.cli.arguments import json_option, seconds_option, store_options
 from stowfs.cli.leftovers import remember
 from stowfs.cli.mounts import canonical, is_dead, mount_entry
 from stowfs.cli.output import counted, echo, emit, fail, note
@@ -37,12 +37,9 @@ class Flushed:
 @click.command()
 @click.argument("place", metavar="DIR|STORE")
 @store_options
-@click.option(
+@seconds_option(
     "--timeout",
-    type=click.FloatRange(min=0),
     default=600.0,
-    show_default=True,
-    metavar="SECONDS",
     help="How long to wait at most.",
 )
 @json_option

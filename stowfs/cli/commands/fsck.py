@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import click
 import trio
 
-from stowfs.cli.arguments import json_option, store_argument
+from stowfs.cli.arguments import json_option, seconds_option, store_argument
 from stowfs.cli.exclusive import alone
 from stowfs.cli.listing import readable
 from stowfs.cli.output import counted, echo, emit, note, progress, size
@@ -41,12 +41,9 @@ NOT_ASKED = "not repaired: pass --repair"
     is_flag=True,
     help="With --exclusive: also count the segments that are shared so often that nobody counts them any more.",
 )
-@click.option(
+@seconds_option(
     "--grace",
-    type=click.FloatRange(min=0),
     default=GRACE,
-    show_default=True,
-    metavar="SECONDS",
     help="What was changed within this time may be in the middle of a change. Where counts look too high, the check"
     " waits so long and looks again.",
 )

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 import click
 import trio
 
-from stowfs.cli.arguments import json_option, store_argument
+from stowfs.cli.arguments import json_option, seconds_option, store_argument
 from stowfs.cli.exclusive import alone
 from stowfs.cli.listing import readable
 from stowfs.cli.output import counted, echo, emit, fail, moment, note, progress, size
@@ -21,12 +21,9 @@ from stowfs.vault.naming import display
 
 @click.command()
 @store_argument
-@click.option(
+@seconds_option(
     "--grace",
-    type=click.FloatRange(min=0),
     default=GRACE,
-    show_default=True,
-    metavar="SECONDS",
     help="Keep data that nothing has needed for less than this: files that are open may still be read from it.",
 )
 @click.option("--empty-trash", is_flag=True, help="Give up deleted conversations at once, not when their time is over.")

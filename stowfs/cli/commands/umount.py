@@ -6,7 +6,7 @@ from functools import partial
 import click
 import trio
 
-from stowfs.cli.arguments import json_option
+from stowfs.cli.arguments import json_option, seconds_option
 from stowfs.cli.daemons import find_daemon, wait_for_end
 from stowfs.cli.leftovers import Waiting
 from stowfs.cli.mounts import canonical, is_dead, mount_entry, unmount
@@ -17,12 +17,9 @@ from stowfs.errors import MountFailed
 
 @click.command()
 @click.argument("mountpoint", metavar="DIR", type=click.Path())
-@click.option(
+@seconds_option(
     "--timeout",
-    type=click.FloatRange(min=0),
     default=60.0,
-    show_default=True,
-    metavar="SECONDS",
     help="How long to wait for the daemon to finish its work.",
 )
 @json_option
