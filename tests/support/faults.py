@@ -11,7 +11,8 @@ Rules are tried in the order they were added; the first that matches decides.
 
 import fnmatch
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -75,6 +76,15 @@ class StallAfter:
 
 Action = FailBefore | FailAfter | Late | Delay | Stall | StallAfter
 
+TROUBLE: dict[str, Callable[[], Action]] = {
+    "crash before": Stall,
+    "crash after": StallAfter,
+    "response lost": FailAfter,
+    "request lost": FailBefore,
+    "late, after a crash": Late,
+}
+"""What can become of a request, by name: a test ends the host that one stalls of, or that is to come late."""
+
 
 @dataclass(slots=True)
 class Rule:
@@ -126,6 +136,20 @@ class FaultyStore(ObservedStore):
     def add(self, rule: Rule) -> Rule:
         self.rules.append(rule)
         return rule
+
+    @asynccontextmanager
+    async def held(
+        self, operation: Operation, key: str, work: Callable[..., Awaitable[object]], *arguments: object
+    ) -> AsyncIterator[None]:
+        """The block runs while `work` is under way: its first such request waits before the store. It goes on, and has
+        ended, after the block."""
+        stall = Stall()
+        self.add(Rule(stall, operation, key, nth=1))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work, *arguments)
+            await stall.reached.wait()
+            yield
+            stall.go.set()
 
     def reset_log(self) -> None:
         self.log.clear()

@@ -343,19 +343,13 @@ async def test_changes_during_a_commit_follow_it(tmp_path: Path) -> None:
     async with Hosts(store, tmp_path) as hosts:
         a = await hosts.start("a")
         draft = await acknowledged(a, "x", b"one ")
-        stalled = Stall()
-        store.add(Rule(stalled, "put", "manifests/*", nth=1))
         lock = Lock()
         cleanness: list[bool] = []
         commit = partial(a.backlog.flush, draft, lock, lambda committed, clean: cleanness.append(clean))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(commit)
-            await stalled.reached.wait()
-            async with lock:
-                draft.write(4, b"two ")
-                await a.acknowledge(draft)
-                draft.write(8, b"three")
-            stalled.go.set()
+        async with store.held("put", "manifests/*", commit), lock:
+            draft.write(4, b"two ")
+            await a.acknowledge(draft)
+            draft.write(8, b"three")
         assert cleanness == [False]
         assert await read(a, "x") == b"one "
         assert await draft.read(0, 100) == b"one two three"

@@ -10,7 +10,7 @@ from stowfs.errors import AccessDenied, RetriesExhausted, StoreFull, StoreUnavai
 from stowfs.store.base import Found
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.cas import UNREAD, Swapped, Unread, compare_and_swap, read_or_none
-from tests.support.faults import FailAfter, FailBefore, FaultyStore, Late, Rule, Stall
+from tests.support.faults import FailAfter, FailBefore, FaultyStore, Late, Rule
 
 KEY = "counter"
 
@@ -136,14 +136,9 @@ async def test_the_deadline_ends_it(autojump_clock: trio.testing.MockClock) -> N
 
 async def test_somebody_in_between_costs_another_round(autojump_clock: trio.testing.MockClock) -> None:
     store = FaultyStore(MemoryStore())
-    stall = Stall()
-    store.add(Rule(stall, "put", nth=1))
     transition = Append("a")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(swap, store, transition)
-        await stall.reached.wait()
+    async with store.held("put", "*", swap, store, transition):
         await swap(store, Append("b"))
-        stall.go.set()
     assert transition.looked == [None, b"b"]
     assert await body(store) == b"b a"
 

@@ -20,7 +20,7 @@ from stowfs.vault.repair import repair
 from stowfs.vault.ring import FORGOTTEN_AFTER, Verdict, first_ring
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit, contents
-from tests.support.faults import Action, FailAfter, FailBefore, FaultyStore, Late, Rule, Stall, StallAfter
+from tests.support.faults import TROUBLE, FailBefore, FaultyStore, Rule, Stall, StallAfter
 from tests.support.vaults import DEADLINE, Hosts, append, read, write
 from tests.vault.test_promises import log_lines, noise
 from tests.vault.test_undelete import WEEK, trash_hosts
@@ -258,14 +258,9 @@ async def test_a_writer_that_sleeps_through_a_collection_loses_nothing(
             await collect(hosts, b)
         elif stalled == "blobs/*":
             stalled = "segments/*"  # payloads that are still there are not uploaded again
-        stall = Stall()
-        store.add(Rule(stall, "put", stalled, nth=1))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(write, a, "x", BULKY)
-            await stall.reached.wait()
+        async with store.held("put", stalled, write, a, "x", BULKY):
             await collect(hosts, b)
             await collect(hosts, b)
-            stall.go.set()
         assert await read(await hosts.start("c"), "x") == BULKY
         await a.drain()
         assert (await audit(store.inner)).exact
@@ -288,15 +283,6 @@ async def test_a_collector_that_sleeps_kills_nothing_that_came_back(tmp_path: Pa
             stall.go.set()
         assert await read(await hosts.start("c"), "x") == CONTENT
         assert (await audit(store.inner)).exact
-
-
-TROUBLE: dict[str, Callable[[], Action]] = {
-    "crash before": Stall,
-    "crash after": StallAfter,
-    "response lost": FailAfter,
-    "request lost": FailBefore,
-    "late, after a crash": Late,
-}
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)

@@ -283,18 +283,13 @@ async def test_changes_of_others_win(change: str, key: str, hosts: Hosts, faulty
     vault = await hosts.start("a")
     await write(vault, "long", FILES["long"])
     compactor = await hosts.start("compactor")
-    stall = Stall()
-    faulty.add(Rule(stall, "put", key, nth=1))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(compact, hosts, compactor)
-        await stall.reached.wait()
+    async with faulty.held("put", key, compact, hosts, compactor):
         if change == "replace":
             await vault.remove("long")
         await CHANGES[change](vault)
         await vault.drain()
         if change in ("remove", "replace"):
             await collect_garbage(faulty, vault, grace=-1)
-        stall.go.set()
     content = FILES["long"]
     expected = {
         "append": {"long": content + b"a line\n"},

@@ -254,14 +254,8 @@ async def test_an_edit_that_loses_only_at_its_commit_gives_back_what_it_acquired
     async with Hosts(store, tmp_path) as hosts:
         a, b = await hosts.start("a"), await hosts.start("b")
         await write(a, "x", LONG)
-        stall = Stall()
-        rule = store.add(Rule(stall, "put", "manifests/x.json", nth=1))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(edit, a, "x", 700_000, b"A" * 300_000)
-            await stall.reached.wait()
-            store.rules.remove(rule)
+        async with store.held("put", "manifests/x.json", edit, a, "x", 700_000, b"A" * 300_000):
             await edit(b, "x", 0, b"B")
-            stall.go.set()
         assert await read(b, "x") == b"B" + LONG[1:]
         [beside] = [path for path in await names(b) if path != "x"]
         assert await read(b, beside) == LONG[:700_000] + b"A" * 300_000 + LONG[1_000_000:]
@@ -373,14 +367,8 @@ async def test_a_write_to_the_old_name_during_a_rename_is_not_lost(tmp_path: Pat
     async with Hosts(store, tmp_path) as hosts:
         a, b = await hosts.start("a"), await hosts.start("b")
         await write(a, "old", LONG)
-        stall = Stall()
-        rule = store.add(Rule(stall, "put", "manifests/old.json", nth=1))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(a.rename, "old", "new")
-            await stall.reached.wait()
-            store.rules.remove(rule)
+        async with store.held("put", "manifests/old.json", a.rename, "old", "new"):
             await append(b, "old", b"more")
-            stall.go.set()
         assert await read(b, "new") == LONG
         assert await read(a, "old") == LONG + b"more"
         await exact(hosts, a, b)
@@ -392,14 +380,8 @@ async def test_changed_attributes_do_not_keep_the_old_name_of_a_rename(tmp_path:
     async with Hosts(store, tmp_path) as hosts:
         a, b = await hosts.start("a"), await hosts.start("b")
         await write(a, "old", LONG)
-        stall = Stall()
-        rule = store.add(Rule(stall, "put", "manifests/new.json", nth=1))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(a.rename, "old", "new")
-            await stall.reached.wait()
-            store.rules.remove(rule)
+        async with store.held("put", "manifests/new.json", a.rename, "old", "new"):
             await b.set_attributes("old", mode=0o600)
-            stall.go.set()
         assert await names(b) == ["new"]
         assert await read(b, "new") == LONG
         await exact(hosts, a, b)
@@ -438,15 +420,9 @@ async def test_a_rename_beside_a_commit_of_the_target(tmp_path: Path) -> None:
         a, b = await hosts.start("a"), await hosts.start("b")
         await write(a, "x", LONG)
         await write(a, "y", b"small")
-        stall = Stall()
-        rule = store.add(Rule(stall, "put", "manifests/y.json", nth=1))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(a.rename, "x", "y")
-            await stall.reached.wait()
-            store.rules.remove(rule)
+        async with store.held("put", "manifests/y.json", a.rename, "x", "y"):
             # With segments in common with what is about to take its place.
             await write(b, "y", LONG[:900_000], await b.head("y"))
-            stall.go.set()
         assert await names(b) == ["y"]
         assert await read(b, "y") == LONG
         await exact(hosts, a, b)

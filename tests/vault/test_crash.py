@@ -16,7 +16,7 @@ from stowfs.errors import NoSuchPath
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.vault import Vault
 from tests.support.audit import Audit, audit
-from tests.support.faults import Action, FailAfter, FailBefore, FaultyStore, Late, Rule, Stall, StallAfter
+from tests.support.faults import TROUBLE, FaultyStore, Rule
 from tests.support.vaults import Hosts, append, edit, read, write
 from tests.vault.test_promises import log_lines, noise
 
@@ -57,14 +57,6 @@ KINDS = {
     "rename": Kind({"x": OLD}, lambda v: v.rename("x", "y"), {"y": OLD}, {"x": OLD, "y": OLD}),
     "rename over": Kind({"x": OLD, "y": TARGET}, lambda v: v.rename("x", "y"), {"y": OLD}, {"x": OLD, "y": OLD}),
     "attributes": Kind({"x": OLD}, lambda v: v.set_attributes("x", mode=0o600), {"x": OLD}),
-}
-
-TROUBLE: dict[str, Callable[[], Action]] = {
-    "crash before": Stall,
-    "crash after": StallAfter,
-    "response lost": FailAfter,
-    "request lost": FailBefore,
-    "late, after a crash": Late,
 }
 
 

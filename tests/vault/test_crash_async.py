@@ -16,9 +16,9 @@ from stowfs.store.memory import MemoryStore
 from stowfs.vault.draft import Draft
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
-from tests.support.faults import Action, FaultyStore, Rule
+from tests.support.faults import TROUBLE, Action, FaultyStore, Rule
 from tests.support.vaults import ATTRIBUTES, Hosts, append, flush, read, write
-from tests.vault.test_crash import LARGE, NEW, OLD, TROUBLE, TURN, State, _check_counts, _state
+from tests.vault.test_crash import LARGE, NEW, OLD, TURN, State, _check_counts, _state
 from tests.vault.test_promises import log_lines
 
 

@@ -525,23 +525,18 @@ async def test_who_comes_before_collection_wins(how: str, clock: Clock, tmp_path
         a, b = await hosts.start("a", store.inner), await hosts.start("b")
         await write_until(a, "x", CONTENT, clock.after(10))
         clock.advance(10)
-        stall = Stall()
-        store.add(Rule(stall, "put", "manifests/*", nth=1))
         outcome: list[bool] = []
 
         async def give_up() -> None:
             outcome.append(await b.give_up_expired("x", before=clock.time()))
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(give_up)
-            await stall.reached.wait()
+        async with store.held("put", "manifests/*", give_up):
             if how == "put off":
                 clock.advance(-5)
                 await a.set_deadline("x", clock.after(HOUR))
                 clock.advance(5)
             else:
                 await write(a, "x", OTHER, exclusive=True)
-            stall.go.set()
         assert outcome == [False]
         for vault in (a, b):
             assert await read(vault, "x") == (CONTENT if how == "put off" else OTHER)

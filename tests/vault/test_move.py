@@ -15,9 +15,8 @@ from stowfs.store.memory import MemoryStore
 from stowfs.vault.naming import join
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
-from tests.support.faults import FailBefore, FaultyStore, Rule, Stall
+from tests.support.faults import TROUBLE, FailBefore, FaultyStore, Rule, Stall
 from tests.support.vaults import ATTRIBUTES, Hosts, append, read, write
-from tests.vault.test_crash import TROUBLE
 from tests.vault.test_promises import log_lines
 
 BIG = log_lines(300, 1)
@@ -122,14 +121,9 @@ async def test_there_is_one_row_for_a_whole_tree_and_none_in_the_end(tmp_path: P
         vault = await hosts.start("a")
         await _fill(vault, "old")
         await vault.drain()
-        stall = Stall()
-        store.add(Rule(stall, "put", "manifests/new/sub/again.json"))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(vault.rename_directory, "old", "new")
-            await stall.reached.wait()
+        async with store.held("put", "manifests/new/sub/again.json", vault.rename_directory, "old", "new"):
             rows = [(phase, row) for phase, row in await vault.under_way() if row.kind == "move"]
             assert [(phase, row.path) for phase, row in rows] == [("updated", "new")]
-            stall.go.set()
         assert await vault.drain() == 0
         assert not await vault.under_way()
 
@@ -271,14 +265,9 @@ async def test_appends_of_another_host_during_the_rename_are_kept(tmp_path: Path
     async with Hosts(store, tmp_path) as hosts:
         vault, other = await hosts.start("a"), await hosts.start("b")
         await _fill(vault, "old")
-        stall = Stall()
         # The version that was read is the one that is committed under the new name; the old one has changed by then.
-        store.add(Rule(stall, "put", "manifests/new/big.json"))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(vault.rename_directory, "old", "new")
-            await stall.reached.wait()
+        async with store.held("put", "manifests/new/big.json", vault.rename_directory, "old", "new"):
             await append(other, "old/big", b" and more")
-            stall.go.set()
         await vault.drain()
         assert await _everything(other) == {**_under("new"), "new/big": BIG + b" and more"}
         assert (await audit(store.inner)).exact

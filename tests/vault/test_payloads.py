@@ -29,14 +29,9 @@ SMALL, LARGE = PAYLOADS["inline"], PAYLOADS["redirected"]
 async def test_the_loser_of_a_race_deletes_its_own_blob_only(tmp_path: Path) -> None:
     store = FaultyStore(MemoryStore())
     async with counting(store) as one, counting(store) as other:
-        stall = Stall()
-        store.add(Rule(stall, "put", "segments/*", nth=1))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(one.acquire, new_id(), LARGE.digest, LARGE)
-            await stall.reached.wait()
+        async with store.held("put", "segments/*", one.acquire, new_id(), LARGE.digest, LARGE):
             await other.acquire(new_id(), LARGE.digest, LARGE)
             assert len(await blobs(store)) == 2
-            stall.go.set()
         found = await header(one, LARGE)
         assert found.ref_count == 2
         assert found.redirect is not None
@@ -69,13 +64,8 @@ async def test_a_blob_that_cannot_be_deleted_fails_nothing(tmp_path: Path) -> No
     store = FaultyStore(MemoryStore())
     store.add(Rule(FailBefore(), "delete", "blobs/*"))
     async with counting(store) as one, counting(store) as other:
-        stall = Stall()
-        store.add(Rule(stall, "put", "segments/*", nth=1))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(one.acquire, new_id(), LARGE.digest, LARGE)
-            await stall.reached.wait()
+        async with store.held("put", "segments/*", one.acquire, new_id(), LARGE.digest, LARGE):
             await other.acquire(new_id(), LARGE.digest, LARGE)
-            stall.go.set()
         assert (await header(one, LARGE)).ref_count == 2
     assert await raw(store, LARGE, tmp_path) == SEGMENTS["redirected"]
 

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
-import trio
 from trio.testing import MockClock
 
 from stowfs.errors import NoSuchPath
@@ -15,7 +14,7 @@ from stowfs.vault.manifest import Attributes
 from stowfs.vault.recent_listings import RecentListings
 from stowfs.vault.vault import Vault
 from stowfs.vault.version import Version, encode
-from tests.support.faults import FaultyStore, Rule, Stall
+from tests.support.faults import FaultyStore
 from tests.support.vaults import Hosts, append, read, write
 
 BELIEVED = 100.0
@@ -105,13 +104,8 @@ async def test_what_is_done_while_a_directory_is_listed_is_not_missed_afterwards
 ) -> None:
     a = await made(hosts)
     mock_clock.jump(BELIEVED / 2)
-    stall = Stall()
-    faulty.add(Rule(stall, "list", "manifests/d/*"))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(a.listing, "d")
-        await stall.reached.wait()
+    async with faulty.held("list", "manifests/d/*", a.listing, "d"):
         await write(a, "d/new", b"new")
-        stall.go.set()
     assert [name for name, _ in (await a.listing("d")).entries] == ["new", "x", "y", "z"]
 
 

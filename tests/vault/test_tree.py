@@ -25,7 +25,7 @@ from stowfs.store.memory import MemoryStore
 from stowfs.vault.naming import manifest_key
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
-from tests.support.faults import FailBefore, FaultyStore, Rule, Stall
+from tests.support.faults import FailBefore, FaultyStore, Rule
 from tests.support.vaults import ATTRIBUTES, Hosts, append, read, write
 from tests.vault.test_promises import log_lines
 
@@ -241,8 +241,6 @@ async def test_what_is_created_while_its_directory_is_removed_shows_again(tmp_pa
         a, b = await hosts.start("a"), await hosts.start("b")
         await make(a, "d")
         await a.set_attributes("d", mode=0o700)
-        stall = Stall()
-        store.add(Rule(stall, "put", manifest_key("d"), nth=1))
         outcome: list[Exception] = []
 
         async def remove() -> None:
@@ -251,11 +249,8 @@ async def test_what_is_created_while_its_directory_is_removed_shows_again(tmp_pa
             except DirectoryNotEmpty as error:
                 outcome.append(error)
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(remove)
-            await stall.reached.wait()
+        async with store.held("put", manifest_key("d"), remove):
             await write(b, "d/x", b"1")
-            stall.go.set()
         assert len(outcome) == 1
         for vault in (a, b, await hosts.start("fresh")):
             assert await names(vault) == ["d/"]
