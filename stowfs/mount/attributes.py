@@ -75,7 +75,7 @@ def entry(inode: Inode, shown: Shown, attribute_timeout: float, entry_timeout: f
 def answered(inode: Inode) -> None:
     """Notes what the kernel knows of an inode after a reply with its attributes."""
     inode.kernel_size = inode.size
-    inode.told = inode.content
+    inode.told = inode.packed
 
 
 def root_entry(uid: int, gid: int, shown: Shown, mounted_ns: int) -> pyfuse3.EntryAttributes:

@@ -265,10 +265,10 @@ class Commits:
 
     def adopt_same_bytes(self, inode: Inode, snapshot: Snapshot) -> None:
         """As `adopt`, for a version with the bytes the inode had: what the kernel has stays as good as it was."""
-        before = inode.content
+        before, shown = inode.content, inode.packed
         self.adopt(inode, snapshot)
         inode.cached = inode.content if inode.cached == before else None
-        inode.told = inode.content if inode.told == before else None
+        inode.told = inode.packed if inode.told == shown else None
 
     def _fix_deadline(self, inode: Inode, draft: Draft) -> None:
         """Before new content is committed or acknowledged for the first time: its lifetime begins."""

@@ -23,6 +23,7 @@ import stat
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import lru_cache
 
 import pyfuse3
 import trio
@@ -33,7 +34,7 @@ from stowfs.vault import expiry
 from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import split
-from stowfs.vault.version import Version
+from stowfs.vault.version import PackedVersion, Version, decode, encode
 
 CONVERSATIONS = pyfuse3.InodeT(pyfuse3.ROOT_INODE + 1)
 """The number of the directory that shows the vault."""
@@ -44,11 +45,17 @@ NUMBERS = 1 << 52
 REMEMBERED = 10_000
 """Paths of which something is remembered that the kernel has forgotten: about two megabytes."""
 
+UNPACKED = 64
+"""Versions that stay unpacked: each is looked at several times in a row, and then not for long."""
+
+_unpacked = lru_cache(UNPACKED)(decode)
+
 
 class Inode:
     """One file, directory or symbolic link as the kernel knows it: which of them, it stays.
 
-    It costs little: the kernel remembers as many as it was ever shown, until it is short of memory itself.
+    It costs little, and its version is packed: the kernel remembers as many as it was ever shown, until it is short of
+    memory itself.
     """
 
     __slots__ = (
@@ -68,24 +75,25 @@ class Inode:
         "lookups",
         "mappers",
         "number",
+        "packed",
         "path",
         "settled",
         "snapshot",
         "told",
         "type_bits",
         "validated",
-        "version",
         "writers",
     )
 
-    def __init__(self, number: int, path: str, version: Version | None) -> None:
+    def __init__(self, number: int, path: str, version: Version | None, as_of: float | None = None) -> None:
+        """`as_of`: see `show`."""
         self._lock: Lock | None = None
         self._flight: Lock | None = None
         self.number = number
         self.path = path
         self.type_bits = version.type_bits if version else stat.S_IFREG
-        # What it shows. None: a file of this host that was never committed.
-        self.version = version
+        # The version it shows. Empty: a file of this host that was never committed.
+        self.packed: PackedVersion = encode(version) if version else b""
         # The same with its bytes, while somebody has the file open.
         self.snapshot: Snapshot | None = None
         # Uncommitted changes; None where there are none.
@@ -104,8 +112,8 @@ class Inode:
         self.handles = 0
         self.writers = 0
         self.mappers = 0
-        # When `version` was last set, to tell whether a listing is older (seconds of trio's clock).
-        self.settled = trio.current_time()
+        # As of when the version was last set, to tell whether a listing is older (seconds of trio's clock).
+        self.settled = trio.current_time() if as_of is None else as_of
         # When the store was last asked for it, or told (seconds of trio's clock).
         self.validated = self.settled
         # Seconds for which it may be shown for longer than usual without asking: it was listed with many others.
@@ -114,7 +122,7 @@ class Inode:
         self.entries_changed_ns = 0
         # What the kernel believes: the content its page cache is of, the version its attributes are of, and the size.
         self.cached: str | None = None
-        self.told: str | None = None
+        self.told: PackedVersion | None = None
         self.kernel_size = 0
 
     @property
@@ -145,34 +153,39 @@ class Inode:
         return self.type_bits == stat.S_IFLNK
 
     @property
+    def version(self) -> Version | None:
+        """What it shows. None: a file of this host that was never committed."""
+        return _unpacked(self.packed) if self.packed else None
+
+    @property
     def content(self) -> str:
         """Names the version below the uncommitted changes: the id of its commit, or '' before the first one."""
-        return self.version.commit if self.version else ""
+        return _unpacked(self.packed).commit if self.packed else ""
 
     @property
     def size(self) -> int:
         """Bytes of the file, uncommitted changes included."""
         if self.draft is not None:
             return self.draft.size
-        return self.version.size if self.version else 0
+        return _unpacked(self.packed).size if self.packed else 0
 
     @property
     def attributes(self) -> Attributes:
         """POSIX attributes, uncommitted changes included."""
         if self.draft is not None:
             return self.draft.attributes
-        assert self.version is not None
-        return self.version.attributes
+        return _unpacked(self.packed).attributes
 
     @property
     def expired(self) -> bool:
         """Whether the deadline of what it shows has passed. Only the store can tell that nobody has put it off."""
         return expiry.is_over(self.attributes.expires_ns)
 
-    def show(self, version: Version) -> None:
-        """From now on this is the version the inode shows."""
-        self.version = version
-        self.settled = self.validated = trio.current_time()
+    def show(self, version: Version, as_of: float | None = None) -> None:
+        """From now on this is the version the inode shows. `as_of`: when it was known to be the newest, if that is not
+        just now."""
+        self.packed = encode(version)
+        self.settled = self.validated = trio.current_time() if as_of is None else as_of
         self.allowance = 0.0
 
 
@@ -207,10 +220,10 @@ class Inodes:
         """The files in `directory` that were created here and never committed, nor have expired."""
         return [inode for inode in self._uncommitted if split(inode.path)[0] == directory and not inode.expired]
 
-    def add(self, path: str, version: Version | None) -> Inode:
+    def add(self, path: str, version: Version | None, as_of: float | None = None) -> Inode:
         """A new inode, current at `path`; one that was there is superseded.
 
-        `version` None: a file that was created here, not committed yet.
+        `version` None: a file that was created here, not committed yet. `as_of`: see `Inode.show`.
         """
         previous = self.at(path)
         if previous is not None:
@@ -218,7 +231,7 @@ class Inodes:
         number, changed_ns = self._remembered.pop(path, (_usual_number(path), 0))
         while number in self._by_number:
             number = _next_number(number)
-        inode = Inode(number, path, version)
+        inode = Inode(number, path, version, as_of)
         inode.entries_changed_ns = changed_ns if inode.is_directory else 0
         self._by_number[inode.number] = self._current[path] = inode
         if version is None:

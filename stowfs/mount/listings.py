@@ -24,7 +24,7 @@ directory and then look at each entry: without that, a large one would cost them
 
 
 Meet = Callable[[str, Version, float, float], Inode]
-"""As `Lookup.meet`."""
+"""As `Lookup.meet_listed`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +39,8 @@ class Listing:
     gone: set[str] = field(default_factory=set)
     asked: float = 0.0
     answered: float = 0.0
+    # Of all its entries (see `Inode`).
+    allowance: float = 0.0
     # None: nothing is fetched ahead of whoever goes through it.
     walk: Walk | None = None
 
@@ -81,6 +83,7 @@ class Listings:
             uncommitted += self._inodes.uncommitted_in(directory.path)
             if uncommitted:
                 listing.entries += _only_here(uncommitted, directory, {name for name, _ in stored.entries})
+            listing.allowance = self._attribute_timeout * len(listing.entries) / PER_TIMEOUT
 
     def entry(self, listing: Listing, position: int) -> tuple[str, Inode] | None:
         """The name and inode of an entry; None where it went since the directory was read."""
@@ -88,14 +91,13 @@ class Listings:
         if name in listing.gone:
             return None
         path = join(listing.directory.path, name)
-        version = None if packed is None else decode(packed)
         inode = self._inodes.at(path)
-        current = version is not None and not expiry.is_over(version.attributes.expires_ns)
         # What this host has done or learnt since counts more.
         later = inode is not None and (inode.settled > listing.asked or inode.validated > listing.answered)
-        if version is not None and current and not later:
-            allowance = self._attribute_timeout * len(listing.entries) / PER_TIMEOUT
-            inode = self._meet(path, version, listing.answered, allowance)
+        if packed is not None and not later:
+            version = decode(packed)
+            if not expiry.is_over(version.attributes.expires_ns):
+                inode = self._meet(path, version, listing.answered, listing.allowance)
         if inode is None or inode.expired:
             return None
         if listing.walk is not None:

@@ -17,7 +17,7 @@ from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import display, join
 from stowfs.vault.vault import Vault
-from stowfs.vault.version import Version
+from stowfs.vault.version import PackedVersion, Version
 
 
 class Lookup:
@@ -37,33 +37,35 @@ class Lookup:
         """
         while True:
             inode = self._inodes.at(path)
-            version, draft = (inode.version, inode.draft) if inode else (None, None)
+            packed, draft = (inode.packed, inode.draft) if inode else (None, None)
             if inode is not None and draft is not None and not inode.expired:
                 return inode, None
             asked = trio.current_time()
             try:
                 snapshot = await self._vault.head(path, stale_ok=stale_ok)
             except NoSuchPath:
-                if self._unchanged(path, inode, version, draft):
+                if self._unchanged(path, inode, packed, draft):
                     if inode is not None:
                         self._inodes.supersede(inode)
                     raise
                 continue
-            if self._unchanged(path, inode, version, draft):
+            if self._unchanged(path, inode, packed, draft):
                 if inode is not None and draft is not None:
                     # Its deadline was put off elsewhere.
                     return inode, None
                 return self.meet_snapshot(path, snapshot, asked), snapshot
 
-    def _unchanged(self, path: str, inode: Inode | None, version: Version | None, draft: Draft | None) -> bool:
+    def _unchanged(self, path: str, inode: Inode | None, packed: PackedVersion | None, draft: Draft | None) -> bool:
         """Whether `path` is on this host as it was before the store was asked."""
-        same = inode is None or (inode.version is version and inode.draft is draft)
+        # Not the same version, but the very same one: whatever was set since counts.
+        same = inode is None or (inode.packed is packed and inode.draft is draft)
         return self._inodes.at(path) is inode and same
 
     def meet_snapshot(self, path: str, snapshot: Snapshot, asked: float) -> Inode:
-        """As `meet`, for what the manifest says."""
+        """The inode that shows a version that was under `path` at the time `asked`: the current one if it may."""
         version = Version.of(snapshot)
-        inode = self.meet(path, version, asked)
+        inode = self._at_or_new(path, version)
+        inode.validated, inode.allowance = asked, 0.0
         shown = inode.version
         if version.commit and shown is not None and shown.commit == version.commit and shown != version:
             # What listings show may come from an index that somebody else has written. The manifest is what counts.
@@ -73,28 +75,28 @@ class Lookup:
             inode.snapshot = snapshot
         return inode
 
-    def meet(self, path: str, version: Version, asked: float, allowance: float = 0.0) -> Inode:
-        """The inode that shows `version`, which was under `path` at the time `asked`: the current one if it may.
+    def meet_listed(self, path: str, version: Version, answered: float, allowance: float) -> Inode:
+        """As `meet_snapshot`, for what was in a listing that was whole at the time `answered`.
 
         `allowance`: see `Inode`.
         """
-        inode = self._at_or_new(path, version)
-        inode.validated = asked
-        inode.allowance = allowance
+        # The one time is all three, and one object: there may be a hundred thousand inodes of a listing.
+        inode = self._at_or_new(path, version, answered)
+        inode.validated, inode.allowance = answered, allowance
         return inode
 
-    def _at_or_new(self, path: str, version: Version) -> Inode:
+    def _at_or_new(self, path: str, version: Version, as_of: float | None = None) -> Inode:
         inode = self._inodes.at(path)
         if inode is not None and inode.draft is not None:
             # What it replaces may be of another type.
             return inode
         if inode is None or inode.type_bits != version.type_bits:
-            return self._inodes.add(path, version)
+            return self._inodes.add(path, version, as_of)
         if inode.version is not None and inode.version.commit == version.commit:
             return inode
         if inode.handles:
-            return self._inodes.add(path, version)
-        inode.show(version)
+            return self._inodes.add(path, version, as_of)
+        inode.show(version, as_of)
         return inode
 
     async def revalidate(self, inode: Inode, *, recently: bool = False, stale_ok: bool = False) -> None:

@@ -267,7 +267,7 @@ class FileSystem(Session):
             if flags & os.O_TRUNC:
                 await self._contents.truncate(inode, 0)
                 inode.kernel_size = 0
-            elif inode.told != inode.content or inode.kernel_size != inode.size:
+            elif inode.told != inode.packed or inode.kernel_size != inode.size:
                 await invalidate_attributes(inode)
         except BaseException:
             await self._open_files.close(inode, writing=writing)

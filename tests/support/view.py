@@ -28,7 +28,7 @@ class View:
         self.commits = Commits(vault, self.inodes, moves, _invalidate, lifetime=None)
         self.contents = Contents(vault, self.inodes, moves, self.commits, _invalidate)
         self.lookup = Lookup(vault, self.inodes, ATTRIBUTE_TIMEOUT)
-        self.listings = Listings(vault, self.inodes, self.lookup.meet, None, ATTRIBUTE_TIMEOUT)
+        self.listings = Listings(vault, self.inodes, self.lookup.meet_listed, None, ATTRIBUTE_TIMEOUT)
         self.open_files = OpenFiles(self.inodes, self.lookup, self.commits, None)
         self.tree = Tree(
             vault, self.inodes, self.lookup, self.listings, self.open_files, self.commits, moves, LocalNames(())
