@@ -184,9 +184,11 @@ def compress(data: BytesLike, *, level: int = LEVEL, dictionary: Dictionary | No
     contexts = compressors.of(len(data))
     compressor = contexts.take()
     try:
-        return compressor.compress(data)
+        frame = compressor.compress(data)
     finally:
         contexts.give(compressor)
+    # A copy: what zstandard returns keeps the memory of the worst case, and many frames are kept.
+    return bytes(memoryview(frame))
 
 
 def dictionary_number(frame: BytesLike) -> int:

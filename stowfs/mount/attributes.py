@@ -48,21 +48,23 @@ class Shown:
 def entry(inode: Inode, shown: Shown, attribute_timeout: float, entry_timeout: float) -> pyfuse3.EntryAttributes:
     """The attributes of an inode for the kernel, which then believes them and its name for so many seconds: `answered`
     has to be called with the reply."""
-    attributes = inode.attributes
+    attributes, size = inode.attributes, inode.size
     answer = pyfuse3.EntryAttributes()
     answer.st_ino = inode.number
-    # Neither is to outlast the deadline.
-    left = max(0.0, expiry.seconds_left(attributes.expires_ns) - TICK)
-    answer.entry_timeout = min(entry_timeout, left)
-    answer.attr_timeout = min(attribute_timeout, left)
+    if attributes.expires_ns is not None:
+        # Neither is to outlast the deadline.
+        left = max(0.0, expiry.seconds_left(attributes.expires_ns) - TICK)
+        entry_timeout, attribute_timeout = min(entry_timeout, left), min(attribute_timeout, left)
+    answer.entry_timeout = entry_timeout
+    answer.attr_timeout = attribute_timeout
     answer.st_mode = pyfuse3.ModeT(inode.type_bits | attributes.mode)
     # A directory's count is 1, which says that it is not kept: a count of 2 would say that there are no subdirectories.
     answer.st_nlink = 1 if inode.linked else 0
     answer.st_uid = attributes.uid
     answer.st_gid = attributes.gid
-    answer.st_size = inode.size
+    answer.st_size = size
     answer.st_blksize = BLOCK_SIZE
-    answer.st_blocks = -(-inode.size // SECTOR)
+    answer.st_blocks = -(-size // SECTOR)
     # Not the later of the two alone: a time that was set may lie before 1970.
     changed = inode.entries_changed_ns
     answer.st_mtime_ns = max(attributes.mtime_ns, changed) if changed else attributes.mtime_ns
@@ -72,9 +74,9 @@ def entry(inode: Inode, shown: Shown, attribute_timeout: float, entry_timeout: f
     return answer
 
 
-def answered(inode: Inode) -> None:
+def answered(inode: Inode, answer: pyfuse3.EntryAttributes) -> None:
     """Notes what the kernel knows of an inode after a reply with its attributes."""
-    inode.kernel_size = inode.size
+    inode.kernel_size = answer.st_size
     inode.told = inode.packed
 
 

@@ -179,7 +179,8 @@ class Inode:
     @property
     def expired(self) -> bool:
         """Whether the deadline of what it shows has passed. Only the store can tell that nobody has put it off."""
-        return expiry.is_over(self.attributes.expires_ns)
+        expires_ns = self.attributes.expires_ns
+        return expires_ns is not None and expiry.is_over(expires_ns)
 
     def show(self, version: Version, as_of: float | None = None) -> None:
         """From now on this is the version the inode shows. `as_of`: when it was known to be the newest, if that is not

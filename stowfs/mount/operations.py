@@ -346,7 +346,7 @@ class FileSystem(Session):
                 self._inodes.drop_if_unused(inode)
                 return
             inode.lookups += 1
-            answered(inode)
+            answered(inode, answer)
 
     async def _read_fixed(self, entries: list[tuple[bytes, int]], start: int, token: ReaddirToken) -> None:
         """Lists what is not stored; the kernel's references to `conversations` alone are counted."""

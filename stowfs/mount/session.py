@@ -188,8 +188,9 @@ class Session(pyfuse3.Operations):
         return number != pyfuse3.ROOT_INODE and number not in self._generated
 
     def _answer(self, inode: Inode) -> EntryAttributes:
-        answered(inode)
-        return self._entry(inode)
+        answer = self._entry(inode)
+        answered(inode, answer)
+        return answer
 
     def _entry(self, inode: Inode) -> EntryAttributes:
         return entry(inode, self._shown, self._lookup.attribute_timeout(inode), self._entry_timeout)

@@ -5,7 +5,6 @@ What is shown again is at most half the revalidation time old, so that it lasts 
 and nothing in the directory has changed since as far as this host knows. What it does itself shows at once.
 """
 
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ import trio
 
 from stowfs import codec
 from stowfs.config import MIB
+from stowfs.hot.index import id_of, key_of
 from stowfs.vault.lru import Lru
 from stowfs.vault.naming import split
 from stowfs.vault.version import PackedVersion
@@ -64,13 +64,13 @@ class _Kept:
 
     @classmethod
     def of(cls, listing: DirectoryListing) -> "_Kept":
-        raw = _encoder.encode([(os.fsencode(name), version) for name, version in listing.entries])
+        raw = _encoder.encode([(key_of(name), version) for name, version in listing.entries])
         packed = codec.compress(raw, level=LEVEL)
         return cls(packed, len(raw), len(listing.entries), listing.asked, listing.answered)
 
     def listing(self) -> DirectoryListing:
         raw = codec.decompress(self.packed, expected=self.size)
-        entries = [(os.fsdecode(name), version) for name, version in _decoder.decode(raw)]
+        entries = [(id_of(name), version) for name, version in _decoder.decode(raw)]
         return DirectoryListing(entries, self.asked, self.answered)
 
     @property

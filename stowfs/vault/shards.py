@@ -26,8 +26,11 @@ from stowfs.vault.version import Version
 VERSION = 1
 
 ENTRIES = 25_000
-"""Manifests in a shard: a hundred thousand take four requests, a shard of two megabytes some fifteen of memory, and one
+"""Manifests in a shard: a hundred thousand take four requests, a shard of two megabytes some eight of memory, and one
 conversation that is new makes no more than that out of date."""
+
+ROWS_LIMIT = 4 * ENTRIES
+"""Rows of a shard that are read: none has as many."""
 
 RAW_LIMIT = 16 * MIB
 """Bytes of a decompressed shard or pointer: an honest shard has about five megabytes."""
@@ -97,25 +100,41 @@ def _outside(shard: ShardInfo, after: str, last: str) -> Iterator[ShardInfo]:
 
 
 class Shard:
-    """The rows of a shard that was read."""
+    """The rows of a shard that was read: they stay packed, in the memory they were read into."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._keys = [key for key, _, _ in rows]
+    def __init__(self, rows: Sequence[msgspec.Raw]) -> None:
         self._rows = rows
+        self._next = 0
 
     def version(self, key: str, etag: str) -> Version | None:
         """The version of a manifest, if this is the ETag it was indexed under."""
-        index = bisect_left(self._keys, key)
-        if index == len(self._keys) or self._keys[index] != key or self._rows[index][1] != etag:
-            return None
         try:
-            return versions.decode(bytes(self._rows[index][2]))
-        except CorruptObject:
+            found = self._row(key)
+            return versions.decode(bytes(found[2])) if found is not None and found[:2] == (key, etag) else None
+        except (CorruptObject, msgspec.MsgspecError, UnicodeDecodeError):
             return None  # of a later version of stowfs, or made to do harm: then it is fetched
+
+    def _row(self, key: str) -> Row | None:
+        """The row of a key, or another one where there is none."""
+        found = self._unpack(self._next)
+        if found is None or found[0] != key:
+            # Most often it is the next one: who asks goes by key.
+            self._next = bisect_left(self._rows, key, key=_key)
+            found = self._unpack(self._next)
+        self._next += 1
+        return found
+
+    def _unpack(self, index: int) -> Row | None:
+        return _row_decoder.decode(self._rows[index]) if index < len(self._rows) else None
+
+
+def _key(packed: msgspec.Raw) -> str:
+    return _row_decoder.decode(packed)[0]
 
 
 _row_encoder = msgspec.msgpack.Encoder()
-_rows_decoder = msgspec.msgpack.Decoder(list[Row])
+_row_decoder: msgspec.msgpack.Decoder[Row] = msgspec.msgpack.Decoder(Row)
+_rows_decoder = msgspec.msgpack.Decoder(Annotated[list[msgspec.Raw], msgspec.Meta(max_length=ROWS_LIMIT)])
 _pointer_decoder = msgspec.json.Decoder(Pointer)
 
 
