@@ -1,5 +1,7 @@
 """Frames with and without dictionaries: each is read with the dictionary it was made with, and with no other."""
 
+import tracemalloc
+
 import pytest
 
 from stowfs import codec
@@ -86,3 +88,15 @@ def test_what_grows_does_not_ask_for_memory_each_time(made: Dictionary, with_dic
         sizes.add(compressor.memory_size())
         compressors.of(size).give(compressor)
     assert len(sizes) == 1
+
+
+def test_a_frame_takes_no_more_memory_than_its_length() -> None:
+    codec.compress(TEXT)
+    tracemalloc.start()
+    try:
+        frame = codec.compress(bytes(1 << 20))
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(frame) < 1000
+    assert taken < 10_000

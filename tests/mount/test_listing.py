@@ -2,22 +2,32 @@
 
 import json
 import time
+import tracemalloc
 from collections import Counter
 
 import msgspec
 import pytest
 from trio.testing import MockClock
 
+from stowfs.mount.attributes import Shown, answered, entry
 from stowfs.mount.listings import PER_TIMEOUT
+from stowfs.vault.manifest import Attributes
 from stowfs.vault.naming import INDEX_POINTER, manifest_key, shard_key
 from stowfs.vault.shards import Pointer, encode_pointer, encode_shard, row
-from stowfs.vault.version import Version
+from stowfs.vault.version import Version, encode
 from tests.support.faults import FaultyStore
 from tests.support.mounting import Mount, Mounts, python, run
 from tests.support.vaults import Hosts, append, write
 from tests.support.view import ATTRIBUTE_TIMEOUT, View
 
 FILES = 200
+
+NAMES = 10_000
+"""So many that what is there only once does not count."""
+
+NAME_MEMORY = 600
+"""Bytes that the kernel's knowing a file may cost: its inode, packed version, path and number, and where these are
+found."""
 
 
 async def test_attributes_from_a_listing_are_believed_longer_the_more_there_are(
@@ -50,6 +60,30 @@ async def test_attributes_from_a_listing_are_believed_longer_the_more_there_are(
         await view.lookup.revalidate(shown[5])
         assert faulty.count() == 3
         view.listings.close(listing)
+
+
+async def test_a_name_that_was_listed_takes_little_memory(hosts: Hosts) -> None:
+    view = View(await hosts.start("mount"))
+    listing = view.listings.open(view.inodes.conversations)
+    listing.asked = listing.answered = listing.allowance = 1.5
+    attributes = Attributes(0o644, 1000, 1000, time.time_ns(), time.time_ns())
+    listing.entries = [
+        (f"{number:020d}", encode(Version(f"{number:032d}", attributes, 1000 + number))) for number in range(NAMES)
+    ]
+    tracemalloc.start()
+    try:
+        for position in range(NAMES):
+            shown = view.listings.entry(listing, position)
+            assert shown is not None
+            inode = shown[1]
+            inode.lookups += 1
+            answered(inode, entry(inode, Shown(), 1.0, 1.0))
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert inode.size == 1000 + NAMES - 1
+    print("TAKEN", taken / NAMES)
+    assert taken / NAMES < NAME_MEMORY
 
 
 async def test_a_listing_shows_what_others_changed_and_open_files_keep_their_version(

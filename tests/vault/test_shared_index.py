@@ -3,6 +3,7 @@ than requests."""
 
 import hashlib
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from stowfs.store.memory import MemoryStore
 from stowfs.vault import indexing, shared_index
 from stowfs.vault.collect import collect_garbage
 from stowfs.vault.naming import INDEX_POINTER, INDEX_SHARDS, manifest_key, shard_key
-from stowfs.vault.shards import Pointer, decode_pointer, encode_pointer, encode_shard, row
+from stowfs.vault.shards import Pointer, decode_pointer, decode_shard, encode_pointer, encode_shard, row
 from stowfs.vault.vault import Vault
 from stowfs.vault.version import Version, decode
 from tests.support.faults import FailAfter, FailBefore, FaultyStore, Rule, Stall
@@ -330,6 +331,27 @@ async def test_damage_costs_requests_and_is_mended(
     store.reset_log()
     assert await listed(c) == expected
     assert store.count("get", "manifests") == 0
+
+
+def test_a_shard_that_is_read_takes_little_more_memory_than_its_rows() -> None:
+    names = numbered(0, 10_000)
+    rows = [row(name, f"etag {name}", Version(f"{name:>32}", ATTRIBUTES, 1)) for name in names]
+    info, body = encode_shard(rows, "", "")
+    raw = len(msgspec.msgpack.encode(rows))
+    tracemalloc.start()
+    try:
+        shard = decode_shard(info, body)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < raw + 80 * len(rows)
+    # In whatever order it is asked.
+    for name in [*names, *reversed(names)]:
+        found = shard.version(name, f"etag {name}")
+        assert found is not None
+        assert found.commit.strip() == name
+        assert shard.version(name, "another") is None
+    assert [shard.version(name, f"etag {name}") for name in ("", "0000x", "x")] == [None] * 3
 
 
 async def test_an_index_of_a_later_version_is_left_alone(hosts: Hosts, new: NewHosts, store: FaultyStore) -> None:
