@@ -23,7 +23,7 @@ from stowfs.config import KIB, MIB
 from stowfs.errors import NoSuchPath, NotDirectory, PathExists, StowError
 from stowfs.vault.draft import Draft
 from stowfs.vault.expiry import deadline
-from stowfs.vault.manifest import Attributes
+from stowfs.vault.manifest import Attributes, representable
 from stowfs.vault.naming import join
 from stowfs.vault.training import CONTENT
 from stowfs.vault.vault import Vault
@@ -290,4 +290,5 @@ async def _make_directory(vault: Vault, path: str, attributes: Attributes) -> bo
 
 def _attributes(status: os.stat_result, now: int) -> Attributes:
     """Mode and time of the local file; the owner is who puts it, as with cp(1)."""
-    return Attributes(stat.S_IMODE(status.st_mode), os.getuid(), os.getgid(), status.st_mtime_ns, now)
+    modified = representable(status.st_mtime_ns)
+    return Attributes(stat.S_IMODE(status.st_mode), os.getuid(), os.getgid(), modified, now)

@@ -35,7 +35,7 @@ from stowfs.mount.kernel import invalidate_attributes
 from stowfs.mount.listings import Listing
 from stowfs.mount.lookup import child_path
 from stowfs.mount.session import CONVERSATIONS_NAME, FLUSH_TIMEOUT, Session
-from stowfs.vault.manifest import Attributes
+from stowfs.vault.manifest import Attributes, representable
 
 SYMLINK_MODE = 0o777
 """Permissions of a symbolic link: nothing ever asks for them, and this is what other file systems show."""
@@ -188,9 +188,9 @@ class FileSystem(Session):
         if fields.update_gid:
             changes["gid"] = wanted.st_gid
         if fields.update_mtime:
-            changes["mtime_ns"] = wanted.st_mtime_ns
+            changes["mtime_ns"] = representable(wanted.st_mtime_ns)
         if fields.update_atime:
-            changes["atime_ns"] = wanted.st_atime_ns
+            changes["atime_ns"] = representable(wanted.st_atime_ns)
         if changes:
             await self._lookup.revalidate(inode)
             if "mtime_ns" in changes and "atime_ns" not in changes:

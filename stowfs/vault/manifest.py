@@ -24,7 +24,20 @@ from stowfs.errors import CorruptObject, UnsupportedVersion
 from stowfs.vault import expiry
 from stowfs.vault.naming import display
 from stowfs.vault.ring import Ring
-from stowfs.vault.untrusted import Count, Digest, Level, Moment, Nanoseconds, Owner, Permissions, Size, Word, parse
+from stowfs.vault.untrusted import (
+    EARLIEST,
+    LATEST,
+    Count,
+    Digest,
+    Level,
+    Moment,
+    Nanoseconds,
+    Owner,
+    Permissions,
+    Size,
+    Word,
+    parse,
+)
 
 VERSION = 1
 
@@ -73,6 +86,11 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True, gc=False):
     atime_ns: Nanoseconds | None = None
     extended: tuple[tuple[bytes, bytes], ...] = ()
     expires_ns: Nanoseconds | None = None
+
+
+def representable(time_ns: int) -> int:
+    """The time that is stored for one that somebody has set: as in other file systems the nearest there is."""
+    return min(max(time_ns, EARLIEST), LATEST)
 
 
 class Facts(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -28,8 +28,9 @@ Word = Annotated[str, msgspec.Meta(max_length=1024)]
 """An id or a name: stowfs writes at most 200 characters of any."""
 Moment = Annotated[float, msgspec.Meta(ge=0, le=2e11)]
 """Seconds since the epoch, up to the year 8307: whatever period is added, it is a date still."""
-Nanoseconds = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
-"""Since the epoch, as the kernel counts them."""
+EARLIEST, LATEST = -(1 << 63), (1 << 63) - 1
+Nanoseconds = Annotated[int, msgspec.Meta(ge=EARLIEST, le=LATEST)]
+"""Since the epoch, from the year 1677 to 2262."""
 Level = Annotated[int, msgspec.Meta(ge=0, le=22)]
 """Of zstd; 0: the one of commits."""
 Owner = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]

@@ -316,6 +316,21 @@ def test_a_time_that_was_set_outlives_the_close(mounts: Mounts) -> None:
     assert mtime == "1234567890123456789"
 
 
+def test_a_time_that_cannot_be_stored_becomes_the_nearest_that_can(mounts: Mounts) -> None:
+    mount = mounts.start()
+    source = mount.root / "f"
+    python("open(args[0], 'w').write('x')\nos.utime(args[0], (-(10**12), 10**12))", source)
+    run("mkdir", mount.root / "d")
+    python("os.utime(args[0], (10**12, -(10**12)))", mount.root / "d")
+    mount.unmount()
+    mounts.forget_caches("a")
+    again = mounts.start().root
+    assert (again / "f").read_text() == "x"
+    times = "status = os.stat(args[0]); print(status.st_atime_ns, status.st_mtime_ns)"
+    assert python(times, again / "f") == f"{-(2**63)} {2**63 - 1}"
+    assert python(times, again / "d") == f"{2**63 - 1} {-(2**63)}"
+
+
 def test_each_time_is_set_alone_and_kept(mounts: Mounts) -> None:
     mount = mounts.start()
     file, directory = mount.root / "f", mount.root / "d"
