@@ -1,13 +1,12 @@
 """scripts/bench from end to end: some contestants on a few conversations, all workloads, with what was counted."""
 
 import json
-import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.commands import run_script
 from tests.support.corpus import SAMPLES
 
 pytestmark = [pytest.mark.fuse, pytest.mark.rgw, pytest.mark.timeout(600)]
@@ -25,20 +24,9 @@ APPENDS = 2
 
 def bench(*arguments: str | Path) -> str:
     """Runs it; what it prints."""
-    with subprocess.Popen(
-        [SCRIPT, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            said, told = process.communicate(timeout=LIMIT)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-            said, told = process.communicate(timeout=END_LIMIT)
-    assert process.returncode == 0, told + said
-    return said
+    done = run_script([SCRIPT, *arguments], limit=LIMIT, end_limit=END_LIMIT)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
 
 
 @pytest.mark.usefixtures("rgw")

@@ -5,6 +5,8 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -70,43 +72,43 @@ def test_summaries_are_those_of_the_commands() -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(stow: Stow, store: str) -> None:
-    (stow.directory / "large").write_bytes(b"x" * (8 << 20))
-    stow.run("put", store, "large")
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb", buffering=0) as pipe:
-        process = _start(stow, "cat", store, "large", stdout=writing)
-        os.close(writing)
-        assert pipe.read(1) == b"x"
+    with _printing(stow, store) as (process, output):
+        assert os.read(output, 1) == b"x"
     _, errors = process.communicate(timeout=60)
     assert errors == b""
     assert process.returncode == 1
 
 
 def test_an_interrupt_ends_it_quietly(stow: Stow, store: str) -> None:
-    (stow.directory / "large").write_bytes(b"x" * (8 << 20))
-    stow.run("put", store, "large")
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb", buffering=0) as pipe:
-        process = _start(stow, "cat", store, "large", stdout=writing)
-        os.close(writing)
+    with _printing(stow, store) as (process, output):
         # Nobody reads on: it waits for room in the pipe when the interrupt comes.
-        assert select.select([pipe], [], [], 60)[0]
+        assert select.select([output], [], [], 60)[0]
         process.send_signal(signal.SIGINT)
-        _drain(pipe.fileno())
+        _drain(output)
     _, errors = process.communicate(timeout=60)
     assert errors == b""
     assert process.returncode == 130
 
 
-def _start(stow: Stow, *arguments: str, stdout: int) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "stowfs", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        cwd=stow.directory,
-        env={**os.environ, **stow.environment},
-    )
+@contextmanager
+def _printing(stow: Stow, store: str) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """A command that prints more than a pipe holds, and that pipe, which is closed after the block."""
+    (stow.directory / "large").write_bytes(b"x" * (8 << 20))
+    stow.run("put", store, "large")
+    reading, writing = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stowfs", "cat", store, "large"],
+            stdin=subprocess.DEVNULL,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            cwd=stow.directory,
+            env={**os.environ, **stow.environment},
+        )
+        os.close(writing)
+        yield process, reading
+    finally:
+        os.close(reading)
 
 
 def _drain(fd: int) -> None:

@@ -10,16 +10,13 @@ import trio
 from stowfs.store.file import FileStore
 from tests.support.audit import audit
 from tests.support.corpus import samples
-from tests.support.mounting import CLIENT_TIMEOUT, Mount, Mounts, failure, kill_at_every_request, python, run
+from tests.support.killing import NEW, OLD, change, content_of, kill_at_every_request
+from tests.support.mounting import CLIENT_TIMEOUT, Mount, Mounts, failure, python, run
 
 pytestmark = [pytest.mark.fuse, pytest.mark.timeout(600)]
 
 WAITS = "commit=async,flush_delay=3600"
 """Nothing goes to the store before somebody asks for it."""
-
-LINE = b'{"role": "user", "content": "%s"}\n'
-OLD = b"".join(LINE % random.Random(n).randbytes(300).hex().encode() for n in range(600))
-NEW = b"".join(LINE % random.Random(n).randbytes(300).hex().encode() for n in range(300, 1000))
 
 
 def flush(mount: Mount) -> None:
@@ -144,8 +141,8 @@ def test_after_a_kill_it_is_read_back_and_stored(stored: bool, mounts: Mounts) -
     flush(mount)
     assert run("cat", other.root / "x").stdout == expected
     mount.unmount()
-    found = trio.run(audit, FileStore(mounts.store))
-    assert found.exact, found
+    audited = trio.run(audit, FileStore(mounts.store))
+    assert audited.exact, audited
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -168,12 +165,7 @@ def _killed_once(mounts: Mounts, kind: str, when: str, request: int) -> bool:
         run("tee", "-a", path, data=OLD)
         old = NEW + OLD
     mount.kill_at(when, request)
-    changes: dict[str, tuple[list[str | Path], bytes | None]] = {
-        "create": (["tee", path], NEW),
-        "append": (["tee", "-a", path], OLD + NEW),
-        "remove": (["rm", path], None),
-    }
-    command, new = changes[kind]
+    command, new = change(kind, path, mount.root / "y.jsonl")
     done = run(*command, data=NEW, check=False)
     if not mount.was_killed():
         assert done.returncode == 0
@@ -182,12 +174,12 @@ def _killed_once(mounts: Mounts, kind: str, when: str, request: int) -> bool:
     mount = mounts.start("a", WAITS)
     path = mount.root / "x.jsonl"
     flush(mount)
-    content = path.read_bytes() if run("test", "-e", path, check=False).returncode == 0 else None
-    assert content in acceptable, (kind, when, request, None if content is None else len(content))
+    found = content_of(path)
+    assert found in acceptable, (kind, when, request, None if found is None else len(found))
     assert run("cat", mount.root / "bystander").stdout == OLD
     mount.unmount()
-    found = trio.run(audit, FileStore(mounts.store))
-    assert found.exact, found
+    audited = trio.run(audit, FileStore(mounts.store))
+    assert audited.exact, audited
     return True
 
 

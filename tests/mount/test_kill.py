@@ -14,32 +14,27 @@ import trio
 from stowfs.store.file import FileStore
 from tests.support.audit import audit
 from tests.support.corpus import samples
-from tests.support.mounting import CLIENT_TIMEOUT, Mount, Mounts, kill_at_every_request, python, run
+from tests.support.killing import NEW, OLD, change, content_of, kill_at_every_request
+from tests.support.mounting import CLIENT_TIMEOUT, Mount, Mounts, python, run
 
 pytestmark = [pytest.mark.fuse, pytest.mark.timeout(600)]
 
-LINE = b'{"role": "user", "content": "%s"}\n'
-OLD = b"".join(LINE % random.Random(n).randbytes(300).hex().encode() for n in range(600))
-NEW = b"".join(LINE % random.Random(n).randbytes(300).hex().encode() for n in range(300, 1000))
-"""Several segments each, some of them the same."""
 
-
-def _is_whole_after_restart(mounts: Mounts, name: str, acceptable: list[bytes | None]) -> bytes | None:
+def _is_whole_after_restart(mounts: Mounts, name: str, acceptable: list[bytes | None]) -> None:
     """Mounts again; what the file is then (None: not there) is asserted to be one of `acceptable`; and nothing
     leaks."""
     mount = mounts.start(name)
     path = mount.root / "x.jsonl"
-    content = path.read_bytes() if run("test", "-e", path, check=False).returncode == 0 else None
-    assert content in acceptable
+    found = content_of(path)
+    assert found in acceptable
     assert run("cat", mount.root / "bystander").stdout == OLD
     # Life goes on, and the next close is as good as any.
     run("sh", "-c", f"printf more >> '{path}'")
-    assert run("cat", path).stdout == (content or b"") + b"more"
+    assert run("cat", path).stdout == (found or b"") + b"more"
     mount.unmount()
-    found = trio.run(audit, FileStore(mounts.store))
-    assert found.safe, found
-    assert not found.too_high, found
-    return content
+    audited = trio.run(audit, FileStore(mounts.store))
+    assert audited.safe, audited
+    assert not audited.too_high, audited
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -57,14 +52,7 @@ def _killed_once(mounts: Mounts, kind: str, when: str, request: int) -> bool:
     if old is not None:
         run("tee", other if kind == "rename" else path, data=old)
     mount.kill_at(when, request)
-    changes: dict[str, tuple[list[str | Path], bytes | None]] = {
-        "create": (["tee", path], NEW),
-        "replace": (["tee", path], NEW),
-        "append": (["tee", "-a", path], OLD + NEW),
-        "rename": (["mv", other, path], NEW),
-        "remove": (["rm", path], None),
-    }
-    command, new = changes[kind]
+    command, new = change(kind, path, other)
     done = run(*command, data=NEW, check=False)
     if not mount.was_killed():
         assert done.returncode == 0

@@ -2,11 +2,11 @@
 
 import json
 import os
-import signal
-import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.support.commands import run_script
 
 pytestmark = [pytest.mark.fuse, pytest.mark.timeout(900)]
 
@@ -28,18 +28,11 @@ END_LIMIT = 120
 def test_nothing_is_lost(kind: str, commit: str, tmp_path: Path) -> None:
     arguments = ["--seconds", SECONDS, "--seed", "1", "--store", kind, "--commit", commit, "--json"]
     arguments += ["--directory", str(tmp_path / "run")]
-    with subprocess.Popen(
-        [SCRIPT, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        try:
-            said, told = process.communicate(timeout=LIMIT)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-            said, told = process.communicate(timeout=END_LIMIT)
-    assert said, told.decode()
-    report = json.loads(said)
+    done = run_script([SCRIPT, *arguments], limit=LIMIT, end_limit=END_LIMIT)
+    assert done.stdout, done.stderr
+    report = json.loads(done.stdout)
     assert report["problems"] == []
-    assert process.returncode == 0
+    assert done.returncode == 0
     faults = {"kill", "stop"} | ({"down"} if kind == "rgw" else set())
     assert faults <= report["faults"].keys()
     assert report["collections"]["done"] > 0

@@ -1,10 +1,12 @@
-"""The command `stowfs` as a user runs it: a process each time, with a time limit and local directories of its own."""
+"""The command `stowfs` as a user runs it: a process each time, with a time limit and local directories of its own; and
+scripts that run for long."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,22 @@ import pytest
 
 COMMAND_TIMEOUT = 60.0
 """Seconds a command may take: many times what any needs, half the limit of a test."""
+
+
+def run_script(
+    arguments: Sequence[str | Path], *, limit: float, end_limit: float
+) -> "subprocess.CompletedProcess[str]":
+    """Runs a program that mounts to its end. After `limit` seconds it is interrupted, and has `end_limit` seconds to
+    unmount and to end what it has started."""
+    with subprocess.Popen(
+        arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            said, told = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            said, told = process.communicate(timeout=end_limit)
+    return subprocess.CompletedProcess(arguments, process.returncode, said, told)
 
 
 class Stow:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -217,19 +217,3 @@ def mounts(tmp_path: Path) -> Iterator[Mounts]:
         yield every
     finally:
         every.close()
-
-
-def kill_at_every_request(directory: Path, attempt: Callable[[Mounts, int], bool], *, least: int) -> None:
-    """Attempts something again and again, each time on a new store, with the number of the request at which it is to
-    be killed, until it says that it does not make as many: it must make `least`."""
-    for request in range(1, 60):
-        place = directory / str(request)
-        place.mkdir()
-        mounts = Mounts(place)
-        try:
-            if not attempt(mounts, request):
-                assert request > least
-                return
-        finally:
-            mounts.close()
-    raise AssertionError("no end of requests")
