@@ -21,6 +21,7 @@ from stowfs.errors import Deleted, Expired, IsDirectory, NameTooLong, NoSuchPath
 from stowfs.hot.index import Sighting
 from stowfs.hot.tier import HotTier
 from stowfs.store.base import ObjectStore
+from stowfs.tasks import run_long
 from stowfs.vault import expiry
 from stowfs.vault import manifest as manifests
 from stowfs.vault.assembly import Assembled, Assembler, Observe
@@ -38,9 +39,6 @@ from stowfs.vault.recovery import Recovery
 from stowfs.vault.transaction import Kind, Source, Transaction
 
 log = logging.getLogger(__name__)
-
-ON_LOOP = 16 * 1024
-"""Bytes up to which a manifest is encoded on the event loop: compressing them takes less than a change of thread."""
 
 COPY_STEP = 1 << 20
 """Bytes of a lost edit copied at a time."""
@@ -333,10 +331,8 @@ class Committer:
 
     async def _publish(self, path: str, manifest: Manifest, inline: bytes, previous: Snapshot | None) -> Outcome:
         dictionary = await self._dictionaries.active()
-        if len(inline) <= ON_LOOP:
-            body = manifests.encode(manifest, inline, dictionary)
-        else:
-            body = await trio.to_thread.run_sync(manifests.encode, manifest, inline, dictionary, limiter=self._threads)
+        encode = partial(manifests.encode, manifest, inline, dictionary)
+        body = await run_long(encode, len(inline), self._threads)
         own = Snapshot(path, manifest.commit, manifest, body, dictionary, inline)
         return await publish(self._store, self._dictionaries, own, previous, deadline=self._deadline)
 

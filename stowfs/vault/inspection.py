@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -9,6 +10,7 @@ import trio
 from stowfs.errors import CorruptObject, ObjectNotFound, UnsupportedVersion
 from stowfs.hot.segments import CachedSegment
 from stowfs.store.base import ByteRange, Found, ObjectStore
+from stowfs.tasks import run_long
 from stowfs.vault import record as records
 from stowfs.vault.dictionaries import Dictionaries, DictionaryLost
 from stowfs.vault.naming import blob_key, segment_key
@@ -20,9 +22,6 @@ T = TypeVar("T")
 
 RECORD_LIMIT = records.HEADER_LIMIT + records.RAW_LIMIT
 """Bytes of a record that are read: no honest one is longer."""
-
-ON_LOOP = 16 * 1024
-"""Bytes up to which an object is verified on the event loop: it takes less than a change of thread."""
 
 REREADS = 5
 """Times a record is read again because its payload moved meanwhile. It takes a recompression each time."""
@@ -84,9 +83,7 @@ class Inspector:
 
     async def run(self, size: int, function: Callable[..., T], *arguments: object) -> T:
         """Calls a function that works on `size` bytes: here, or in a thread where that takes long."""
-        if size <= ON_LOOP:
-            return function(*arguments)
-        return await trio.to_thread.run_sync(function, *arguments, limiter=self._threads)
+        return await run_long(partial(function, *arguments), size, self._threads)
 
     async def _segment(self, digest: str) -> Inspection:
         try:
