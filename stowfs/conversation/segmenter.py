@@ -12,6 +12,7 @@ A run ends, whichever comes first,
 * where content-defined chunking says, in a message that alone exceeds `maximum` and in bytes without messages.
 """
 
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,18 +84,20 @@ def segment(
     parameters: SegmenterParameters = DEFAULT_PARAMETERS,
     resume: str | None = None,
     final: bool = True,
+    until: int = sys.maxsize,
 ) -> Segmentation:
     """Cuts `data`, any bytes at all. What is not `bytes` is copied once.
 
     `resume` is the format recorded for the conversation when `data` begins at a sealed end inside it. `final` is false
-    when more bytes follow in the file: then only those cuts are made that they cannot change.
+    when more bytes follow in the file: then only those cuts are made that they cannot change. No run is looked for that
+    begins at `until` or later: others go on there.
     """
     content = data if isinstance(data, bytes) else bytes(data)
     recognition = recognise(content) if resume is None else Recognition(format_named(resume), True)
     entry = recognition.format
     ends: list[int] = []
     start = sealed = messages = 0
-    while recognition.decided or final:
+    while (recognition.decided or final) and start < until:
         end, counted = _next_end(content, start, entry, parameters)
         messages += counted
         if end is None:

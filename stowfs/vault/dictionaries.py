@@ -100,6 +100,10 @@ class Dictionaries:
                 return None
         return self._active
 
+    async def active_for(self, size: int) -> Dictionary | None:
+        """The one to compress so many bytes of a segment with, if any. Raises store errors."""
+        return await self.active() if codec.gains_from_dictionary(size) else None
+
     async def publish(self, dictionary: Dictionary, *, deadline: float) -> bool:
         """Makes `dictionary` the active one, for all hosts; false where somebody else has published another meanwhile,
         which this host compresses with then.

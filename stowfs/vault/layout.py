@@ -24,8 +24,9 @@ open, or one of some 20 GiB. The current one is kept in any case."""
 PIECE = 200
 """Bytes of Python objects for a piece, about."""
 
-AHEAD = 4 * MIB
-"""Raw bytes that are fetched ahead of one reader at most: 200 MB/s from a store 20 ms away."""
+AHEAD = 8 * MIB
+"""Raw bytes that are fetched ahead of one reader at most: with two requests for each large segment, 200 MB/s from a
+store 20 ms away."""
 
 SHARE = 8
 """The part of the memory for segments that may be fetched ahead of one reader, so that readers drive out neither what

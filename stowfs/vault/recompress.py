@@ -103,7 +103,7 @@ class Recompressor:
         record = records.decode(digest, found.body)
         header = record.header
         kept = Saving(header.stored_size, header.stored_size)
-        dictionary = await self._dictionaries.active()
+        dictionary = await self._dictionaries.active_for(header.raw_size)
         name = dictionary.name if dictionary else None
         done = header.level == LEVEL and header.dictionary == name
         if header.state == "dead" or not header.ref_count or done or (header.redirect and header.replaced):

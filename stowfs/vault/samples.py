@@ -8,7 +8,7 @@ import heapq
 import random
 from collections.abc import Iterable, Iterator
 
-from stowfs.codec import BytesLike
+from stowfs.codec import BytesLike, gains_from_dictionary
 from stowfs.config import KIB, MIB
 
 PIECE = 32 * KIB
@@ -63,9 +63,12 @@ class Samples:
         self.seen = 0
 
     def offer(self, parts: Iterable[BytesLike]) -> None:
-        """Parts of one conversation, each of which is compressed alone."""
+        """Parts of one conversation, each of which is compressed alone; those that are without a dictionary are passed
+        over."""
         held_out = self._chance.randrange(HELD_OUT_SHARE) == 0
         for part in parts:
+            if not gains_from_dictionary(len(part)):
+                continue
             self.seen += len(part)
             if held_out:
                 # Whole: the more of a part there is, the less a dictionary helps.

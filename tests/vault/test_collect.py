@@ -179,11 +179,11 @@ async def test_what_cannot_be_read_is_kept(tmp_path: Path) -> None:
 
 async def test_a_tombstone_whose_pages_cannot_be_read_is_kept(tmp_path: Path) -> None:
     store = MemoryStore()
-    short = SegmenterParameters(minimum=16 << 10, target=18 << 10, maximum=20 << 10)
+    short = SegmenterParameters(minimum=4 << 10, target=5 << 10, maximum=6 << 10)
     descriptor = await create_descriptor(store, segmenter=short, trash_seconds=WEEK)
     async with Hosts(store, tmp_path, descriptor=descriptor) as hosts:
         a = await hosts.start("a")
-        snapshot = await write(a, "x", noise(16_000_000))
+        snapshot = await write(a, "x", noise(8_000_000))
         pages = [reference for reference in snapshot.top_references if reference.level > 0]
         assert pages
         await a.remove("x")

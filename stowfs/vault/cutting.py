@@ -1,0 +1,191 @@
+"""From a draft to runs: what of the version before stays, and where the rest is cut.
+
+Only what changed is cut: everything before the last sealed end that the draft leaves untouched keeps its pieces, and
+so does everything after the first cut past the last change that meets an old one. A long draft is cut window by
+window, so that memory does not grow with the file; where the cuts lie does not depend on the windows.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
+
+import msgspec
+import trio
+
+from stowfs.config import MIB
+from stowfs.conversation.segmenter import Segmentation, SegmenterParameters, segment
+from stowfs.tasks import run_long
+from stowfs.vault.draft import Draft, Intent
+from stowfs.vault.layout import Layout, LayoutReader
+from stowfs.vault.manifest import Facts, Reference, Snapshot
+from stowfs.vault.run_sizes import RunSizes, Stretch
+from stowfs.vault.runs import Progress, Run, inline_parts, resumed, sha256
+
+WINDOW = 8 * MIB
+"""Bytes cut at a time by all commits together: dozens of runs, so that their hashing, compression and upload overlap,
+at a few tens of megabytes."""
+
+LEAST_WINDOW = 1 * MIB
+"""Bytes cut at a time by one of many: a few of the longest runs."""
+
+LONG_AT_ONCE = 2
+"""Conversations with large runs that are cut at once: so many windows of two large runs are what all may take."""
+
+
+class Cutter:
+    """Cuts drafts, several at once."""
+
+    def __init__(self, layouts: LayoutReader, parameters: SegmenterParameters, threads: trio.CapacityLimiter) -> None:
+        self._layouts = layouts
+        self._parameters = parameters
+        self._threads = threads
+        self._at_once = 0
+        self._long = trio.CapacityLimiter(LONG_AT_ONCE)
+
+    @asynccontextmanager
+    async def turn(self, draft: Draft) -> AsyncIterator[RunSizes]:
+        """A part of the memory that cutting may take, until the end of the block; how large the runs of the draft are
+        to be."""
+        sizes = RunSizes.of(self._parameters, draft.size)
+        async with self._long if sizes.large_until else nullcontext():
+            self._at_once += 1
+            try:
+                yield sizes
+            finally:
+                self._at_once -= 1
+
+    async def begin(self, draft: Draft, sizes: RunSizes) -> Progress:
+        """Keeps the longest sealed prefix of the base that the draft does not touch."""
+        base = draft.base
+        if base is None or not base.manifest.facts.resumable:
+            return Progress(0, None, Facts())
+        facts = base.manifest.facts
+        if base.sealed_end > 0 and (
+            draft.first_change >= base.sealed_end or (sizes.large_until and await self._is_written_again(draft, base))
+        ):
+            # The pages stay as they are: an append does not read them.
+            pieces = base.manifest.pieces[:-1] if base.manifest.tail else base.manifest.pieces
+            messages = None if facts.messages is None else facts.messages - facts.tail_messages
+            facts = msgspec.structs.replace(facts, messages=messages, tail_messages=0)
+            return resumed(base.sealed_end, facts, pieces, inline_parts(base, pieces))
+        if draft.first_change < 1:
+            return Progress(0, None, Facts())
+        layout = await self._layouts.layout(base)
+        index = max(i for i, start in enumerate(layout.starts) if start <= min(draft.first_change, base.sealed_end))
+        if index == 0:
+            return Progress(0, None, Facts())
+        facts = msgspec.structs.replace(facts, messages=None, tail_messages=0)
+        inline = [layout.inline_bytes(i) for i in range(index) if isinstance(layout.pieces[i], int)]
+        return resumed(layout.starts[index], facts, layout.pieces[:index], inline)
+
+    async def _is_written_again(self, draft: Draft, base: Snapshot) -> bool:
+        """Whether the draft replaces a version by what begins with the same sealed runs. They stay then, however they
+        would be cut today: what has grown line by line has small ones."""
+        if draft.intent is not Intent.REPLACE or draft.size < base.sealed_end:
+            return False
+        layout = await self._layouts.layout(base)
+        for index in layout.covering(0, base.sealed_end):
+            piece = layout.pieces[index]
+            digest = piece.digest if isinstance(piece, Reference) else sha256(layout.inline_bytes(index))
+            raw = await draft.read(layout.starts[index], layout.starts[index + 1])
+            if await run_long(partial(sha256, raw), len(raw), self._threads) != digest:
+                return False
+        return True
+
+    async def cut(self, draft: Draft, sizes: RunSizes, progress: Progress) -> AsyncIterator[list[Run]]:
+        """The runs from `progress.position` on, by windows; ends early where the rest of the base can be kept."""
+        old = await self._layouts.layout(draft.base) if draft.base and draft.last_change < draft.size else None
+        if old is not None:
+            # They meet the cuts of the base sooner.
+            sizes = sizes.only_small()
+        window = 0
+        while progress.position < draft.size:
+            start = progress.position
+            stretch = sizes.at(start)
+            window = max(window, self._window(), 2 * stretch.parameters.maximum)
+            stop = min(start + window, stretch.needed)
+            final = stop == draft.size
+            data = await draft.read(start, stop)
+            cut, runs = await run_long(
+                partial(_cut_window, data, stretch, start, progress.resume, final=final),
+                len(data),
+                self._threads,
+            )
+            if not runs:
+                # No message ends in the window: a longer one decides.
+                if stop == stretch.needed:
+                    sizes = sizes.only_small()
+                window *= 2
+                continue
+            window = 0
+            progress.facts = _merge(progress.facts, cut, final=final, resumed=progress.resume is not None)
+            progress.resume = cut.format if cut.resumable else None
+            taken = _meet(draft, old, progress, runs) if old else len(runs)
+            progress.position += sum(len(run.raw) for run in runs[:taken])
+            if taken < len(runs) or progress.suffix:
+                yield runs[:taken]
+                return
+            if final and not runs[-1].sealed:
+                progress.tail = len(runs[-1].raw)
+            yield runs
+
+    def _window(self) -> int:
+        """How many bytes a commit may cut at a time, unless its runs are longer."""
+        return max(WINDOW // self._at_once, LEAST_WINDOW)
+
+
+def _cut_window(
+    data: bytes, stretch: Stretch, start: int, resume: str | None, *, final: bool
+) -> tuple[Segmentation, list[Run]]:
+    """The runs of a stretch that begin in `data`, which begin at `start` in the conversation."""
+    cut = segment(data, parameters=stretch.parameters, resume=resume, final=final, until=stretch.end - start)
+    ends = list(cut.ends)
+    sealed = len(ends)
+    if final and (not ends or ends[-1] < len(data)):
+        ends.append(len(data))
+    runs = []
+    begin = 0
+    for index, end in enumerate(ends):
+        raw = data[begin:end]
+        runs.append(Run(raw, index < sealed, sha256(raw)))
+        begin = end
+    return cut, runs
+
+
+def _meet(draft: Draft, old: Layout, progress: Progress, runs: list[Run]) -> int:
+    """How many runs are taken before the cuts meet those of the base again; the rest of the base is kept then."""
+    position = progress.position
+    boundaries = {start: i for i, start in enumerate(old.starts)}
+    for taken, run in enumerate(runs, 1):
+        position += len(run.raw)
+        index = boundaries.get(position)
+        if run.sealed and index is not None and position >= draft.last_change and position < draft.size:
+            progress.suffix = old.pieces[index:]
+            progress.suffix_inline = [
+                old.inline_bytes(i) for i in range(index, len(old.pieces)) if isinstance(old.pieces[i], int)
+            ]
+            progress.tail = old.snapshot.manifest.tail
+            progress.facts = msgspec.structs.replace(progress.facts, messages=None, tail_messages=0)
+            return taken
+    return len(runs)
+
+
+def _merge(facts: Facts, cut: Segmentation, *, final: bool, resumed: bool) -> Facts:
+    """What is known of the conversation after one more window: the first one names it, all of them count messages."""
+    found = cut.metadata
+    counted = found.messages if final else cut.sealed_messages
+    # What came before this window, if that is known.
+    earlier = facts.messages if resumed else 0
+    messages = None if earlier is None or counted is None else earlier + counted
+    tail = 0
+    if final and found.messages is not None and cut.sealed_messages is not None:
+        tail = found.messages - cut.sealed_messages
+    return Facts(
+        format=cut.format if not resumed else facts.format,
+        resumable=cut.resumable,
+        model=facts.model or found.model,
+        application=facts.application or found.application,
+        messages=messages,
+        time=facts.time if facts.time is not None else found.time,
+        tail_messages=tail,
+    )

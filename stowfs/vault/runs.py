@@ -1,0 +1,108 @@
+"""The runs of a conversation between being cut and standing in a manifest: what is kept from the version before, and
+what was cut anew."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from stowfs import codec
+from stowfs.codec import Dictionary
+from stowfs.vault.manifest import Facts, Piece, Reference, Snapshot
+from stowfs.vault.placement import InlineRun
+from stowfs.vault.record import Payload
+
+
+@dataclass(slots=True)
+class Run:
+    """One piece of the conversation that was cut anew."""
+
+    raw: bytes
+    sealed: bool
+    digest: str
+    compressed: bytes | None = None
+    dictionary: str | None = None
+    reference: Reference | None = None
+
+    @property
+    def piece(self) -> Piece:
+        """How it stands in the manifest."""
+        return self.reference or len(self.raw)
+
+    @property
+    def inline(self) -> InlineRun:
+        """What it costs in the manifest."""
+        return InlineRun(len(self.raw), len(self.compressed) if self.compressed is not None else None)
+
+    def compress(self, dictionary: Dictionary | None) -> None:
+        """Makes what a record needs to store it."""
+        self.compressed = codec.compress(self.raw, dictionary=dictionary)
+        self.dictionary = dictionary.name if dictionary else None
+
+    def as_segment(self) -> Payload:
+        """Turns it into a reference; returns what has to be stored. It is compressed already."""
+        assert self.compressed is not None
+        self.reference = Reference(self.digest, len(self.raw))
+        return Payload(self.digest, self.compressed, len(self.raw), dictionary=self.dictionary)
+
+    def forget(self) -> None:
+        """Drops the bytes of a run that is stored."""
+        self.raw = self.compressed = b""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where cutting stands: what is kept from the base, and what was cut so far.
+
+    `inline`: the sealed runs among `runs` that are no segments yet, the oldest first.
+    """
+
+    position: int
+    resume: str | None
+    facts: Facts
+    runs: list[Run | Reference] = field(default_factory=list)
+    inline: list[Run] = field(default_factory=list)
+    suffix: list[Piece] = field(default_factory=list)
+    suffix_inline: list[bytes] = field(default_factory=list)
+    tail: int = 0
+
+    def take(self, runs: Sequence[Run | Reference]) -> None:
+        """These come next in the conversation, and where they go is decided."""
+        self.runs.extend(runs)
+        self.inline += [run for run in runs if isinstance(run, Run) and run.sealed and run.reference is None]
+
+
+def sha256(raw: bytes) -> str:
+    """The digest of bytes, as references have it."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+def resumed(position: int, facts: Facts, pieces: Sequence[Piece], inline: Sequence[bytes]) -> Progress:
+    """Cutting goes on at `position`, after the first `pieces` of the base."""
+    progress = Progress(position, facts.format, facts)
+    progress.take(kept_runs(pieces, inline))
+    return progress
+
+
+def kept_runs(pieces: Sequence[Piece], inline: Sequence[bytes]) -> list[Run | Reference]:
+    """Pieces of the base as they go on: references, and inline runs with their bytes."""
+    left = iter(inline)
+    kept: list[Run | Reference] = []
+    for piece in pieces:
+        if isinstance(piece, Reference):
+            kept.append(piece)
+        else:
+            raw = next(left)
+            kept.append(Run(raw, True, sha256(raw)))
+    return kept
+
+
+def inline_parts(snapshot: Snapshot, pieces: Sequence[Piece]) -> list[bytes]:
+    """The bytes of the inline pieces among the first `pieces` of a version."""
+    parts = []
+    inline = snapshot.inline
+    start = 0
+    for piece in pieces:
+        if isinstance(piece, int):
+            parts.append(inline[start : start + piece])
+            start += piece
+    return parts
