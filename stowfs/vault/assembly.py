@@ -12,10 +12,10 @@ import trio
 
 from stowfs import codec
 from stowfs.conversation.segmenter import SegmenterParameters
-from stowfs.hot.index import Index
+from stowfs.hot.index import Index, Sighting
 from stowfs.tasks import run_long
 from stowfs.vault import pages, placement
-from stowfs.vault.cutting import Cutter
+from stowfs.vault.cutting import Cutter, cut_smaller
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.draft import Draft
 from stowfs.vault.layout import LayoutReader
@@ -72,6 +72,7 @@ class Assembler:
         self._dictionaries = dictionaries
         self._observe = observe
         self._index = index
+        self._parameters = parameters
         self._threads = threads
         self._cutter = Cutter(layouts, parameters, threads)
 
@@ -81,16 +82,42 @@ class Assembler:
         before = Before(_inline_digests(draft.base), segments)
         async with self._cutter.turn(draft) as sizes:
             progress = await self._cutter.begin(draft, sizes)
-            async for runs in self._cutter.cut(draft, sizes, progress):
+            async for cut in self._cutter.cut(draft, sizes, progress):
+                runs = await self._as_known(cut, progress.resume)
                 await self._place(runs, draft.size, before, acquire)
                 progress.take(runs)
                 await self._spill(progress, acquire)
             return await self._finish(progress, acquire, note_tail=draft.base is None)
 
+    async def _as_known(self, runs: list[Run], format: str | None) -> list[Run]:
+        """Large runs as small ones, where most of their bytes are stored as such already: by whoever has less of the
+        conversation, or wrote it bit by bit."""
+        large = [run for run in runs if run.sealed and len(run.raw) > self._parameters.maximum]
+        seen = await self._sightings(large)
+        unseen = [run for run in large if bytes.fromhex(run.digest) not in seen]
+        if format is None or not unseen:
+            return runs
+
+        async def smaller(run: Run) -> list[Run]:
+            return await run_long(partial(cut_smaller, run, format, self._parameters), len(run.raw), self._threads)
+
+        instead = dict(zip((id(run) for run in unseen), await each(smaller, unseen), strict=True))
+        sightings = await self._sightings([small for smalls in instead.values() for small in smalls])
+        known: list[Run] = []
+        for run in runs:
+            small = instead.get(id(run), [])
+            stored = sum(len(part.raw) for part in small if _is_stored(sightings.get(bytes.fromhex(part.digest))))
+            known += small if stored > len(run.raw) // 2 else [run]
+        return known
+
+    async def _sightings(self, runs: Sequence[Run]) -> dict[bytes, Sighting]:
+        """What is known of runs that are worth sharing."""
+        worth = [bytes.fromhex(run.digest) for run in runs if len(run.raw) >= placement.SHARED_FROM]
+        return await self._index.sightings(worth) if worth else {}
+
     async def _place(self, runs: Sequence[Run], size: int, before: Before, acquire: Acquire) -> None:
         """Decides for each run whether it becomes a segment, and stores those that do."""
-        worth = [run.digest for run in runs if len(run.raw) >= placement.SHARED_FROM]
-        sightings = await self._index.sightings([bytes.fromhex(digest) for digest in worth]) if worth else {}
+        sightings = await self._sightings(runs)
         candidates = []
         for run in runs:
             seen = bytes.fromhex(run.digest) in sightings
@@ -114,7 +141,7 @@ class Assembler:
         self._observe(
             [run.raw for run, c in zip(runs, candidates, strict=True) if not c.seen and (c.sealed or not before.inline)]
         )
-        there = {digest.hex() for digest, sighting in sightings.items() if sighting.state != "inline"}
+        there = {digest.hex() for digest, sighting in sightings.items() if _is_stored(sighting)}
         await self._store(chosen, there, acquire)
 
     async def _spill(self, progress: Progress, acquire: Acquire) -> None:
@@ -182,6 +209,10 @@ class Assembler:
             return made.get(reference.digest) or await self._layouts.fetch(reference)
 
         return fetch
+
+
+def _is_stored(sighting: Sighting | None) -> bool:
+    return sighting is not None and sighting.state != "inline"
 
 
 def _digest_of(runs: Sequence[Run], joined: bytes) -> str:

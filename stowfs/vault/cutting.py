@@ -8,6 +8,7 @@ window, so that memory does not grow with the file; where the cuts lie does not 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
+from itertools import pairwise
 
 import msgspec
 import trio
@@ -134,6 +135,12 @@ class Cutter:
         return max(WINDOW // self._at_once, LEAST_WINDOW)
 
 
+def cut_smaller(run: Run, format: str, parameters: SegmenterParameters) -> list[Run]:
+    """A large run of a conversation of this format as smaller ones, the last of which ends where it does."""
+    cut = segment(run.raw, parameters=parameters, resume=format, final=False)
+    return [Run(run.raw[start:end], True) for start, end in pairwise([0, *cut.ends, len(run.raw)]) if start < end]
+
+
 def _cut_window(
     data: bytes, stretch: Stretch, start: int, resume: str | None, *, final: bool
 ) -> tuple[Segmentation, list[Run]]:
@@ -143,12 +150,7 @@ def _cut_window(
     sealed = len(ends)
     if final and (not ends or ends[-1] < len(data)):
         ends.append(len(data))
-    runs = []
-    begin = 0
-    for index, end in enumerate(ends):
-        raw = data[begin:end]
-        runs.append(Run(raw, index < sealed, sha256(raw)))
-        begin = end
+    runs = [Run(data[begin:end], index < sealed) for index, (begin, end) in enumerate(pairwise([0, *ends]))]
     return cut, runs
 
 

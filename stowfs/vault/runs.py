@@ -18,10 +18,13 @@ class Run:
 
     raw: bytes
     sealed: bool
-    digest: str
+    digest: str = field(init=False)
     compressed: bytes | None = None
     dictionary: str | None = None
     reference: Reference | None = None
+
+    def __post_init__(self) -> None:
+        self.digest = sha256(self.raw)
 
     @property
     def piece(self) -> Piece:
@@ -92,7 +95,7 @@ def kept_runs(pieces: Sequence[Piece], inline: Sequence[bytes]) -> list[Run | Re
             kept.append(piece)
         else:
             raw = next(left)
-            kept.append(Run(raw, True, sha256(raw)))
+            kept.append(Run(raw, True))
     return kept
 
 

@@ -32,7 +32,8 @@ than the work."""
 
 
 UNWRITTEN = 32
-"""Segments that readers have and the disk has not yet, at most: some megabytes, several batches."""
+"""Segments that readers have and the disk has not yet, at most: several batches, some megabytes, or a dozen of them
+where they are large."""
 
 BATCH = 8
 """Segments that go to a thread together at most: a millisecond or two of work, for which the first of them waits."""
@@ -120,8 +121,7 @@ class SegmentReader:
         fetched = None
         try:
             flight.data, fetched = await self._load(digest)
-            if len(flight.data) <= self._memory.limit:
-                self._memory.put(digest, flight.data)
+            self._memory.put(digest, flight.data)
             if fetched is not None and self._unwritten >= UNWRITTEN:
                 # The disk cannot follow: readers go at its pace.
                 await self._write(digest, fetched)

@@ -1,5 +1,6 @@
 """Large runs: where they are cut, what they save, and that whatever is done to a long conversation keeps its bytes."""
 
+import itertools
 import random
 from pathlib import Path
 
@@ -77,21 +78,23 @@ async def test_a_long_conversation_takes_few_objects(tmp_path: Path) -> None:
         assert (await audit(store.inner)).exact
 
 
-async def test_large_segments_are_read_ahead(tmp_path: Path) -> None:
-    """A record and a blob each, and nothing twice."""
+@pytest.mark.parametrize("memory", [64 << 20, 1 << 20])
+async def test_a_cold_sequential_read_asks_for_each_large_segment_once(tmp_path: Path, memory: int) -> None:
+    """A record and a blob each, also where one segment is more than the memory for all."""
     store = FaultyStore(MemoryStore())
     async with Hosts(store, tmp_path) as hosts:
         session = log_lines(30_000)
         snapshot = await write(await hosts.start("a"), "session", session)
-        b = await hosts.start("b")
+        b = await hosts.start("b", memory_cache_size=memory)
         store.reset_log()
         opened = await b.head("session")
-        got = b"".join([await b.read(opened, at, at + (512 << 10)) for at in range(0, len(session), 512 << 10)])
+        got = b"".join([await b.read(opened, at, at + (128 << 10)) for at in range(0, len(session), 128 << 10)])
         assert got == session
         assert store.count("get", "segments") == len(snapshot.top_references)
         # Which of them are redirected, their compressed sizes decide.
         large = sum(reference.size >= LARGE_AT_LEAST for reference in snapshot.top_references)
         assert large // 2 < store.count("get", "blobs") <= large
+        assert b.segments.counts.disk_hits == 0
 
 
 async def test_cuts_do_not_depend_on_how_much_is_cut_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +172,23 @@ async def test_a_copy_that_differs_at_its_beginning_is_cut_anew(tmp_path: Path) 
         assert await read(await hosts.start("b"), "session") == other
         await a.drain()
         assert (await audit(store)).exact
+
+
+async def test_what_is_stored_in_small_segments_is_not_stored_again_in_large_ones(tmp_path: Path) -> None:
+    """A session that is copied under another name each day has, of yesterday's end, what it is made of."""
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts:
+        a = await hosts.start("a")
+        session = log_lines(20_000)
+        days = [await write(a, f"day{day}", session[: (10 + 2 * day) << 20]) for day in range(3)]
+        assert max(sizes(days[0])) >= LARGE_AT_LEAST
+        for earlier, later in itertools.pairwise(days):
+            kept = set(later.top_references)
+            # But for where a large run would end in the middle of a small one.
+            assert sum(r.size for r in earlier.top_references if r not in kept) <= DEFAULT_PARAMETERS.maximum
+        await a.drain()
+        assert await read(await hosts.start("b"), "day2") == session[: 14 << 20]
+        assert (await audit(store.inner)).exact
 
 
 async def test_an_edit_inside_a_long_conversation_stores_what_it_touches(tmp_path: Path) -> None:
