@@ -204,33 +204,29 @@ class Counts:
         payload = next((request.payload for request in batch if request.payload is not None), None)
         if payload is None or len(payload.compressed) > records.REDIRECT_ABOVE:
             # Reading first spares the upload of a large payload that is there already.
-            swapped = await self._try(digest, _Change(digest, batch, None, self._dictionaries, self._many), UNREAD)
-            if swapped is not None:
-                return swapped
-            if payload is None:
-                raise CorruptObject(f"segment {digest} is referenced, but is not in the store")
-            payload = await self._redirect(payload)
-            first = UNREAD
+            try:
+                return await self._swap(digest, _Change(digest, batch, None, self._dictionaries, self._many), UNREAD)
+            except _PayloadNeeded as needed:
+                if payload is None:
+                    raise CorruptObject(f"segment {digest} is referenced, but is not in the store") from None
+                payload = await self._redirect(payload)
+                first = needed.found
         change = _Change(digest, batch, payload, self._dictionaries, self._many)
-        swapped = await self._try(digest, change, first)
-        assert swapped is not None
+        swapped = await self._swap(digest, change, first)
         if payload.redirect is not None and not change.published:
             await self._drop_own_blob(payload)
         return swapped
 
-    async def _try(self, digest: str, change: "_Change", first: Found | Unread | None) -> Swapped | None:
-        """One grouped compare-and-swap; `None` where the segment has to be stored first."""
-        try:
-            return await compare_and_swap(
-                self._store,
-                segment_key(digest),
-                change,
-                first=first,
-                prepare=change.prepare,
-                deadline=self._deadline,
-            )
-        except _PayloadNeeded:
-            return None
+    async def _swap(self, digest: str, change: "_Change", first: Found | Unread | None) -> Swapped:
+        """One grouped compare-and-swap. Raises `_PayloadNeeded` where the segment has to be stored first."""
+        return await compare_and_swap(
+            self._store,
+            segment_key(digest),
+            change,
+            first=first,
+            prepare=change.prepare,
+            deadline=self._deadline,
+        )
 
     async def _redirect(self, payload: Payload) -> Payload:
         """Writes a payload that is too large for a record under a revision key of its own."""
@@ -254,7 +250,12 @@ class Counts:
 
 
 class _PayloadNeeded(Exception):
-    """The segment is not there, and its payload is too large to be sent before that is known."""
+    """The segment is not there, and its payload is too large to be sent before that is known. `found`: a record of it
+    that is dead."""
+
+    def __init__(self, found: Found | None) -> None:
+        super().__init__()
+        self.found = found
 
 
 class _Change:
@@ -289,6 +290,8 @@ class _Change:
     def propose(self, current: Found | None) -> bytes | None:
         before = records.decode(self._digest, current.body) if current else None
         self._generation = before.header.ring.generation if before else 0
+        if self._needs_payload(before):
+            raise _PayloadNeeded(current)
         after = self._apply(before)
         for request in self._batch:
             request.count = after.header.ref_count if after else 0
@@ -301,13 +304,15 @@ class _Change:
             if request.operation.fresh:
                 request.operation = replace(request.operation, fresh=False, since=self._generation)
 
+    def _needs_payload(self, record: Record | None) -> bool:
+        acquires = any(request.kind == "acquire" for request in self._batch)
+        return acquires and self._payload is None and (record is None or record.header.state == "dead")
+
     def _apply(self, record: Record | None) -> Record | None:
         """Acquires first, so that a count never touches zero between two operations of one batch."""
         many = self._many
         acquires = [request.operation for request in self._batch if request.kind == "acquire"]
         if acquires:
-            if self._payload is None and (record is None or record.header.state == "dead"):
-                raise _PayloadNeeded
             record = records.acquire(record, acquires, self._payload, dictionary=self._dictionary, many=many)
         for request in self._batch:
             if request.kind == "undo":

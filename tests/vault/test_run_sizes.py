@@ -74,6 +74,8 @@ async def test_a_long_conversation_takes_few_objects(tmp_path: Path) -> None:
         # The end is cut as before, so that an append costs as little.
         assert max(sizes(snapshot)[-8:]) <= DEFAULT_PARAMETERS.maximum
         assert store.count("put", "segments") < len(session) >> 18
+        # Before a large one is sent, it is asked for, once.
+        assert store.count("get", "segments") == store.count("put", "blobs") > 0
         assert await read(await hosts.start("b"), "session") == session
         assert (await audit(store.inner)).exact
 
