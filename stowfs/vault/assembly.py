@@ -80,8 +80,9 @@ class Assembler:
         """The pieces of `draft`; every new segment among them has been passed to `acquire`. `segments`: the digests of
         those that its base references. Errors of reading and storing."""
         before = Before(_inline_digests(draft.base), segments)
-        async with self._cutter.turn(draft) as sizes:
-            progress = await self._cutter.begin(draft, sizes)
+        sizes = self._cutter.sizes(draft)
+        progress = await self._cutter.begin(draft, sizes)
+        async with self._cutter.turn(sizes, progress):
             async for cut in self._cutter.cut(draft, sizes, progress):
                 runs = await self._as_known(cut, progress.resume)
                 await self._place(runs, draft.size, before, acquire)

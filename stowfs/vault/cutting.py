@@ -29,8 +29,8 @@ at a few tens of megabytes."""
 LEAST_WINDOW = 1 * MIB
 """Bytes cut at a time by one of many: a few of the longest runs."""
 
-LONG_AT_ONCE = 2
-"""Conversations with large runs that are cut at once: so many windows of two large runs are what all may take."""
+LARGE_AT_ONCE = 2
+"""Commits that cut large runs at once: so many windows of two of the largest are what all may take."""
 
 
 class Cutter:
@@ -41,17 +41,21 @@ class Cutter:
         self._parameters = parameters
         self._threads = threads
         self._at_once = 0
-        self._long = trio.CapacityLimiter(LONG_AT_ONCE)
+        self._large = trio.CapacityLimiter(LARGE_AT_ONCE)
+
+    def sizes(self, draft: Draft) -> RunSizes:
+        """How large the runs of a draft are to be."""
+        sizes = RunSizes.of(self._parameters, draft.size)
+        # Small ones meet the cuts of the base sooner.
+        return sizes.only_small() if draft.base and draft.last_change < draft.size else sizes
 
     @asynccontextmanager
-    async def turn(self, draft: Draft) -> AsyncIterator[RunSizes]:
-        """A part of the memory that cutting may take, until the end of the block; how large the runs of the draft are
-        to be."""
-        sizes = RunSizes.of(self._parameters, draft.size)
-        async with self._long if sizes.large_until else nullcontext():
+    async def turn(self, sizes: RunSizes, progress: Progress) -> AsyncIterator[None]:
+        """A part of the memory that cutting may take, until the end of the block."""
+        async with self._large if progress.position < sizes.large_until else nullcontext():
             self._at_once += 1
             try:
-                yield sizes
+                yield
             finally:
                 self._at_once -= 1
 
@@ -94,11 +98,9 @@ class Cutter:
         return True
 
     async def cut(self, draft: Draft, sizes: RunSizes, progress: Progress) -> AsyncIterator[list[Run]]:
-        """The runs from `progress.position` on, by windows; ends early where the rest of the base can be kept."""
+        """The runs from `progress.position` on, by windows, in the commit's `turn`; ends early where the rest of the
+        base can be kept."""
         old = await self._layouts.layout(draft.base) if draft.base and draft.last_change < draft.size else None
-        if old is not None:
-            # They meet the cuts of the base sooner.
-            sizes = sizes.only_small()
         window = 0
         while progress.position < draft.size:
             start = progress.position
