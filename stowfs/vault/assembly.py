@@ -80,7 +80,7 @@ class Assembler:
         """The pieces of `draft`; every new segment among them has been passed to `acquire`. `segments`: the digests of
         those that its base references. Errors of reading and storing."""
         before = Before(_inline_digests(draft.base), segments)
-        sizes = self._cutter.sizes(draft)
+        sizes = await self._cutter.sizes(draft)
         progress = await self._cutter.begin(draft, sizes)
         async with self._cutter.turn(sizes, progress):
             async for cut in self._cutter.cut(draft, sizes, progress):

@@ -43,11 +43,16 @@ class Cutter:
         self._at_once = 0
         self._large = trio.CapacityLimiter(LARGE_AT_ONCE)
 
-    def sizes(self, draft: Draft) -> RunSizes:
-        """How large the runs of a draft are to be."""
+    async def sizes(self, draft: Draft) -> RunSizes:
+        """How large the runs of a draft are to be. Those of an edit are as those that are edited: so they soon meet the
+        cuts of the base."""
         sizes = RunSizes.of(self._parameters, draft.size)
-        # Small ones meet the cuts of the base sooner.
-        return sizes.only_small() if draft.base and draft.last_change < draft.size else sizes
+        if draft.base is None or draft.last_change >= draft.size or not sizes.large_until:
+            return sizes
+        layout = await self._layouts.layout(draft.base)
+        edited = layout.covering(draft.first_change, draft.first_change + 1)[0]
+        is_large = layout.starts[edited + 1] - layout.starts[edited] > self._parameters.maximum
+        return sizes if is_large else sizes.only_small()
 
     @asynccontextmanager
     async def turn(self, sizes: RunSizes, progress: Progress) -> AsyncIterator[None]:

@@ -301,5 +301,5 @@ async def test_an_edit_uploads_only_what_changed(tmp_path: Path) -> None:
         await edit(a, "x", len(data) // 2, b"X" * 100)
         data[len(data) // 2 : len(data) // 2 + 100] = b"X" * 100
         assert store.count("put", "segments") - 2 <= 4  # the runs that changed, and the releases of the old ones
-        assert store.bytes_sent() < 400_000
+        assert store.bytes_sent() < 1_000_000  # a large run, compressed
         assert await read(await hosts.start("b"), "x") == data

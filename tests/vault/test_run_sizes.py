@@ -193,20 +193,29 @@ async def test_what_is_stored_in_small_segments_is_not_stored_again_in_large_one
         assert (await audit(store.inner)).exact
 
 
-async def test_an_edit_inside_a_long_conversation_stores_what_it_touches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("grown", [False, True])
+async def test_an_edit_inside_a_long_conversation_stores_one_run_as_large_as_the_old_one(
+    tmp_path: Path, grown: bool
+) -> None:
     store = FaultyStore(MemoryStore())
     async with Hosts(store, tmp_path) as hosts:
         a = await hosts.start("a")
         session = log_lines(30_000)
-        await write(a, "session", session)
+        begun = len(session) if not grown else 0
+        await write(a, "session", session[:begun])
+        for start in range(begun, len(session), 4 << 20):
+            await append(a, "session", session[start : start + (4 << 20)])
         await a.drain()
+        middle = (await a.head("session")).size // 3
         store.reset_log()
-        middle = len(session) // 2
-        await edit(a, "session", middle, b"#")
-        await a.drain()
-        assert store.bytes_sent() < LARGER * DEFAULT_PARAMETERS.maximum
+        before = set((await a.head("session")).top_references)
+        after = await edit(a, "session", middle, b"#")
+        stored = [reference for reference in after.top_references if reference not in before]
+        assert len(stored) <= 2
+        assert (stored[0].size < LARGE_AT_LEAST) is grown
         expected = session[:middle] + b"#" + session[middle + 1 :]
         assert await read(await hosts.start("b"), "session") == expected
+        await a.drain()
         assert (await audit(store.inner)).exact
 
 

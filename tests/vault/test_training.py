@@ -131,7 +131,7 @@ async def test_what_was_sampled_beforehand_is_not_trained_on_again(
     await trio.testing.wait_all_tasks_blocked()
     assert again == []
     while not again:
-        vault.trainer.observe([random.randbytes(1 << 20)])
+        vault.trainer.observe([random.randbytes(256 * KIB) for _ in range(4)])
         await trio.testing.wait_all_tasks_blocked()
     assert again[0] >= training.AGAIN * total / 2
 
