@@ -27,7 +27,7 @@ from stowfs.vault.version import Version
 log = logging.getLogger(__name__)
 
 Invalidate = Callable[[Inode], Awaitable[None]]
-"""Makes the kernel forget the attributes of an inode. Not to be called with its lock: a request may wait for that."""
+"""Makes the kernel forget the attributes of an inode. With the inode's lock, only while somebody has it open."""
 
 
 class Commits:
@@ -92,8 +92,11 @@ class Commits:
         except Exception as error:
             inode.failure = error
             raise
-        inode.draft = None
-        self._committed(inode, before, committed)
+        try:
+            await self.about_to_show(inode, before, committed)
+        finally:
+            inode.draft = None
+            self.committed(inode, before, committed)
 
     async def commit_once(self, inode: Inode, *, in_store: bool = False) -> None:
         """As `commit`, for a caller that is a writer itself, and will not try again.
@@ -173,14 +176,9 @@ class Commits:
                 return
             before = _Before(inode.version, draft.acknowledged)
 
-            def settled(committed: Snapshot, clean: bool) -> None:
-                if clean:
-                    inode.draft = None
-                self._committed(inode, before, committed)
-
             inode.attempted = True
             try:
-                if not await self._vault.backlog.flush(draft, inode.lock, settled):
+                if not await self._vault.backlog.flush(draft, inode.lock, _Shown(self, inode, before)):
                     async with inode.lock:
                         self._gone(inode)
             finally:
@@ -281,18 +279,27 @@ class Commits:
         assert draft is not None
         self._vault.flusher.add(draft.id, draft.path, draft.spooled, partial(self.flush, inode))
 
-    def _committed(self, inode: Inode, before: "_Before", committed: Snapshot) -> None:
+    async def about_to_show(self, inode: Inode, before: "_Before", committed: Snapshot) -> None:
+        """Before `committed`, for a caller that holds the lock.
+
+        Where that is merged with the work of another host, whoever has the file open will read other bytes than the
+        kernel knows the size of. It must not take the old size for the end of the new bytes: so it is told to ask again
+        before any of them can be read, and what it is told until then, it does not believe for longer.
+        """
+        if inode.handles and not before.becomes(committed):
+            inode.changing = True
+            await self._invalidate(inode)
+
+    def committed(self, inode: Inode, before: "_Before", committed: Snapshot) -> None:
         """The inode shows the version that its draft became, or lost to."""
         inode.failure = None
-        inode.attempted = False
+        inode.attempted = inode.changing = False
         if committed.is_directory:
             # Kept beside a directory that somebody made: the inode has no name any more.
             inode.show(Version("", before.attributes, 0))
             self._inodes.unlink(inode.path)
             return
-        base = before.version
-        own = committed.attributes == before.attributes and committed.size == before.size
-        if own and (before.intent is Intent.REPLACE or base is None or follows(committed, base)):
+        if before.becomes(committed):
             self.adopt_same_bytes(inode, committed)
         else:
             # Merged with the work of another host, or beaten by it.
@@ -320,6 +327,28 @@ class _Before:
         self.intent = draft.intent
         self.size = draft.size
         self.attributes = draft.attributes
+
+    def becomes(self, committed: Snapshot) -> bool:
+        """Whether a version is just that, with nobody else's work in it."""
+        own = committed.attributes == self.attributes and committed.size == self.size
+        return own and (self.intent is Intent.REPLACE or self.version is None or follows(committed, self.version))
+
+
+class _Shown:
+    """An inode that shows a draft which is committed in the background."""
+
+    def __init__(self, commits: Commits, inode: Inode, before: _Before) -> None:
+        self._commits = commits
+        self._inode = inode
+        self._before = before
+
+    async def about_to_change(self, committed: Snapshot) -> None:
+        await self._commits.about_to_show(self._inode, self._before, committed)
+
+    def settled(self, committed: Snapshot, *, clean: bool) -> None:
+        if clean:
+            self._inode.draft = None
+        self._commits.committed(self._inode, self._before, committed)
 
 
 def _is_safe(draft: Draft) -> bool:

@@ -64,6 +64,7 @@ class Inode:
         "allowance",
         "attempted",
         "cached",
+        "changing",
         "draft",
         "entries_changed_ns",
         "failure",
@@ -124,6 +125,8 @@ class Inode:
         self.cached: str | None = None
         self.told: PackedVersion | None = None
         self.kernel_size = 0
+        # It is about to show something else: the kernel may not believe what it is told for any longer than that.
+        self.changing = False
 
     @property
     def lock(self) -> Lock:

@@ -47,7 +47,8 @@ def mount_flags(options: MountOptions, url: str) -> set[str]:
 async def invalidate_attributes(inode: Inode) -> None:
     """Makes the kernel ask for the attributes of an inode again.
 
-    Never to be called with a lock that a handler may need.
+    Never to be called with a lock that a handler may need, unless the file is open: then the kernel waits for nothing.
+    Else it may be about to forget the inode, and wait until what it has of it is written.
     """
     try:
         # A thread, since the call waits for the kernel. The page cache is left alone: dropping pages of an open file

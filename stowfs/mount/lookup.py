@@ -134,6 +134,8 @@ class Lookup:
     def attribute_timeout(self, inode: Inode) -> float:
         """Seconds for which the kernel may believe the attributes of an inode. Counted from when the store was asked,
         so that what a stat says is never older than promised."""
+        if inode.changing:
+            return 0.0
         # Nobody asks the store within the time of revalidation: so the kernel need not ask this process.
         if not self._is_shared(inode):
             return max(self._attribute_timeout, self._revalidate)

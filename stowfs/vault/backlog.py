@@ -16,8 +16,9 @@ A draft is committed from a frozen copy, while the owner goes on writing.
 import logging
 import math
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from typing import Protocol
 
 import msgspec
 import trio
@@ -43,8 +44,25 @@ ADD_UP_AFTER = 0.5
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(DraftState)
 
-Settled = Callable[[Snapshot, bool], None]
-"""Told, with the lock of the draft held, which version is there now, and whether the draft is clean."""
+
+class Shown(Protocol):
+    """Whoever shows a draft to programs. Both are called with the lock of the draft held."""
+
+    async def about_to_change(self, committed: Snapshot) -> None:
+        """The draft is in this version: it will be based on that, or be that."""
+
+    def settled(self, committed: Snapshot, *, clean: bool) -> None:
+        """So it is now. `clean`: there is nothing else in it."""
+
+
+class Unshown:
+    """Nobody shows a draft."""
+
+    async def about_to_change(self, committed: Snapshot) -> None:
+        """Nobody needs to know."""
+
+    def settled(self, committed: Snapshot, *, clean: bool) -> None:
+        """Nobody needs to know."""
 
 
 class Backlog:
@@ -187,7 +205,7 @@ class Backlog:
         self._spool.remove(removal.id)
         self._removals.remove(removal)
 
-    async def flush(self, draft: Draft, lock: Lock, settled: Settled) -> bool:
+    async def flush(self, draft: Draft, lock: Lock, shown: Shown) -> bool:
         """Commits what is acknowledged of a draft. One at a time; the caller does not hold `lock`, the draft's.
 
         False where it is gone, with what was written to it: then nothing of it is acknowledged any more. Raises what
@@ -221,7 +239,8 @@ class Backlog:
                 await self.withdraw(draft)
             return False
         async with lock:
-            settled(committed, await self._advance(draft, frozen, acknowledged, committed))
+            await shown.about_to_change(committed)
+            shown.settled(committed, clean=await self._advance(draft, frozen, acknowledged, committed))
         return True
 
     async def _advance(self, draft: Draft, frozen: Draft, done: Draft, committed: Snapshot) -> bool:

@@ -22,7 +22,7 @@ from stowfs.locks import Lock
 from stowfs.store.base import ObjectInfo, ObjectStore
 from stowfs.tasks import background
 from stowfs.vault.assembly import Assembler
-from stowfs.vault.backlog import Backlog
+from stowfs.vault.backlog import Backlog, Unshown
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
 from stowfs.vault.counts import Counts
@@ -169,7 +169,7 @@ class Vault:
     def queue_backlog(self) -> None:
         """Has the flusher send what an earlier process left. For a vault whose owner writes nothing itself."""
         for draft in self.backlog.drafts:
-            commit = partial(self.backlog.flush, draft, Lock(), _settled)
+            commit = partial(self.backlog.flush, draft, Lock(), Unshown())
             self.flusher.add(draft.id, draft.path, draft.spooled, commit)
 
     async def run_flusher(self) -> None:
@@ -385,7 +385,3 @@ class Vault:
     def _check_writable(self) -> None:
         if self.options.read_only:
             raise ReadOnly("this mount is read-only")
-
-
-def _settled(committed: Snapshot, clean: bool) -> None:
-    """Nobody shows what was committed."""

@@ -22,6 +22,7 @@ from stowfs.errors import StoreError
 from stowfs.hot.tier import HotTier
 from stowfs.locks import Lock
 from stowfs.store.base import ObjectStore
+from stowfs.vault.backlog import Unshown
 from stowfs.vault.descriptor import Descriptor, create_descriptor
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.vault import Vault
@@ -212,7 +213,7 @@ async def edit(vault: Vault, path: str, offset: int, data: bytes) -> Snapshot:
 async def flush(vault: Vault) -> None:
     """Brings everything into the store that is acknowledged."""
     for draft in vault.backlog.drafts:
-        await vault.backlog.flush(draft, Lock(), lambda committed, clean: None)
+        await vault.backlog.flush(draft, Lock(), Unshown())
 
 
 async def read(vault: Vault, path: str) -> bytes:

@@ -2,7 +2,7 @@
 
 import trio
 
-from stowfs.mount.commits import Commits
+from stowfs.mount.commits import Commits, Invalidate
 from stowfs.mount.contents import Contents
 from stowfs.mount.inodes import Inode, Inodes
 from stowfs.mount.listings import Listings
@@ -22,11 +22,13 @@ DEADLINE = 5.0
 class View:
     """A vault as a mount sees it."""
 
-    def __init__(self, vault: Vault) -> None:
+    def __init__(self, vault: Vault, invalidate: Invalidate | None = None) -> None:
+        """`invalidate`: what is done in the place of telling a kernel to ask for attributes again."""
+        tell = invalidate or _invalidate
         moves = Moves(DEADLINE)
         self.inodes = Inodes(Version("", ATTRIBUTES, 0, "directory"))
-        self.commits = Commits(vault, self.inodes, moves, _invalidate, lifetime=None)
-        self.contents = Contents(vault, self.inodes, moves, self.commits, _invalidate)
+        self.commits = Commits(vault, self.inodes, moves, tell, lifetime=None)
+        self.contents = Contents(vault, self.inodes, moves, self.commits, tell)
         self.lookup = Lookup(vault, self.inodes, ATTRIBUTE_TIMEOUT)
         self.listings = Listings(vault, self.inodes, self.lookup.meet_listed, None, ATTRIBUTE_TIMEOUT)
         self.open_files = OpenFiles(self.inodes, self.lookup, self.commits, None)

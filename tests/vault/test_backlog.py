@@ -344,13 +344,24 @@ async def test_changes_during_a_commit_follow_it(tmp_path: Path) -> None:
         a = await hosts.start("a")
         draft = await acknowledged(a, "x", b"one ")
         lock = Lock()
-        cleanness: list[bool] = []
-        commit = partial(a.backlog.flush, draft, lock, lambda committed, clean: cleanness.append(clean))
+        seen: list[tuple[bytes, bool | None]] = []
+
+        class Reader:
+            """Sees what is shown before and after a commit changes it."""
+
+            async def about_to_change(self, committed: Snapshot) -> None:
+                seen.append((await draft.read(0, 100), None))
+
+            def settled(self, committed: Snapshot, *, clean: bool) -> None:
+                assert draft.base is committed
+                seen.append((b"", clean))
+
+        commit = partial(a.backlog.flush, draft, lock, Reader())
         async with store.held("put", "manifests/*", commit), lock:
             draft.write(4, b"two ")
             await a.acknowledge(draft)
             draft.write(8, b"three")
-        assert cleanness == [False]
+        assert seen == [(b"one two three", None), (b"", False)]
         assert await read(a, "x") == b"one "
         assert await draft.read(0, 100) == b"one two three"
         await commit()
@@ -358,6 +369,6 @@ async def test_changes_during_a_commit_follow_it(tmp_path: Path) -> None:
         assert a.backlog.drafts == []
         await a.acknowledge(draft)
         await commit()
-        assert cleanness == [False, False, True]
+        assert [clean for _, clean in seen if clean is not None] == [False, False, True]
         assert await read(a, "x") == b"one two three"
         await hosts.crash("a")

@@ -13,6 +13,7 @@ import pytest
 
 from stowfs.locks import Lock
 from stowfs.store.memory import MemoryStore
+from stowfs.vault.backlog import Unshown
 from stowfs.vault.draft import Draft
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
@@ -158,5 +159,5 @@ async def _attempt(
             more(draft)
             await vault.acknowledge(draft)
 
-    flush_draft = partial(vault.backlog.flush, draft, lock, lambda committed, clean: None)
+    flush_draft = partial(vault.backlog.flush, draft, lock, Unshown())
     await hosts.attempt("a", flush_draft, action, meanwhile=write_more if more else None)
