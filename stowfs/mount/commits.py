@@ -293,10 +293,11 @@ class Commits:
     def committed(self, inode: Inode, before: "_Before", committed: Snapshot) -> None:
         """The inode shows the version that its draft became, or lost to."""
         inode.failure = None
-        inode.attempted = inode.changing = False
+        inode.attempted = False
         if committed.is_directory:
             # Kept beside a directory that somebody made: the inode has no name any more.
             inode.show(Version("", before.attributes, 0))
+            inode.changing = False
             self._inodes.unlink(inode.path)
             return
         if before.becomes(committed):
@@ -304,6 +305,11 @@ class Commits:
         else:
             # Merged with the work of another host, or beaten by it.
             self.adopt(inode, committed)
+        if inode.changing:
+            inode.changing = False
+            # It is going to ask. Told so once more, the kernel would pass over the answer to what it asks just now, and
+            # take the old size for the end after all.
+            inode.told, inode.kernel_size = inode.packed, inode.size
         self._inodes.committed(inode)
 
     def _gone(self, inode: Inode) -> None:
@@ -315,7 +321,8 @@ class Commits:
 
     async def _tell_size(self, inode: Inode) -> None:
         if inode.size != inode.kernel_size:
-            # Merged with the work of another host.
+            # Merged with the work of another host when nobody had it open any more, or appended where the kernel did
+            # not expect it.
             await self._invalidate(inode)
 
 
