@@ -57,6 +57,14 @@ def test_a_tree_comes_back_with_modes_and_times(stow: Stow, store: str, tree: Pa
     assert described(stow.directory / "out/deep/tree") == described(tree)
 
 
+def test_a_time_that_cannot_be_stored_becomes_the_nearest_that_can(stow: Stow, store: str, tree: Path) -> None:
+    os.utime(tree / "a/one", ns=(0, 10_000_000_000_000_000_000))  # in the year 2286
+    stow.run("put", store, "tree/a/one")
+    stow.run("get", store, "one", "out")
+    assert (stow.directory / "out/one").stat().st_mtime_ns == (1 << 63) - 1
+    assert (stow.directory / "out/one").read_bytes() == (tree / "a/one").read_bytes()
+
+
 def test_samples_there_and_back(stow: Stow, store: str) -> None:
     put = stow.json("put", store, f"{SAMPLES}/.", "--to", "all/of them")
     assert put["bytes"] == RAW + (SAMPLES / "PROVENANCE.md").stat().st_size
