@@ -23,7 +23,7 @@ from stowfs.vault.manifest import Facts, Piece, Reference, Snapshot
 from stowfs.vault.parallel import each
 from stowfs.vault.placement import Candidate
 from stowfs.vault.record import Payload
-from stowfs.vault.runs import Progress, Run, inline_parts, kept_runs, sha256
+from stowfs.vault.runs import Cutting, Run, inline_parts, kept_runs, sha256
 
 Acquire = Callable[[Sequence[Payload], set[str]], Awaitable[None]]
 """Makes sure that each segment is stored and counted for the commit under way. The set: digests believed to be
@@ -81,14 +81,14 @@ class Assembler:
         those that its base references. Errors of reading and storing."""
         before = Before(_inline_digests(draft.base), segments)
         sizes = await self._cutter.sizes(draft)
-        progress = await self._cutter.begin(draft, sizes)
-        async with self._cutter.turn(sizes, progress):
-            async for cut in self._cutter.cut(draft, sizes, progress):
-                runs = await self._as_known(cut, progress.resume)
+        cutting = await self._cutter.begin(draft, sizes)
+        async with self._cutter.turn(sizes, cutting):
+            async for cut in self._cutter.cut(draft, sizes, cutting):
+                runs = await self._as_known(cut, cutting.resume)
                 await self._place(runs, draft.size, before, acquire)
-                progress.take(runs)
-                await self._spill(progress, acquire)
-            return await self._finish(progress, acquire, note_tail=draft.base is None)
+                cutting.take(runs)
+                await self._spill(cutting, acquire)
+            return await self._finish(cutting, acquire, note_tail=draft.base is None)
 
     async def _as_known(self, runs: list[Run], format: str | None) -> list[Run]:
         """Large runs as small ones, where most of their bytes are stored as such already: by whoever has less of the
@@ -145,14 +145,14 @@ class Assembler:
         there = {digest.hex() for digest, sighting in sightings.items() if _is_stored(sighting)}
         await self._store(chosen, there, acquire)
 
-    async def _spill(self, progress: Progress, acquire: Acquire) -> None:
+    async def _spill(self, cutting: Cutting, acquire: Acquire) -> None:
         """Stores what is too much inline already.
 
         It is what `_finish` would find too much, but found here it does not take memory until then: however long a
         conversation is, all of it may compress too well for segments.
         """
-        count = placement.spilled([run.inline for run in progress.inline])
-        spill, progress.inline = progress.inline[:count], progress.inline[count:]
+        count = placement.spilled([run.inline for run in cutting.inline])
+        spill, cutting.inline = cutting.inline[:count], cutting.inline[count:]
         await self._store(spill, set(), acquire)
 
     async def _store(self, runs: Sequence[Run], there: set[str], acquire: Acquire) -> None:
@@ -174,14 +174,14 @@ class Assembler:
 
         await each(compress, [run for run in runs if run.compressed is None])
 
-    async def _finish(self, progress: Progress, acquire: Acquire, *, note_tail: bool) -> Assembled:
+    async def _finish(self, cutting: Cutting, acquire: Acquire, *, note_tail: bool) -> Assembled:
         """Spills what is too much inline, and folds references into pages.
 
         The tail of a conversation that is appended to differs each time: only that of a new one is worth a note.
         """
-        runs = [*progress.runs, *kept_runs(progress.suffix, progress.suffix_inline)]
+        runs = [*cutting.runs, *kept_runs(cutting.suffix, cutting.suffix_inline)]
         inline = [run for run in runs if isinstance(run, Run) and run.reference is None]
-        sealed = inline[:-1] if progress.tail and inline and inline[-1] is runs[-1] else inline
+        sealed = inline[:-1] if cutting.tail and inline and inline[-1] is runs[-1] else inline
         spill = sealed[: placement.spilled([run.inline for run in sealed])]
         references = sum(not isinstance(run, Run) or run.reference is not None for run in runs)
         if references > pages.FANOUT_LIMIT:
@@ -199,8 +199,8 @@ class Assembler:
             pieces=tuple(pieces),
             inline=inline_bytes,
             inline_digest=_digest_of(left, inline_bytes),
-            tail=progress.tail,
-            facts=progress.facts,
+            tail=cutting.tail,
+            facts=cutting.facts,
             digests=await pages.digests(pieces, self._page_source(made)),
             inline_digests=tuple(run.digest for run in noted if len(run.raw) >= placement.SHARED_FROM),
         )

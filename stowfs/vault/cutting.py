@@ -20,7 +20,7 @@ from stowfs.vault.draft import Draft, Intent
 from stowfs.vault.layout import Layout, LayoutReader
 from stowfs.vault.manifest import Facts, Reference, Snapshot
 from stowfs.vault.run_sizes import RunSizes, Stretch
-from stowfs.vault.runs import Progress, Run, inline_parts, resumed, sha256
+from stowfs.vault.runs import Cutting, Run, inline_parts, resumed, sha256
 
 WINDOW = 8 * MIB
 """Bytes cut at a time by all commits together: dozens of runs, so that their hashing, compression and upload overlap,
@@ -55,20 +55,20 @@ class Cutter:
         return sizes if is_large else sizes.only_small()
 
     @asynccontextmanager
-    async def turn(self, sizes: RunSizes, progress: Progress) -> AsyncIterator[None]:
+    async def turn(self, sizes: RunSizes, cutting: Cutting) -> AsyncIterator[None]:
         """A part of the memory that cutting may take, until the end of the block."""
-        async with self._large if progress.position < sizes.large_until else nullcontext():
+        async with self._large if cutting.position < sizes.large_until else nullcontext():
             self._at_once += 1
             try:
                 yield
             finally:
                 self._at_once -= 1
 
-    async def begin(self, draft: Draft, sizes: RunSizes) -> Progress:
+    async def begin(self, draft: Draft, sizes: RunSizes) -> Cutting:
         """Keeps the longest sealed prefix of the base that the draft does not touch."""
         base = draft.base
         if base is None or not base.manifest.facts.resumable:
-            return Progress(0, None, Facts())
+            return Cutting(0, None, Facts())
         facts = base.manifest.facts
         if base.sealed_end > 0 and (
             draft.first_change >= base.sealed_end or (sizes.large_until and await self._is_written_again(draft, base))
@@ -79,11 +79,11 @@ class Cutter:
             facts = msgspec.structs.replace(facts, messages=messages, tail_messages=0)
             return resumed(base.sealed_end, facts, pieces, inline_parts(base, pieces))
         if draft.first_change < 1:
-            return Progress(0, None, Facts())
+            return Cutting(0, None, Facts())
         layout = await self._layouts.layout(base)
         index = max(i for i, start in enumerate(layout.starts) if start <= min(draft.first_change, base.sealed_end))
         if index == 0:
-            return Progress(0, None, Facts())
+            return Cutting(0, None, Facts())
         facts = msgspec.structs.replace(facts, messages=None, tail_messages=0)
         inline = [layout.inline_bytes(i) for i in range(index) if isinstance(layout.pieces[i], int)]
         return resumed(layout.starts[index], facts, layout.pieces[:index], inline)
@@ -102,20 +102,20 @@ class Cutter:
                 return False
         return True
 
-    async def cut(self, draft: Draft, sizes: RunSizes, progress: Progress) -> AsyncIterator[list[Run]]:
-        """The runs from `progress.position` on, by windows, in the commit's `turn`; ends early where the rest of the
+    async def cut(self, draft: Draft, sizes: RunSizes, cutting: Cutting) -> AsyncIterator[list[Run]]:
+        """The runs from `cutting.position` on, by windows, in the commit's `turn`; ends early where the rest of the
         base can be kept."""
         old = await self._layouts.layout(draft.base) if draft.base and draft.last_change < draft.size else None
         window = 0
-        while progress.position < draft.size:
-            start = progress.position
+        while cutting.position < draft.size:
+            start = cutting.position
             stretch = sizes.at(start)
             window = max(window, self._window(), 2 * stretch.parameters.maximum)
             stop = min(start + window, stretch.needed)
             final = stop == draft.size
             data = await draft.read(start, stop)
             cut, runs = await run_long(
-                partial(_cut_window, data, stretch, start, progress.resume, final=final),
+                partial(_cut_window, data, stretch, start, cutting.resume, final=final),
                 len(data),
                 self._threads,
             )
@@ -126,15 +126,15 @@ class Cutter:
                 window *= 2
                 continue
             window = 0
-            progress.facts = _merge(progress.facts, cut, final=final, resumed=progress.resume is not None)
-            progress.resume = cut.format if cut.resumable else None
-            taken = _meet(draft, old, progress, runs) if old else len(runs)
-            progress.position += sum(len(run.raw) for run in runs[:taken])
-            if taken < len(runs) or progress.suffix:
+            cutting.facts = _merge(cutting.facts, cut, final=final, resumed=cutting.resume is not None)
+            cutting.resume = cut.format if cut.resumable else None
+            taken = _meet(draft, old, cutting, runs) if old else len(runs)
+            cutting.position += sum(len(run.raw) for run in runs[:taken])
+            if taken < len(runs) or cutting.suffix:
                 yield runs[:taken]
                 return
             if final and not runs[-1].sealed:
-                progress.tail = len(runs[-1].raw)
+                cutting.tail = len(runs[-1].raw)
             yield runs
 
     def _window(self) -> int:
@@ -161,20 +161,20 @@ def _cut_window(
     return cut, runs
 
 
-def _meet(draft: Draft, old: Layout, progress: Progress, runs: list[Run]) -> int:
+def _meet(draft: Draft, old: Layout, cutting: Cutting, runs: list[Run]) -> int:
     """How many runs are taken before the cuts meet those of the base again; the rest of the base is kept then."""
-    position = progress.position
+    position = cutting.position
     boundaries = {start: i for i, start in enumerate(old.starts)}
     for taken, run in enumerate(runs, 1):
         position += len(run.raw)
         index = boundaries.get(position)
         if run.sealed and index is not None and position >= draft.last_change and position < draft.size:
-            progress.suffix = old.pieces[index:]
-            progress.suffix_inline = [
+            cutting.suffix = old.pieces[index:]
+            cutting.suffix_inline = [
                 old.inline_bytes(i) for i in range(index, len(old.pieces)) if isinstance(old.pieces[i], int)
             ]
-            progress.tail = old.snapshot.manifest.tail
-            progress.facts = msgspec.structs.replace(progress.facts, messages=None, tail_messages=0)
+            cutting.tail = old.snapshot.manifest.tail
+            cutting.facts = msgspec.structs.replace(cutting.facts, messages=None, tail_messages=0)
             return taken
     return len(runs)
 

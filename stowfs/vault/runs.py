@@ -53,7 +53,7 @@ class Run:
 
 
 @dataclass(slots=True)
-class Progress:
+class Cutting:
     """Where cutting stands: what is kept from the base, and what was cut so far.
 
     `inline`: the sealed runs among `runs` that are no segments yet, the oldest first.
@@ -79,11 +79,11 @@ def sha256(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def resumed(position: int, facts: Facts, pieces: Sequence[Piece], inline: Sequence[bytes]) -> Progress:
+def resumed(position: int, facts: Facts, pieces: Sequence[Piece], inline: Sequence[bytes]) -> Cutting:
     """Cutting goes on at `position`, after the first `pieces` of the base."""
-    progress = Progress(position, facts.format, facts)
-    progress.take(kept_runs(pieces, inline))
-    return progress
+    cutting = Cutting(position, facts.format, facts)
+    cutting.take(kept_runs(pieces, inline))
+    return cutting
 
 
 def kept_runs(pieces: Sequence[Piece], inline: Sequence[bytes]) -> list[Run | Reference]:
