@@ -182,6 +182,7 @@ class Commits:
                     async with inode.lock:
                         self._gone(inode)
             finally:
+                inode.changing = False
                 # Where it failed, its bytes were read.
                 self.rest(inode)
         await self._tell_size(inode)
