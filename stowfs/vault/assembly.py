@@ -15,7 +15,7 @@ from stowfs.conversation.segmenter import SegmenterParameters
 from stowfs.hot.index import Index, Sighting
 from stowfs.tasks import run_long
 from stowfs.vault import pages, placement
-from stowfs.vault.cutting import Cutter, cut_smaller
+from stowfs.vault.cutting import Cutter
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.draft import Draft
 from stowfs.vault.layout import LayoutReader
@@ -72,7 +72,6 @@ class Assembler:
         self._dictionaries = dictionaries
         self._observe = observe
         self._index = index
-        self._parameters = parameters
         self._threads = threads
         self._cutter = Cutter(layouts, parameters, threads)
 
@@ -80,10 +79,9 @@ class Assembler:
         """The pieces of `draft`; every new segment among them has been passed to `acquire`. `segments`: the digests of
         those that its base references. Errors of reading and storing."""
         before = Before(_inline_digests(draft.base), segments)
-        sizes = await self._cutter.sizes(draft)
-        cutting = await self._cutter.begin(draft, sizes)
-        async with self._cutter.turn(sizes, cutting):
-            async for cut in self._cutter.cut(draft, sizes, cutting):
+        cutting = await self._cutter.begin(draft)
+        async with self._cutter.turn(cutting):
+            async for cut in self._cutter.cut(draft, cutting):
                 runs = await self._as_known(cut, cutting.resume)
                 await self._place(runs, draft.size, before, acquire)
                 cutting.take(runs)
@@ -93,16 +91,14 @@ class Assembler:
     async def _as_known(self, runs: list[Run], format: str | None) -> list[Run]:
         """Large runs as small ones, where most of their bytes are stored as such already: by whoever has less of the
         conversation, or wrote it bit by bit."""
-        large = [run for run in runs if run.sealed and len(run.raw) > self._parameters.maximum]
+        large = [run for run in runs if run.sealed and self._cutter.is_large(len(run.raw))]
         seen = await self._sightings(large)
         unseen = [run for run in large if bytes.fromhex(run.digest) not in seen]
         if format is None or not unseen:
             return runs
 
-        async def smaller(run: Run) -> list[Run]:
-            return await run_long(partial(cut_smaller, run, format, self._parameters), len(run.raw), self._threads)
-
-        instead = dict(zip((id(run) for run in unseen), await each(smaller, unseen), strict=True))
+        smaller = await each(partial(self._cutter.smaller, format=format), unseen)
+        instead = dict(zip(map(id, unseen), smaller, strict=True))
         sightings = await self._sightings([small for smalls in instead.values() for small in smalls])
         known: list[Run] = []
         for run in runs:

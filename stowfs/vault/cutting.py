@@ -20,7 +20,7 @@ from stowfs.vault.draft import Draft, Intent
 from stowfs.vault.layout import Layout, LayoutReader
 from stowfs.vault.manifest import Facts, Reference, Snapshot
 from stowfs.vault.run_sizes import RunSizes, Stretch
-from stowfs.vault.runs import Cutting, Run, inline_parts, resumed, sha256
+from stowfs.vault.runs import Cutting, Run, inline_parts, sha256
 
 WINDOW = 8 * MIB
 """Bytes cut at a time by all commits together: dozens of runs, so that their hashing, compression and upload overlap,
@@ -43,50 +43,54 @@ class Cutter:
         self._at_once = 0
         self._large = trio.CapacityLimiter(LARGE_AT_ONCE)
 
-    async def sizes(self, draft: Draft) -> RunSizes:
-        """How large the runs of a draft are to be. Those of an edit are as those that are edited: so they soon meet the
-        cuts of the base."""
-        sizes = RunSizes.of(self._parameters, draft.size)
-        if draft.base is None or draft.last_change >= draft.size or not sizes.large_until:
-            return sizes
-        layout = await self._layouts.layout(draft.base)
-        edited = layout.covering(draft.first_change, draft.first_change + 1)[0]
-        is_large = layout.starts[edited + 1] - layout.starts[edited] > self._parameters.maximum
-        return sizes if is_large else sizes.only_small()
-
-    @asynccontextmanager
-    async def turn(self, sizes: RunSizes, cutting: Cutting) -> AsyncIterator[None]:
-        """A part of the memory that cutting may take, until the end of the block."""
-        async with self._large if cutting.position < sizes.large_until else nullcontext():
-            self._at_once += 1
-            try:
-                yield
-            finally:
-                self._at_once -= 1
-
-    async def begin(self, draft: Draft, sizes: RunSizes) -> Cutting:
+    async def begin(self, draft: Draft) -> Cutting:
         """Keeps the longest sealed prefix of the base that the draft does not touch."""
         base = draft.base
+        old = await self._layouts.layout(base) if base and draft.last_change < draft.size else None
+        cutting = Cutting(self._sizes(draft, old), old)
         if base is None or not base.manifest.facts.resumable:
-            return Cutting(0, None, Facts())
+            return cutting
         facts = base.manifest.facts
         if base.sealed_end > 0 and (
-            draft.first_change >= base.sealed_end or (sizes.large_until and await self._is_written_again(draft, base))
+            draft.first_change >= base.sealed_end
+            or (cutting.sizes.large_until and await self._is_written_again(draft, base))
         ):
             # The pages stay as they are: an append does not read them.
             pieces = base.manifest.pieces[:-1] if base.manifest.tail else base.manifest.pieces
             messages = None if facts.messages is None else facts.messages - facts.tail_messages
             facts = msgspec.structs.replace(facts, messages=messages, tail_messages=0)
-            return resumed(base.sealed_end, facts, pieces, inline_parts(base, pieces))
-        if draft.first_change < 1:
-            return Cutting(0, None, Facts())
-        layout = await self._layouts.layout(base)
-        index = max(i for i, start in enumerate(layout.starts) if start <= min(draft.first_change, base.sealed_end))
-        if index == 0:
-            return Cutting(0, None, Facts())
-        facts = msgspec.structs.replace(facts, messages=None, tail_messages=0)
-        inline = [layout.inline_bytes(i) for i in range(index) if isinstance(layout.pieces[i], int)]
-        return resumed(layout.starts[index], facts, layout.pieces[:index], inline)
+            cutting.resume_at(base.sealed_end, facts, pieces, inline_parts(base, pieces))
+        elif draft.first_change > 0:
+            layout = await self._layouts.layout(base)
+            kept = max(i for i, start in enumerate(layout.starts) if start <= min(draft.first_change, base.sealed_end))
+            if kept:
+                facts = msgspec.structs.replace(facts, messages=None, tail_messages=0)
+                inline = [layout.inline_bytes(i) for i in range(kept) if isinstance(layout.pieces[i], int)]
+                cutting.resume_at(layout.starts[kept], facts, layout.pieces[:kept], inline)
+        return cutting
+
+    def _sizes(self, draft: Draft, old: Layout | None) -> RunSizes:
+        """How large the runs of a draft are to be. Those of an edit are as those that are edited: so they soon meet the
+        cuts of the base."""
+        sizes = RunSizes.of(self._parameters, draft.size)
+        if old is None:
+            return sizes
+        edited = old.covering(draft.first_change, draft.first_change + 1)[0]
+        return sizes if self.is_large(old.starts[edited + 1] - old.starts[edited]) else sizes.only_small()
+
+    def is_large(self, size: int) -> bool:
+        """Whether only a large run has so many bytes."""
+        return size > self._parameters.maximum
+
+    @asynccontextmanager
+    async def turn(self, cutting: Cutting) -> AsyncIterator[None]:
+        """A part of the memory that cutting may take, until the end of the block."""
+        async with self._large if cutting.position < cutting.sizes.large_until else nullcontext():
+            self._at_once += 1
+            try:
+                yield
+            finally:
+                self._at_once -= 1
 
     async def _is_written_again(self, draft: Draft, base: Snapshot) -> bool:
         """Whether the draft replaces a version by what begins with the same sealed runs. They stay then, however they
@@ -102,14 +106,13 @@ class Cutter:
                 return False
         return True
 
-    async def cut(self, draft: Draft, sizes: RunSizes, cutting: Cutting) -> AsyncIterator[list[Run]]:
+    async def cut(self, draft: Draft, cutting: Cutting) -> AsyncIterator[list[Run]]:
         """The runs from `cutting.position` on, by windows, in the commit's `turn`; ends early where the rest of the
         base can be kept."""
-        old = await self._layouts.layout(draft.base) if draft.base and draft.last_change < draft.size else None
         window = 0
         while cutting.position < draft.size:
             start = cutting.position
-            stretch = sizes.at(start)
+            stretch = cutting.sizes.at(start)
             window = max(window, self._window(), 2 * stretch.parameters.maximum)
             stop = min(start + window, stretch.needed)
             final = stop == draft.size
@@ -122,13 +125,13 @@ class Cutter:
             if not runs:
                 # No message ends in the window: a longer one decides.
                 if stop == stretch.needed:
-                    sizes = sizes.only_small()
+                    cutting.sizes = cutting.sizes.only_small()
                 window *= 2
                 continue
             window = 0
             cutting.facts = _merge(cutting.facts, cut, final=final, resumed=cutting.resume is not None)
             cutting.resume = cut.format if cut.resumable else None
-            taken = _meet(draft, old, cutting, runs) if old else len(runs)
+            taken = _meet(draft, cutting.old, cutting, runs) if cutting.old else len(runs)
             cutting.position += sum(len(run.raw) for run in runs[:taken])
             if taken < len(runs) or cutting.suffix:
                 yield runs[:taken]
@@ -137,15 +140,18 @@ class Cutter:
                 cutting.tail = len(runs[-1].raw)
             yield runs
 
+    async def smaller(self, run: Run, format: str) -> list[Run]:
+        """A large run of a conversation of this format as small ones, the last of which ends where it does."""
+        return await run_long(partial(_cut_smaller, run.raw, format, self._parameters), len(run.raw), self._threads)
+
     def _window(self) -> int:
         """How many bytes a commit may cut at a time, unless its runs are longer."""
         return max(WINDOW // self._at_once, LEAST_WINDOW)
 
 
-def cut_smaller(run: Run, format: str, parameters: SegmenterParameters) -> list[Run]:
-    """A large run of a conversation of this format as smaller ones, the last of which ends where it does."""
-    cut = segment(run.raw, parameters=parameters, resume=format, final=False)
-    return [Run(run.raw[start:end], True) for start, end in pairwise([0, *cut.ends, len(run.raw)]) if start < end]
+def _cut_smaller(data: bytes, format: str, parameters: SegmenterParameters) -> list[Run]:
+    cut = segment(data, parameters=parameters, resume=format, final=False)
+    return [Run(data[start:end], True) for start, end in pairwise([0, *cut.ends, len(data)]) if start < end]
 
 
 def _cut_window(

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 from stowfs import codec
 from stowfs.codec import Dictionary
+from stowfs.vault.layout import Layout
 from stowfs.vault.manifest import Facts, Piece, Reference, Snapshot
 from stowfs.vault.placement import InlineRun
 from stowfs.vault.record import Payload
+from stowfs.vault.run_sizes import RunSizes
 
 
 @dataclass(slots=True)
@@ -56,17 +58,25 @@ class Run:
 class Cutting:
     """Where cutting stands: what is kept from the base, and what was cut so far.
 
-    `inline`: the sealed runs among `runs` that are no segments yet, the oldest first.
+    `sizes`: of the runs to come; `old`: the base, where its end may be kept; `inline`: the sealed runs among `runs`
+    that are no segments yet, the oldest first.
     """
 
-    position: int
-    resume: str | None
-    facts: Facts
+    sizes: RunSizes
+    old: Layout | None = None
+    position: int = 0
+    resume: str | None = None
+    facts: Facts = field(default_factory=Facts)
     runs: list[Run | Reference] = field(default_factory=list)
     inline: list[Run] = field(default_factory=list)
     suffix: list[Piece] = field(default_factory=list)
     suffix_inline: list[bytes] = field(default_factory=list)
     tail: int = 0
+
+    def resume_at(self, position: int, facts: Facts, pieces: Sequence[Piece], inline: Sequence[bytes]) -> None:
+        """Cutting goes on at `position`, after the first `pieces` of the base."""
+        self.position, self.resume, self.facts = position, facts.format, facts
+        self.take(kept_runs(pieces, inline))
 
     def take(self, runs: Sequence[Run | Reference]) -> None:
         """These come next in the conversation, and where they go is decided."""
@@ -79,13 +89,6 @@ def sha256(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def resumed(position: int, facts: Facts, pieces: Sequence[Piece], inline: Sequence[bytes]) -> Cutting:
-    """Cutting goes on at `position`, after the first `pieces` of the base."""
-    cutting = Cutting(position, facts.format, facts)
-    cutting.take(kept_runs(pieces, inline))
-    return cutting
-
-
 def kept_runs(pieces: Sequence[Piece], inline: Sequence[bytes]) -> list[Run | Reference]:
     """Pieces of the base as they go on: references, and inline runs with their bytes."""
     left = iter(inline)
@@ -94,8 +97,7 @@ def kept_runs(pieces: Sequence[Piece], inline: Sequence[bytes]) -> list[Run | Re
         if isinstance(piece, Reference):
             kept.append(piece)
         else:
-            raw = next(left)
-            kept.append(Run(raw, True))
+            kept.append(Run(next(left), True))
     return kept
 
 
