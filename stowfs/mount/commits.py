@@ -293,12 +293,12 @@ class Commits:
 
     def committed(self, inode: Inode, before: "_Before", committed: Snapshot) -> None:
         """The inode shows the version that its draft became, or lost to."""
+        announced, inode.changing = inode.changing, False
         inode.failure = None
         inode.attempted = False
         if committed.is_directory:
             # Kept beside a directory that somebody made: the inode has no name any more.
             inode.show(Version("", before.attributes, 0))
-            inode.changing = False
             self._inodes.unlink(inode.path)
             return
         if before.becomes(committed):
@@ -306,8 +306,7 @@ class Commits:
         else:
             # Merged with the work of another host, or beaten by it.
             self.adopt(inode, committed)
-        if inode.changing:
-            inode.changing = False
+        if announced:
             # It is going to ask. Told so once more, the kernel would pass over the answer to what it asks just now, and
             # take the old size for the end after all.
             inode.told, inode.kernel_size = inode.packed, inode.size

@@ -16,7 +16,7 @@ from stowfs.mount.walks import Walk, Walks
 from stowfs.vault import expiry
 from stowfs.vault.naming import join, split
 from stowfs.vault.vault import Vault
-from stowfs.vault.version import PackedVersion, Version, decode, encode
+from stowfs.vault.version import PackedVersion, Version, decode
 
 PER_TIMEOUT = 10_000
 """Entries for which what a listing told is believed once more as long as attributes are. Programs read the whole
@@ -118,5 +118,5 @@ def _only_here(inodes: Iterable[Inode], directory: Inode, stored: set[str]) -> l
     for inode in inodes:
         parent, name = split(inode.path)
         if inode.linked and parent == directory.path and name not in stored:
-            entries[name] = encode(inode.version) if inode.version is not None else None
+            entries[name] = inode.packed or None
     return [(name, entries[name]) for name in sorted(entries)]
