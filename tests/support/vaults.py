@@ -220,3 +220,10 @@ async def read(vault: Vault, path: str) -> bytes:
     """The whole content of a conversation."""
     snapshot = await vault.head(path)
     return await vault.read(snapshot, 0, snapshot.size)
+
+
+async def read_in_steps(vault: Vault, path: str, step: int) -> bytes:
+    """The whole content of a conversation, as a program reads it that asks for so many bytes at a time."""
+    snapshot = await vault.head(path)
+    parts = [await vault.read(snapshot, start, start + step) for start in range(0, snapshot.size, step)]
+    return b"".join(parts)

@@ -14,7 +14,7 @@ from stowfs.vault.layout import AHEAD, NEAR, STREAMS, Layout
 from stowfs.vault.manifest import Attributes, Manifest, Piece, Reference, Snapshot
 from stowfs.vault.run_sizes import LARGER
 from tests.support.faults import FaultyStore, Rule, Stall
-from tests.support.vaults import Hosts, write
+from tests.support.vaults import Hosts, read_in_steps, write
 from tests.vault.test_promises import log_lines, noise
 
 BLOCK = 128 * KIB
@@ -149,11 +149,7 @@ async def test_a_cold_sequential_read_costs_one_request_for_each_segment(
         snapshot = await write(await hosts.start("a"), "x", data)
         b = await hosts.start("b", memory_cache_size=memory)
         store.reset_log()
-        opened = await b.head("x")
-        got = b""
-        while len(got) < opened.size:
-            got += await b.read(opened, len(got), len(got) + size)
-        assert got == data
+        assert await read_in_steps(b, "x", size) == data
         assert store.counts() == {
             ("get", "manifests"): 1,
             ("get", "segments"): len({reference.digest for reference in snapshot.top_references}),

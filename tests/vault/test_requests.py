@@ -14,7 +14,7 @@ from stowfs.store.memory import MemoryStore
 from tests.support.audit import audit
 from tests.support.corpus import samples
 from tests.support.faults import Delay, FaultyStore, Rule
-from tests.support.vaults import Hosts, append, read, write
+from tests.support.vaults import Hosts, append, read, read_in_steps, write
 from tests.vault.test_promises import log_lines, noise
 
 
@@ -123,11 +123,7 @@ async def test_a_cold_read_fetches_the_manifest_and_each_segment_once(tmp_path: 
         snapshot = await write(await hosts.start("a"), "x", data)
         b = await hosts.start("b")
         store.reset_log()
-        opened = await b.head("x")
-        got = b""
-        while len(got) < opened.size:
-            got += await b.read(opened, len(got), len(got) + 100_000)
-        assert got == data
+        assert await read_in_steps(b, "x", 100_000) == data
         redirected = store.count("get", "blobs")
         assert store.count("get", "manifests") == 1
         assert store.count("get", "segments") == len({r.digest for r in snapshot.top_references})

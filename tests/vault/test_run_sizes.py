@@ -2,6 +2,8 @@
 
 import itertools
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from stowfs import codec
 from stowfs.conversation.segmenter import DEFAULT_PARAMETERS, SegmenterParameters
+from stowfs.store.base import ObjectStore
 from stowfs.store.memory import MemoryStore
 from stowfs.vault import cutting
 from stowfs.vault import record as records
@@ -18,9 +21,10 @@ from stowfs.vault.descriptor import create_descriptor
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import segment_key
 from stowfs.vault.run_sizes import END, LARGER, RunSizes
+from stowfs.vault.vault import Vault
 from tests.support.audit import audit
 from tests.support.faults import FaultyStore
-from tests.support.vaults import Hosts, append, edit, read, write
+from tests.support.vaults import Hosts, append, edit, read, read_in_steps, write
 from tests.vault.test_promises import log_lines, noise
 
 TINY = SegmenterParameters(minimum=64, target=256, maximum=1024)
@@ -29,6 +33,26 @@ TINY = SegmenterParameters(minimum=64, target=256, maximum=1024)
 TINY_END = END * LARGER * TINY.maximum
 
 LARGE_AT_LEAST = LARGER * DEFAULT_PARAMETERS.minimum
+
+
+@asynccontextmanager
+async def tiny_hosts(store: ObjectStore, directory: Path) -> AsyncIterator[Hosts]:
+    """Hosts of a store that cuts tiny runs."""
+    descriptor = await create_descriptor(store, segmenter=TINY, trash_seconds=0)
+    async with Hosts(store, directory, descriptor=descriptor) as hosts:
+        yield hosts
+
+
+async def grown(vault: Vault) -> bytes:
+    """What is in `session`, which has grown line by line: stored in one go, so much would have large runs."""
+    content = b""
+    await write(vault, "session", content)
+    for number in range(80):
+        turn = log_lines(1, seed=number)
+        await append(vault, "session", turn)
+        content += turn
+    await vault.drain()
+    return content
 
 
 def sizes(snapshot: Snapshot) -> list[int]:
@@ -89,9 +113,7 @@ async def test_a_cold_sequential_read_asks_for_each_large_segment_once(tmp_path:
         snapshot = await write(await hosts.start("a"), "session", session)
         b = await hosts.start("b", memory_cache_size=memory)
         store.reset_log()
-        opened = await b.head("session")
-        got = b"".join([await b.read(opened, at, at + (128 << 10)) for at in range(0, len(session), 128 << 10)])
-        assert got == session
+        assert await read_in_steps(b, "session", 128 << 10) == session
         assert store.count("get", "segments") == len(snapshot.top_references)
         # Which of them are redirected, their compressed sizes decide.
         large = sum(reference.size >= LARGE_AT_LEAST for reference in snapshot.top_references)
@@ -101,10 +123,9 @@ async def test_a_cold_sequential_read_asks_for_each_large_segment_once(tmp_path:
 
 async def test_cuts_do_not_depend_on_how_much_is_cut_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = MemoryStore()
-    descriptor = await create_descriptor(store, segmenter=TINY, trash_seconds=0)
     session = log_lines(300) + noise(100_000) + log_lines(100, seed=2)
     cut = []
-    async with Hosts(store, tmp_path, descriptor=descriptor) as hosts:
+    async with tiny_hosts(store, tmp_path) as hosts:
         for window in (1 << 10, 50_000, 1 << 20):
             monkeypatch.setattr(cutting, "WINDOW", window)
             monkeypatch.setattr(cutting, "LEAST_WINDOW", window)
@@ -117,9 +138,8 @@ async def test_cuts_do_not_depend_on_how_much_is_cut_at_a_time(tmp_path: Path, m
 
 async def test_a_longer_version_is_cut_like_a_shorter_one_up_to_where_its_large_runs_end(tmp_path: Path) -> None:
     store = MemoryStore()
-    descriptor = await create_descriptor(store, segmenter=TINY, trash_seconds=0)
     session = log_lines(400)
-    async with Hosts(store, tmp_path, descriptor=descriptor) as hosts:
+    async with tiny_hosts(store, tmp_path) as hosts:
         short = sizes(await write(await hosts.start("a"), "short", session[:200_000]))
         long = sizes(await write(await hosts.start("b"), "long", session))
         last = max(index for index, size in enumerate(short) if size > TINY.maximum)
@@ -129,16 +149,9 @@ async def test_a_longer_version_is_cut_like_a_shorter_one_up_to_where_its_large_
 
 async def test_a_session_that_grew_line_by_line_is_copied_over_itself_without_a_write(tmp_path: Path) -> None:
     store = FaultyStore(MemoryStore())
-    descriptor = await create_descriptor(store, segmenter=TINY, trash_seconds=0)
-    session = b""
-    async with Hosts(store, tmp_path, descriptor=descriptor) as hosts:
+    async with tiny_hosts(store, tmp_path) as hosts:
         a = await hosts.start("a")
-        await write(a, "session", session)
-        for number in range(80):
-            turn = log_lines(1, seed=number)
-            await append(a, "session", turn)
-            session += turn
-        await a.drain()
+        session = await grown(a)
         before = await a.head("session")
         assert before.size > TINY_END + 20_000
         assert max(sizes(before)) <= TINY.maximum
@@ -160,14 +173,9 @@ async def test_a_session_that_grew_line_by_line_is_copied_over_itself_without_a_
 
 async def test_a_copy_that_differs_at_its_beginning_is_cut_anew(tmp_path: Path) -> None:
     store = MemoryStore()
-    descriptor = await create_descriptor(store, segmenter=TINY, trash_seconds=0)
-    async with Hosts(store, tmp_path, descriptor=descriptor) as hosts:
+    async with tiny_hosts(store, tmp_path) as hosts:
         a = await hosts.start("a")
-        session = b""
-        await write(a, "session", session)
-        for number in range(80):
-            await append(a, "session", log_lines(1, seed=number))
-            session += log_lines(1, seed=number)
+        session = await grown(a)
         other = session.replace(b"order", b"Order", 1)
         after = await write(a, "session", other, await a.head("session"))
         assert max(sizes(after)) > TINY.maximum
@@ -259,8 +267,7 @@ async def test_whatever_is_done_to_a_long_conversation_keeps_its_bytes(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]
 ) -> None:
     store = MemoryStore()
-    descriptor = await create_descriptor(store, segmenter=TINY, trash_seconds=0)
-    async with Hosts(store, tmp_path_factory.mktemp("hosts"), descriptor=descriptor) as hosts:
+    async with tiny_hosts(store, tmp_path_factory.mktemp("hosts")) as hosts:
         a = await hosts.start("a")
         expected = log_lines(100)
         await write(a, "x", expected)
