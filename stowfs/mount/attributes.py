@@ -74,10 +74,10 @@ def entry(inode: Inode, shown: Shown, attribute_timeout: float, entry_timeout: f
     return answer
 
 
-def answered(inode: Inode, answer: pyfuse3.EntryAttributes) -> None:
-    """Notes what the kernel knows of an inode after a reply with its attributes."""
+def answered(inode: Inode, answer: pyfuse3.EntryAttributes, shown: Inode) -> None:
+    """Notes what the kernel knows of an inode after a reply with the attributes of `shown`."""
     inode.kernel_size = answer.st_size
-    inode.told = inode.packed
+    inode.told = shown.packed
 
 
 def root_entry(uid: int, gid: int, shown: Shown, mounted_ns: int) -> pyfuse3.EntryAttributes:

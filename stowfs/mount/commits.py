@@ -287,7 +287,7 @@ class Commits:
         kernel knows the size of. It must not take the old size for the end of the new bytes: so it is told to ask again
         before any of them can be read, and what it is told until then, it does not believe for longer.
         """
-        if inode.handles and not before.becomes(committed):
+        if inode.is_open and not before.becomes(committed):
             inode.changing = True
             await self._invalidate(inode)
 

@@ -45,7 +45,7 @@ class ExtendedAttributes:
 
     async def names(self, inode: Inode) -> list[bytes]:
         """The attributes that are stored."""
-        await self._lookup.revalidate(inode, recently=True)
+        inode = await self._lookup.shown(inode, recently=True)
         # Whatever somebody else has put into the store.
         return [name for name in extended.names(inode.attributes) if name.startswith(STORED)]
 
@@ -53,17 +53,17 @@ class ExtendedAttributes:
         """The value of an attribute. Raises `NoSuchAttribute`, ENODATA."""
         _check_namespace(name)
         if name == LIFETIME:
-            await self._lookup.revalidate(inode, recently=True)
+            inode = await self._lookup.shown(inode, recently=True)
             return str(int(expiry.seconds_left(_deadline(inode)))).encode()
         if name.startswith(KNOWN):
             return await self._tell(inode, name.removeprefix(KNOWN))
-        await self._lookup.revalidate(inode, recently=True)
+        inode = await self._lookup.shown(inode, recently=True)
         return extended.value(inode.attributes, name)
 
     async def set(self, inode: Inode, name: bytes, value: bytes) -> None:
         """Sets an attribute. Raises `AttributesFull`, `UsageError` (no lifetime), EPERM."""
         _check_writable(inode, name)
-        await self._lookup.revalidate(inode)
+        inode = await self._lookup.shown(inode)
         if name == LIFETIME:
             await self._set_deadline(inode, expiry.deadline(parse_duration(value.decode("latin-1"))))
             return
@@ -72,7 +72,7 @@ class ExtendedAttributes:
     async def remove(self, inode: Inode, name: bytes) -> None:
         """Removes an attribute. Raises `NoSuchAttribute`, EPERM."""
         _check_writable(inode, name)
-        await self._lookup.revalidate(inode)
+        inode = await self._lookup.shown(inode)
         if name == LIFETIME:
             _deadline(inode)
             await self._set_deadline(inode, None)
@@ -97,7 +97,8 @@ class ExtendedAttributes:
         """The version below the uncommitted changes of a file; None where there is none."""
         if inode.snapshot is not None or inode.version is None or not inode.linked:
             return inode.snapshot
-        return await self._lookup.current(inode)
+        _, snapshot = await self._lookup.current(inode)
+        return snapshot
 
     def _fact(self, name: str) -> Callable[[Snapshot], Awaitable[object]]:
         async def tell(snapshot: Snapshot) -> object:

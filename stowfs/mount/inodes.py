@@ -70,6 +70,7 @@ class Inode:
         "failure",
         "fresh",
         "handles",
+        "held",
         "kernel_size",
         "linked",
         "local",
@@ -109,8 +110,10 @@ class Inode:
         self.local = False
         self.linked = True
         # References the kernel holds, and handles of user space: all, those that may write, those that may also map.
+        # Handles that are only held for an open that is to come (see `reopening`) are among all of them.
         self.lookups = 0
         self.handles = 0
+        self.held = 0
         self.writers = 0
         self.mappers = 0
         # As of when the version was last set, to tell whether a listing is older (seconds of trio's clock).
@@ -144,6 +147,11 @@ class Inode:
         if self._flight is None:
             self._flight = Lock()
         return self._flight
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a program has it open."""
+        return self.handles > self.held
 
     @property
     def is_directory(self) -> bool:

@@ -99,34 +99,40 @@ class Lookup:
         inode.show(version, as_of)
         return inode
 
-    async def revalidate(self, inode: Inode, *, recently: bool = False, stale_ok: bool = False) -> None:
-        """Brings an inode up to date whose state the store decides; with `recently` only if what is known is older than
-        attributes may be, or versions.
+    async def shown(self, inode: Inode, *, recently: bool = False, stale_ok: bool = False) -> Inode:
+        """The inode that tells the attributes of `inode`, and takes changes of them: what its path shows now, where the
+        store decides that; with `recently` only if what is known is older than attributes may be, or versions.
 
-        `stale_ok` as in `Vault.head`. Raises ESTALE where its path shows something else.
+        The kernel asks about the inode of a version that was replaced when a program names its path. ESTALE would cost
+        that program one of the two attempts that the kernel makes at what it wants to do (see `reopening`).
+
+        `stale_ok` as in `Vault.head`. Raises ESTALE as `current` does.
         """
-        if not inode.linked and not inode.handles and not inode.is_directory:
-            raise stale()
-        if not self._is_shared(inode):
-            return
-        believed = self._believed(inode) if recently else 0.0
-        if trio.current_time() - inode.validated < believed and not inode.expired:
-            return
-        await self.current(inode, stale_ok=stale_ok)
+        if inode.linked:
+            believed = self._believed(inode) if recently else 0.0
+            recent = trio.current_time() - inode.validated < believed and not inode.expired
+            if recent or not self._is_shared(inode):
+                return inode
+        elif inode.handles or inode.is_directory:
+            return inode
+        found, _ = await self.current(inode, stale_ok=stale_ok)
+        # Somebody may have opened it while the store was asked.
+        return inode if inode.is_open else found
 
-    async def current(self, inode: Inode, *, stale_ok: bool = False) -> Snapshot | None:
-        """The version that `find` has for the path of `inode`. Raises ESTALE where that shows something else."""
+    async def current(self, inode: Inode, *, stale_ok: bool = False) -> tuple[Inode, Snapshot | None]:
+        """What `find` has for the path of `inode`. Raises ESTALE where that is nothing, or something of another type:
+        the kernel looks it up again."""
         try:
             found, snapshot = await self.find(inode.path, stale_ok=stale_ok)
         except NoSuchPath:
             raise stale() from None
-        if found is not inode:
+        if found.type_bits != inode.type_bits:
             raise stale()
-        return snapshot
+        return found, snapshot
 
     async def target(self, inode: Inode) -> bytes:
-        """Where a symbolic link leads. Raises ESTALE where its path shows something else."""
-        snapshot = await self.current(inode)
+        """Where a symbolic link leads. Raises ESTALE as `current` does."""
+        _, snapshot = await self.current(inode)
         if snapshot is None:
             raise stale()
         return snapshot.target
@@ -148,7 +154,7 @@ class Lookup:
 
     def _is_shared(self, inode: Inode) -> bool:
         """Whether another host can change what the inode shows: not while it is open, changed or unlinked here."""
-        return not inode.handles and inode.draft is None and inode.linked and inode is not self._inodes.conversations
+        return not inode.is_open and inode.draft is None and inode.linked and inode is not self._inodes.conversations
 
 
 def child_path(parent: Inode, name: bytes) -> str:

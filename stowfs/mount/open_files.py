@@ -17,35 +17,44 @@ class OpenFiles:
         self._lookup = lookup
         self._commits = commits
         self._walks = walks
-        self.reopening = Reopening()
+        self.reopening = Reopening(self._uncount)
 
     async def open(self, inode: Inode, thread: int, *, writing: bool) -> None:
         """Counts a handle on what the path of `inode` shows now.
 
-        Raises ESTALE where that is not this inode any more.
+        Raises ESTALE where that is not this inode any more: not a second time to the same thread, where it has looked
+        up its path since.
         """
         if self._walks is not None and not writing:
             self._walks.opened(inode.path, inode.number)
-        again = self.reopening.take(thread, inode)
-        if again is not None and again.version is not None:
-            inode.snapshot = again.version
-        elif not inode.linked:
-            if not inode.handles or inode.expired:
-                raise stale()
-        elif inode.draft is None or inode.expired or not self._inodes.is_current(inode):
-            try:
-                found, snapshot = await self._lookup.find(inode.path, stale_ok=True)
-            except NoSuchPath:
-                raise stale() from None
-            if found is inode:
-                inode.snapshot = snapshot or inode.snapshot
-            elif again is not None and again.version is not None:
-                # Opened here while the store was asked.
-                inode.snapshot = again.version
-            else:
-                self.reopening.too_late(thread, inode.path)
-                raise stale()
+        if self.reopening.take(thread, inode):
+            inode.writers += writing
+            return
+        if not await self._is_shown(inode):
+            self.reopening.too_late(thread, inode.path)
+            raise stale()
         self.count_handle(inode, writing=writing)
+
+    async def open_path(self, path: str, *, writing: bool) -> Inode:
+        """As `open`, for whatever is under `path`. Raises `NoSuchPath`, and store errors."""
+        inode, snapshot = await self._lookup.find(path, stale_ok=True)
+        inode.snapshot = snapshot or inode.snapshot
+        self.count_handle(inode, writing=writing)
+        return inode
+
+    async def _is_shown(self, inode: Inode) -> bool:
+        """Whether an inode is what its path shows; then it shows the newest version."""
+        if not inode.linked:
+            return inode.handles > 0 and not inode.expired
+        if inode.draft is not None and not inode.expired and self._inodes.is_current(inode):
+            return True
+        try:
+            found, snapshot = await self._lookup.find(inode.path, stale_ok=True)
+        except NoSuchPath:
+            return False
+        if found is inode:
+            inode.snapshot = snapshot or inode.snapshot
+        return found is inode
 
     def count_handle(self, inode: Inode, *, writing: bool) -> None:
         """One more handle on an inode."""
@@ -56,14 +65,18 @@ class OpenFiles:
         """One handle less; the last writer ends the draft (see `Commits.finish`), the last handle one of a file that
         is unlinked."""
         inode.writers -= writing
-        # What was written to a file without a name is nowhere but in the draft: its readers need that to the end.
-        ends = writing and not inode.writers if inode.linked else inode.handles == 1
         try:
-            if ends:
+            # What was written to a file without a name is nowhere but in the draft: its readers need that to the end.
+            if writing and not inode.writers and inode.linked:
                 await self._commits.finish(inode)
         finally:
-            inode.handles -= 1
-            if not inode.handles:
-                inode.snapshot = None
-            self._commits.rest(inode)
-            self._inodes.drop_if_unused(inode)
+            self._uncount(inode)
+
+    def _uncount(self, inode: Inode) -> None:
+        inode.handles -= 1
+        if not inode.handles:
+            inode.snapshot = None
+            if not inode.linked:
+                self._commits.discard(inode)
+        self._commits.rest(inode)
+        self._inodes.drop_if_unused(inode)

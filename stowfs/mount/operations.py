@@ -87,8 +87,9 @@ class FileSystem(Session):
             if exclusive:
                 raise
             # Somebody was quicker, after the kernel had looked: then it is opened.
-            inode, _ = await self._lookup.find(child_path(directory, name), stale_ok=True)
-            info = await self._open(inode, flags, ctx)
+            writing = _may_write(flags)
+            inode = await self._open_files.open_path(child_path(directory, name), writing=writing)
+            info = await self._opened(inode, flags, writing=writing)
             return info, self._looked_up(inode)
         # A writer even with O_RDONLY: its flush is what stores the new file.
         info = FileInfo(
@@ -165,8 +166,7 @@ class FileSystem(Session):
         if number in self._generated:
             return await self._generated.entry(number)
         inode = self._inode(number)
-        await self._lookup.revalidate(inode, recently=True, stale_ok=True)
-        return self._answer(inode)
+        return self._answer(inode, await self._lookup.shown(inode, recently=True, stale_ok=True))
 
     @handler
     async def setattr(
@@ -177,7 +177,7 @@ class FileSystem(Session):
         fh: FileHandleT | None,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        inode = self._inode(number)
+        inode = shown = self._inode(number)
         if fields.update_size:
             await self._truncate(inode, wanted.st_size, fh, ctx)
         changes = {}
@@ -192,17 +192,17 @@ class FileSystem(Session):
         if fields.update_atime:
             changes["atime_ns"] = representable(wanted.st_atime_ns)
         if changes:
-            await self._lookup.revalidate(inode)
+            shown = await self._lookup.shown(inode)
             if "mtime_ns" in changes and "atime_ns" not in changes:
                 # It may have been shown as the same, and stays what it was.
-                changes["atime_ns"] = self._entry(inode).st_atime_ns
-            if "mode" not in changes and ("uid" in changes or "gid" in changes) and not inode.is_directory:
-                changes["mode"] = without_privileges(inode.attributes.mode)
+                changes["atime_ns"] = self._entry(shown).st_atime_ns
+            if "mode" not in changes and ("uid" in changes or "gid" in changes) and not shown.is_directory:
+                changes["mode"] = without_privileges(shown.attributes.mode)
             if "mtime_ns" in changes:
                 # It is what a directory shows until its entries change again.
-                inode.entries_changed_ns = 0
-            await self._contents.change_attributes(inode, lambda old: msgspec.structs.replace(old, **changes))
-        return self._answer(inode)
+                shown.entries_changed_ns = 0
+            await self._contents.change_attributes(shown, lambda old: msgspec.structs.replace(old, **changes))
+        return self._answer(inode, shown)
 
     async def _truncate(self, inode: Inode, size: int, fh: FileHandleT | None, ctx: RequestContext) -> None:
         """By handle: part of what its flush commits. By path: nobody would, so it is committed here."""
@@ -260,9 +260,12 @@ class FileSystem(Session):
     async def _open(self, inode: Inode, flags: int, ctx: RequestContext) -> FileInfo:
         if inode.is_directory:
             raise FUSEError(errno.EISDIR)
-        # With O_TRUNC, Linux lets whoever may write cut a file with O_RDONLY, too; then its flush is what stores that.
-        writing = bool(flags & (os.O_ACCMODE | os.O_TRUNC))
+        writing = _may_write(flags)
         await self._open_files.open(inode, ctx.pid, writing=writing)
+        return await self._opened(inode, flags, writing=writing)
+
+    async def _opened(self, inode: Inode, flags: int, *, writing: bool) -> FileInfo:
+        """A handle was counted: the rest of an open."""
         try:
             if flags & os.O_TRUNC:
                 await self._contents.truncate(inode, 0)
@@ -346,7 +349,7 @@ class FileSystem(Session):
                 self._inodes.drop_if_unused(inode)
                 return
             inode.lookups += 1
-            answered(inode, answer)
+            answered(inode, answer, inode)
 
     async def _read_fixed(self, entries: list[tuple[bytes, int]], start: int, token: ReaddirToken) -> None:
         """Lists what is not stored; the kernel's references to `conversations` alone are counted."""
@@ -368,6 +371,12 @@ class FileSystem(Session):
         listing = self._listings.pop(fh)
         if isinstance(listing, Listing):
             self._directories.close(listing)
+
+
+def _may_write(flags: int) -> bool:
+    """Whether a handle changes its file. With O_TRUNC, Linux lets whoever may write cut a file with O_RDONLY, too; then
+    its flush is what stores that."""
+    return bool(flags & (os.O_ACCMODE | os.O_TRUNC))
 
 
 def _is_for_appends(flags: int) -> bool:

@@ -187,9 +187,11 @@ class Session(pyfuse3.Operations):
     def _is_stored(self, number: int) -> bool:
         return number != pyfuse3.ROOT_INODE and number not in self._generated
 
-    def _answer(self, inode: Inode) -> EntryAttributes:
-        answer = self._entry(inode)
-        answered(inode, answer)
+    def _answer(self, inode: Inode, shown: Inode | None = None) -> EntryAttributes:
+        """The attributes of an inode, or those of `shown` in their place."""
+        shown = shown or inode
+        answer = self._entry(shown)
+        answered(inode, answer, shown)
         return answer
 
     def _entry(self, inode: Inode) -> EntryAttributes:

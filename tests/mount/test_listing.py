@@ -46,7 +46,7 @@ async def test_attributes_from_a_listing_are_believed_longer_the_more_there_are(
         faulty.reset_log()
         mock_clock.jump(ATTRIBUTE_TIMEOUT * (1 + FILES / PER_TIMEOUT) - 0.001)
         for inode in shown:
-            await view.lookup.revalidate(inode, recently=True)
+            await view.lookup.shown(inode, recently=True)
         assert faulty.log == []
         mock_clock.jump(0.002)
         await view.lookup.revalidate(shown[5], recently=True)
@@ -77,7 +77,7 @@ async def test_a_name_that_was_listed_takes_little_memory(hosts: Hosts) -> None:
             assert shown is not None
             inode = shown[1]
             inode.lookups += 1
-            answered(inode, entry(inode, Shown(), 1.0, 1.0))
+            answered(inode, entry(inode, Shown(), 1.0, 1.0), inode)
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
