@@ -264,8 +264,9 @@ class Commits:
 
     def adopt_same_bytes(self, inode: Inode, snapshot: Snapshot) -> None:
         """As `adopt`, for a version with the bytes the inode had: what the kernel has stays as good as it was."""
-        before, shown = inode.content, inode.packed
+        before, shown, doubted = inode.content, inode.packed, inode.doubted
         self.adopt(inode, snapshot)
+        inode.doubted = doubted
         inode.cached = inode.content if inode.cached == before else None
         inode.told = inode.packed if inode.told == shown else None
 
@@ -309,7 +310,7 @@ class Commits:
         if announced:
             # It is going to ask. Told so once more, the kernel would pass over the answer to what it asks just now, and
             # take the old size for the end after all.
-            inode.told, inode.kernel_size = inode.packed, inode.size
+            inode.told, inode.kernel_size, inode.doubted = inode.packed, inode.size, False
         self._inodes.committed(inode)
 
     def _gone(self, inode: Inode) -> None:

@@ -61,10 +61,12 @@ class Inode:
     __slots__ = (
         "_flight",
         "_lock",
+        "_telling",
         "allowance",
         "attempted",
         "cached",
         "changing",
+        "doubted",
         "draft",
         "entries_changed_ns",
         "failure",
@@ -91,6 +93,7 @@ class Inode:
         """`as_of`: see `show`."""
         self._lock: Lock | None = None
         self._flight: Lock | None = None
+        self._telling: Lock | None = None
         self.number = number
         self.path = path
         self.type_bits = version.type_bits if version else stat.S_IFREG
@@ -128,6 +131,8 @@ class Inode:
         self.cached: str | None = None
         self.told: PackedVersion | None = None
         self.kernel_size = 0
+        # It showed another version before: an answer with this one may have been passed over for one with that.
+        self.doubted = False
         # It is about to show something else: the kernel may not believe what it is told for any longer than that.
         self.changing = False
 
@@ -147,6 +152,13 @@ class Inode:
         if self._flight is None:
             self._flight = Lock()
         return self._flight
+
+    @property
+    def telling(self) -> Lock:
+        """Held while the kernel is told to ask for its attributes again."""
+        if self._telling is None:
+            self._telling = Lock()
+        return self._telling
 
     @property
     def is_open(self) -> bool:
@@ -197,6 +209,7 @@ class Inode:
         """From now on this is the version the inode shows. `as_of`: when it was known to be the newest, if that is not
         just now."""
         self.packed = encode(version)
+        self.doubted = True
         self.settled = self.validated = trio.current_time() if as_of is None else as_of
         self.allowance = 0.0
 

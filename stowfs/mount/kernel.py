@@ -58,6 +58,19 @@ async def invalidate_attributes(inode: Inode) -> None:
         log.debug("the kernel has forgotten inode %d", inode.number)
 
 
+async def tell_once(inode: Inode) -> None:
+    """Makes the kernel ask for the attributes of an inode that is being opened, where it may have old ones.
+
+    Only one open does that. The kernel numbers what it is told: told so while it asks for another program, it passes
+    over the answer, and that program takes the old size for the end of the new bytes.
+    """
+    async with inode.telling:
+        if inode.doubted or inode.told != inode.packed or inode.kernel_size != inode.size:
+            packed, size, inode.doubted = inode.packed, inode.size, False
+            await invalidate_attributes(inode)
+            inode.told, inode.kernel_size = packed, size
+
+
 def set_read_ahead(mountpoint: str) -> None:
     """Raises the read-ahead of a mount where this process may."""
     device = os.stat(mountpoint).st_dev

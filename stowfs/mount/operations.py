@@ -31,7 +31,7 @@ from stowfs.mount.contents import without_privileges
 from stowfs.mount.errnos import handler
 from stowfs.mount.extended import ExtendedAttributes
 from stowfs.mount.inodes import CONVERSATIONS, Inode, now_ns
-from stowfs.mount.kernel import invalidate_attributes
+from stowfs.mount.kernel import tell_once
 from stowfs.mount.listings import Listing
 from stowfs.mount.lookup import child_path
 from stowfs.mount.session import CONVERSATIONS_NAME, FLUSH_TIMEOUT, Session
@@ -270,8 +270,8 @@ class FileSystem(Session):
             if flags & os.O_TRUNC:
                 await self._contents.truncate(inode, 0)
                 inode.kernel_size = 0
-            elif inode.told != inode.packed or inode.kernel_size != inode.size:
-                await invalidate_attributes(inode)
+            else:
+                await tell_once(inode)
         except BaseException:
             await self._open_files.close(inode, writing=writing)
             raise

@@ -233,3 +233,23 @@ def test_readers_during_constant_replacement_see_whole_versions(mounts: Mounts) 
         b.root / "f",
     )
     assert seen == "0 True True"
+
+
+def test_a_file_that_was_replaced_while_a_program_held_it_is_looked_at_and_changed_as_it_is_now(mounts: Mounts) -> None:
+    a, b = mounts.start("a", "attr_timeout=0"), mounts.start("b", "attr_timeout=0")
+    write(a.root / "f", "old")
+    seen = python(
+        # Names what the kernel knows of the version that was replaced, as a path that it has just walked does.
+        "known = os.open(args[0], os.O_PATH)\n"
+        "with open(args[0]):\n"
+        "    with open(args[1], 'w') as f: f.write('newer')\n"
+        "    assert open(args[0]).read() == 'newer'\n"
+        "path = f'/proc/self/fd/{known}'\n"
+        "os.chmod(path, 0o600)\n"
+        "os.utime(path, (1, 1))\n"
+        "print(os.stat(path).st_size)",
+        a.root / "f",
+        b.root / "f",
+    )
+    assert seen == "5"
+    assert run("stat", "-c", "%a %Y %s", b.root / "f").stdout == b"600 1 5\n"

@@ -49,15 +49,15 @@ async def test_attributes_from_a_listing_are_believed_longer_the_more_there_are(
             await view.lookup.shown(inode, recently=True)
         assert faulty.log == []
         mock_clock.jump(0.002)
-        await view.lookup.revalidate(shown[5], recently=True)
-        await view.lookup.revalidate(shown[5], recently=True)
+        await view.lookup.shown(shown[5], recently=True)
+        await view.lookup.shown(shown[5], recently=True)
         assert faulty.counts() == {("get", "manifests"): 1}
         # Asked for by itself, it is believed as long as any other.
         mock_clock.jump(ATTRIBUTE_TIMEOUT + 0.001)
-        await view.lookup.revalidate(shown[5], recently=True)
+        await view.lookup.shown(shown[5], recently=True)
         assert faulty.count() == 2
         # Whoever has to be sure asks.
-        await view.lookup.revalidate(shown[5])
+        await view.lookup.shown(shown[5])
         assert faulty.count() == 3
         view.listings.close(listing)
 
