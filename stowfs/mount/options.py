@@ -13,9 +13,10 @@ from stowfs.mount.local_names import DEFAULT
 
 ENTRY_TIMEOUT = 60.0
 """Seconds for which the kernel believes that a name stands for an inode. Long, because nothing wrong is done on the
-strength of it: OPEN and GETATTR of an inode that its path does not show any more answer ESTALE, on which the kernel
-looks the name up again. The one exception is a file that became a directory elsewhere, and is walked through before it
-is looked at."""
+strength of it: OPEN of an inode that its path does not show any more answers ESTALE, on which the kernel looks the
+name up again, and so does GETATTR where the path shows nothing or something of another type; else it tells what the
+path shows. The one exception is a file that became a directory elsewhere, and is walked through before it is looked
+at."""
 
 ATTRIBUTE_TIMEOUT = 1.0
 """Seconds for which the kernel believes attributes: how old the answer of a stat may be. Walking through a tree then

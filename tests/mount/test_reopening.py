@@ -109,7 +109,7 @@ async def test_it_opens_what_this_host_has_made_of_it_since(files: TwoHosts) -> 
     assert await files.read(found) == b"123"
 
 
-async def test_it_opens_what_was_replaced_or_removed_here_since(files: TwoHosts) -> None:
+async def test_it_opens_what_was_replaced_by_a_rename_here_since(files: TwoHosts) -> None:
     tree, root = files.view.tree, files.view.inodes.conversations
     await files.come_too_late()
     found = await files.lookup()
