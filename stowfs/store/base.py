@@ -72,10 +72,14 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a listing, in key order: objects and, with a delimiter, the prefixes that stand for deeper ones."""
+    """One page of a listing, in key order: objects and, with a delimiter, the prefixes that stand for deeper ones.
+
+    `last`: nothing follows, as the store has said with it.
+    """
 
     objects: tuple[ObjectInfo, ...]
     prefixes: tuple[str, ...] = ()
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,7 @@ class FileStore:
             yield Page(
                 tuple(entry for entry in batch if isinstance(entry, ObjectInfo)),
                 tuple(entry for entry in batch if isinstance(entry, str)),
+                last=len(batch) < self._page_size,
             )
 
     async def multipart(self, key: str) -> "FileUpload":

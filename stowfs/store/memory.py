@@ -100,6 +100,7 @@ class MemoryStore:
                 yield Page(
                     tuple(entry for entry in batch if isinstance(entry, ObjectInfo)),
                     tuple(entry for entry in batch if isinstance(entry, str)),
+                    last=len(batch) < self._page_size,
                 )
             if len(batch) < self._page_size:
                 return

@@ -172,7 +172,7 @@ class S3Store:
             # Servers differ in whether a prefix that `start_after` lies in is given.
             prefixes = tuple(found for found in prefixes if found > start_after)
             if objects or prefixes:
-                yield Page(objects, prefixes)
+                yield Page(objects, prefixes, last=not truncated)
             if not truncated:
                 return
             request["ContinuationToken"] = answer["NextContinuationToken"]

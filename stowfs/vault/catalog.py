@@ -75,7 +75,7 @@ class Catalog:
         self._revalidate = revalidate
         self._absences = Absences(store, believed=revalidate)
         self._tags = ListedTags(believed=revalidate)
-        self.listings = RecentListings(revalidate=revalidate)
+        self.listings = RecentListings(store, revalidate=revalidate)
         # What is being asked for: by somebody, and ahead of everybody.
         self._asking: set[str] = set()
         self._ahead: dict[str, trio.Event] = {}
@@ -240,12 +240,21 @@ class Catalog:
                 found[manifest_key(snapshot.path)] = self._keep(snapshot, asked)
         return [found[info.key] for info in objects if info.key in found]
 
-    async def versions(self, objects: Sequence[ObjectInfo], *, note_missing: bool = True) -> dict[str, Listed]:
+    async def versions(
+        self,
+        objects: Sequence[ObjectInfo],
+        *,
+        asked: float | None = None,
+        walking: bool = False,
+        note_missing: bool = True,
+    ) -> dict[str, Listed]:
         """As `resolve`, but versions only, by key; their bytes pass through memory a few at a time, if at all.
 
-        `note_missing`: what the index of the store lacks is to be written there some time.
+        `asked`: when they were listed, in trio's time, if not just now. `walking`: what follows these will be wanted,
+        too. `note_missing`: what the index of the store lacks is to be written there some time.
         """
-        asked = trio.current_time()
+        if asked is None:
+            asked = trio.current_time()
         readable = self._readable(objects)
         for info, path in readable:
             if self._tags.note(path, info.etag, asked):
@@ -276,7 +285,7 @@ class Catalog:
                 learn(wanted[0].key, snapshot.path, snapshot.etag, Version.of(snapshot))
 
         # Also for what was written here, so that it is known how much of that others have to fetch.
-        indexed = await self._shared.find([info for info, _ in missing], note=note_missing)
+        indexed = await self._shared.find([info for info, _ in missing], note=note_missing, walking=walking)
         rest = []
         for wanted in missing:
             info, path = wanted
@@ -294,6 +303,15 @@ class Catalog:
         if learned:
             await self._index.put_versions(learned)
         return found
+
+    async def listed(self, path: str) -> Version | None:
+        """The version under `path` that a listing has shown within the revalidation time."""
+        if not self._revalidate:
+            return None
+        row = (await self._index.versions([path])).get(path)
+        if row is None or self._tags.confirmed(path, row.etag) is None:
+            return None
+        return self._version_or_none(row.body)
 
     def _no_longer_as_listed(self, path: str) -> None:
         self._absences.appeared(path)

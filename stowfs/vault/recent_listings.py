@@ -16,6 +16,8 @@ import trio
 from stowfs import codec
 from stowfs.config import MIB
 from stowfs.hot.index import id_of, key_of
+from stowfs.store.base import ObjectStore
+from stowfs.vault.listing_ahead import DirectoryRead, ListingAhead
 from stowfs.vault.lru import Lru
 from stowfs.vault.naming import split
 from stowfs.vault.version import PackedVersion
@@ -90,13 +92,14 @@ class _Reading:
 class RecentListings:
     """Listings by directory. `revalidate`: the revalidation time, in seconds."""
 
-    def __init__(self, *, revalidate: float) -> None:
+    def __init__(self, store: ObjectStore, *, revalidate: float) -> None:
         self._believed = revalidate / 2
+        self._ahead = ListingAhead(store, believed=self._believed)
         self._listings = Lru[_Kept](MEMORY, lambda kept: kept.cost)
         self._readings: list[_Reading] = []
 
-    async def read(self, directory: str, ask: Callable[[], Awaitable[Entries]]) -> DirectoryListing:
-        """What is in a directory; `ask` asks the store, and its errors are raised."""
+    async def read(self, directory: str, ask: Callable[[DirectoryRead], Awaitable[Entries]]) -> DirectoryListing:
+        """What is in a directory; `ask` asks the store, as it is told to, and its errors are raised."""
         known = self._listings.get(directory)
         if known is not None and trio.current_time() - known.asked < self._believed:
             return await _run(known.names, known.listing)
@@ -104,8 +107,9 @@ class RecentListings:
         reading = _Reading(directory)
         self._readings.append(reading)
         try:
-            asked = trio.current_time()
-            listing = DirectoryListing(await ask(), asked, trio.current_time())
+            read = self._ahead.begin(directory)
+            entries = await ask(read)
+            listing = DirectoryListing(entries, read.asked, read.answered)
             kept = await _run(len(listing.entries), partial(_Kept.of, listing)) if self._believed else None
         finally:
             self._readings.remove(reading)
@@ -119,6 +123,7 @@ class RecentListings:
         affected = (split(path)[0], path)
         for directory in affected:
             self._listings.drop(directory)
+            self._ahead.changed(directory)
         for reading in self._readings:
             reading.changed = reading.changed or reading.directory in affected
 

@@ -1,7 +1,8 @@
 """The index in the store as this host reads it (see `shards`), and what it has found to be missing there.
 
 It is asked only for what this host does not know, and only where that is much: a few manifests are read as fast. What
-is wrong with it costs requests, and is no error for anybody. The last shard stays in memory: listings go by key.
+is wrong with it costs requests, and is no error for anybody. The last shard stays in memory, as listings go by key; a
+few others do as they lie in the store, as who lists a directory and then those in it goes through them twice.
 """
 
 import logging
@@ -12,8 +13,10 @@ from itertools import groupby
 
 import trio
 
+from stowfs.config import MIB
 from stowfs.errors import CorruptObject, ObjectNotFound, StowError, UnsupportedVersion
 from stowfs.store.base import NotModified, ObjectInfo, ObjectStore
+from stowfs.vault.lru import Lru
 from stowfs.vault.naming import INDEX_POINTER, shard_key
 from stowfs.vault.shards import ENTRIES, Pointer, Shard, ShardInfo, decode_pointer, decode_shard
 from stowfs.vault.untrusted import get_bounded, read_bounded
@@ -36,6 +39,9 @@ other, is not to be disturbed, and what it needs is written at once."""
 
 OUT_OF_DATE = 10
 """The part of a shard that must be missing, too, so that a busy directory is not written again and again: a tenth."""
+
+MEMORY = 8 * MIB
+"""Bytes of shards that stay in memory as they lie in the store: of seven, each of a megabyte or so."""
 
 DAMAGED_LIMIT = 1000
 """Shards that cannot be read of which this is remembered."""
@@ -77,6 +83,7 @@ class SharedIndex:
         self._has_read = False
         self._noted = -math.inf
         self._loaded: tuple[str, Shard] | None = None
+        self._bodies = Lru[bytes](MEMORY, len)
         self._damaged: set[str] = set()
         # By the id of a shard, and whether it is within that or after it.
         self._missing: dict[tuple[str, bool], Missing] = {}
@@ -84,12 +91,15 @@ class SharedIndex:
         # Set, and replaced, when something is due.
         self._wake = trio.Event()
 
-    async def find(self, objects: Sequence[ObjectInfo], *, note: bool = True) -> dict[str, Version]:
+    async def find(
+        self, objects: Sequence[ObjectInfo], *, note: bool = True, walking: bool = False
+    ) -> dict[str, Version]:
         """The versions of those that are in the index under the ETag that was listed, by key. The objects come in the
-        order of their keys. `note`: what is missing is to be written some time."""
+        order of their keys. `note`: what is missing is to be written some time. `walking`: what follows will be wanted,
+        too."""
         found: dict[str, Version] = {}
         async with self._lock:
-            ask = len(objects) >= LEAST
+            ask = len(objects) >= (1 if walking else LEAST)
             if ask:
                 await self._read_pointer()
             elif not self._has_read:
@@ -192,7 +202,7 @@ class SharedIndex:
             return None
         self._loaded = None
         try:
-            body = (await read_bounded(self._store, shard_key(info.id))).body
+            body = self._bodies.get(info.id) or (await read_bounded(self._store, shard_key(info.id))).body
             shard = await trio.to_thread.run_sync(decode_shard, info, body, limiter=self._threads)
         except (CorruptObject, ObjectNotFound) as error:
             log.warning("a part of the index of the store is of no use: %s", error)
@@ -202,5 +212,6 @@ class SharedIndex:
         except StowError as error:
             log.warning("listings go without a part of the index of the store: %s", error)
             return None
+        self._bodies.put(info.id, body)
         self._loaded = info.id, shard
         return shard

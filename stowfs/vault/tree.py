@@ -6,7 +6,8 @@ found by the listing of its parent (there are keys below it) and made again: not
 
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Sequence, Set
+from functools import partial
 
 import trio
 
@@ -22,6 +23,7 @@ from stowfs.errors import (
 from stowfs.store.base import ObjectStore, Page
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
+from stowfs.vault.listing_ahead import DirectoryRead
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
 from stowfs.vault.naming import children_prefix, display, is_cut, join, manifest_key, path_of_prefix, split
 from stowfs.vault.recent_listings import DirectoryListing
@@ -36,6 +38,9 @@ listing of all of them, and what it would find is rare: a file created in a dire
 
 DIRECTORY_MODE = 0o755
 """Permissions of directories that nobody made with permissions of their own."""
+
+Lister = Callable[[str], AsyncIterator[Page]]
+"""Lists what lies directly below a prefix."""
 
 
 class Tree:
@@ -75,7 +80,7 @@ class Tree:
         entries: list[Snapshot] = []
         prefixes: list[str] = []
         unread: set[str] = set()
-        async for page in self._pages(children_prefix(path)):
+        async for page in self._pages(children_prefix(path), self._directly_below):
             found = await self._catalog.resolve(page.objects)
             unread |= {info.key for info in page.objects} - {manifest_key(snapshot.path) for snapshot in found}
             entries += [snapshot for snapshot in found if snapshot.manifest.live]
@@ -89,15 +94,18 @@ class Tree:
 
     async def listing(self, path: str) -> DirectoryListing:
         """As `list_versions`, or what that said within the time for which it is believed (see `recent_listings`)."""
-        return await self._catalog.listings.read(path, lambda: self.list_versions(path))
+        return await self._catalog.listings.read(path, partial(self.list_versions, path))
 
-    async def list_versions(self, path: str) -> Sequence[tuple[str, PackedVersion]]:
-        """As `list`, but only names and packed versions: a large directory would not fit into memory otherwise."""
+    async def list_versions(self, path: str, read: DirectoryRead | None = None) -> Sequence[tuple[str, PackedVersion]]:
+        """As `list`, but only names and packed versions: a large directory would not fit into memory otherwise. `read`:
+        how the store is asked."""
         entries: list[tuple[str, PackedVersion]] = []
         prefixes: list[str] = []
         unread: set[str] = set()
-        async for page in self._pages(children_prefix(path)):
-            found = await self._catalog.versions(page.objects)
+        walking = read is not None and read.walking
+        async for page in self._pages(children_prefix(path), read.pages if read is not None else self._directly_below):
+            asked = read.asked if read is not None else None
+            found = await self._catalog.versions(page.objects, asked=asked, walking=walking)
             unread |= {info.key for info in page.objects if info.key not in found}
             entries += [(split(one.path)[1], encode(one.version)) for one in found.values() if one.version.live]
             prefixes += [prefix for prefix in page.prefixes if not is_cut(prefix)]
@@ -107,7 +115,9 @@ class Tree:
             entries += [(split(directory.path)[1], encode(Version.of(directory))) for directory in added]
         if not entries:
             # What something is in is a directory; this may be one that is empty.
-            await self.directory(path)
+            listed = await self._catalog.listed(path)
+            if listed is None or not listed.live or not listed.is_directory:
+                await self.directory(path)
         return sorted(entries, key=lambda entry: _order(entry[0]))
 
     async def _without_manifest(self, prefixes: Sequence[str], known: Set[str], unread: Set[str]) -> Sequence[Snapshot]:
@@ -122,13 +132,16 @@ class Tree:
                 found.append(unwritten_directory(child) if damaged else await self._make_again(child))
         return found
 
-    async def _pages(self, prefix: str) -> AsyncIterator[Page]:
+    async def _pages(self, prefix: str, lister: Lister) -> AsyncIterator[Page]:
         """What lies directly below `prefix`, and then what long names that are cut go on with."""
         prefixes = [prefix]
         while prefixes:
-            async for page in self._store.list(prefixes.pop(), delimiter="/"):
+            async for page in lister(prefixes.pop()):
                 yield page
                 prefixes += filter(is_cut, page.prefixes)
+
+    def _directly_below(self, prefix: str) -> AsyncIterator[Page]:
+        return self._store.list(prefix, delimiter="/")
 
     async def walk(self, directory: str) -> AsyncIterator[Snapshot]:
         """Everything below a directory, in the order of the keys."""

@@ -245,6 +245,19 @@ def test_a_directory_that_was_listed_is_listed_again_without_a_question(mounts: 
 
 
 @pytest.mark.fuse
+@pytest.mark.parametrize("program", ["ls -lR", "find", "du -a", "grep -r x", "tar -cf -"])
+def test_programs_that_go_through_a_tree_list_many_directories_at_once(mounts: Mounts, program: str) -> None:
+    make = "for n in range(60): os.mkdir(f'{args[0]}/d{n}'); open(f'{args[0]}/d{n}/{n}', 'w').write('x' * n)"
+    python(make, mounts.start("a").root)
+    b = mounts.start("b", options="revalidate=600")
+    b.requests()
+    run(*program.split(), b.root)
+    listed = [request for request in b.requests() if request.startswith("list ")]
+    # A directory is asked for its entries until there are none left.
+    assert listed == [*("list manifests/",) * 2, *("list manifests/d0/",) * 2, "list manifests/"]
+
+
+@pytest.mark.fuse
 @pytest.mark.parametrize("commit", ["sync", "async"])
 def test_what_this_host_does_is_listed_at_once_whatever_was_listed_before(mounts: Mounts, commit: str) -> None:
     mount = mounts.start(options=f"revalidate=600,commit={commit}")

@@ -9,7 +9,9 @@ import pytest
 from trio.testing import MockClock
 
 from stowfs.errors import NoSuchPath
+from stowfs.store.memory import MemoryStore
 from stowfs.vault import recent_listings
+from stowfs.vault.listing_ahead import DirectoryRead
 from stowfs.vault.manifest import Attributes
 from stowfs.vault.recent_listings import RecentListings
 from stowfs.vault.vault import Vault
@@ -122,12 +124,12 @@ async def test_what_is_learnt_of_others_shows_in_the_listing(hosts: Hosts) -> No
 
 async def test_only_so_much_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent_listings, "MEMORY", 3 * recent_listings.OVERHEAD)
-    listings = RecentListings(revalidate=BELIEVED)
+    listings = RecentListings(MemoryStore(), revalidate=BELIEVED)
     version = encode(Version("commit", ATTRIBUTES, 0))
     asked: list[str] = []
 
     async def read(directory: str, names: int) -> None:
-        async def ask() -> recent_listings.Entries:
+        async def ask(read: DirectoryRead) -> recent_listings.Entries:
             asked.append(directory)
             return [(secrets.token_hex(20), version) for _ in range(names)]
 
@@ -145,14 +147,14 @@ async def test_only_so_much_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, recent_listings.SMALL, 3 * recent_listings.SMALL])
 async def test_what_is_shown_again_is_what_was_listed(count: int) -> None:
-    listings = RecentListings(revalidate=BELIEVED)
+    listings = RecentListings(MemoryStore(), revalidate=BELIEVED)
     names = sorted(os.fsdecode(b"\xff%d \n\xc3\xa9" % number) for number in range(count))
     entries = [(name, encode(Version(str(number), ATTRIBUTES, number))) for number, name in enumerate(names)]
 
-    async def ask() -> recent_listings.Entries:
+    async def ask(read: DirectoryRead) -> recent_listings.Entries:
         return entries
 
-    async def ask_again() -> recent_listings.Entries:
+    async def ask_again(read: DirectoryRead) -> recent_listings.Entries:
         raise AssertionError("it was listed just now")
 
     first = await listings.read("d", ask)
