@@ -42,6 +42,10 @@ LONGEST_PAUSE = 3600.0
 SHARDS_AT_A_TIME = 16
 """Shards written before the pointer names them; what is left of a range comes the next time."""
 
+REMAINDER = 8
+"""The part of a shard that has none of its own where no more follow: a hundred thousand in directories of a thousand
+are four shards, not five."""
+
 LARGE = 1024
 """Bytes of a version that are too much for the index: it has large extended attributes, and is fetched."""
 
@@ -128,9 +132,10 @@ class Indexer:
                     continue
                 rows.append(new)
                 size += len(info.key) + len(new[2])
-                if len(rows) >= ENTRIES or size >= FULL:
-                    shards.append(await self._put(rows, shards[-1].last if shards else after, info.key))
-                    rows, size = [], 0
+                if len(rows) >= ENTRIES + ENTRIES // REMAINDER or size >= FULL:
+                    full, rows = rows[:ENTRIES], rows[ENTRIES:]
+                    shards.append(await self._put(full, shards[-1].last if shards else after, full[-1][0]))
+                    size = sum(len(key) + len(version) for key, _, version in rows)
                     if len(shards) == SHARDS_AT_A_TIME:
                         return shards
             if len(objects) < len(page.objects):

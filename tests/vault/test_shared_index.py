@@ -214,6 +214,30 @@ async def test_names_that_follow_join_the_last_shard_until_it_is_full(
     assert store.count("get", "manifests") == 0
 
 
+async def test_a_walk_reads_each_shard_once_however_often_it_comes_to_it(
+    hosts: Hosts, new: NewHosts, store: FaultyStore
+) -> None:
+    a = await hosts.start("a")
+    await make(a, [])
+    for directory in numbered(0, 10):
+        await a.make_directory(f"d/{directory}", ATTRIBUTES)
+        for name in numbered(0, 30):
+            await write(a, f"d/{directory}/{name}", b"")
+    directories = ["d", *(f"d/{directory}" for directory in numbered(0, 10))]
+    for directory in directories:
+        await a.list_versions(directory)
+    assert await a.write_index()
+    # Ten more are not worth one of their own.
+    assert [shard.count for shard in (await pointer(store)).shards] == [100, 100, 110]
+    b = await new.start()
+    store.reset_log()
+    for directory in directories:
+        await b.list_versions(directory)
+    read = [request.key for request in store.log if request.key.startswith(INDEX_SHARDS)]
+    assert sorted(read) == await shard_keys(store)
+    assert store.count("get", "manifests") == 0
+
+
 async def make_more(vault: Vault, names: Sequence[str]) -> None:
     for name in names:
         await write(vault, f"d/{name}", b"more")
