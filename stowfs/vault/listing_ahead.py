@@ -140,10 +140,11 @@ class DirectoryRead:
 
     async def _reach(self, walk: _Walk, prefix: str) -> Stretch | None:
         """What was listed ahead, which has the directory or as much of it as is worth it."""
-        if not walk.reading and not walk.has(prefix) and prefix == self._prefix:
+        if not walk.has(prefix) and not walk.reading and prefix == self._prefix:
             walk.begin(prefix)
         stretch = walk.stretch
         if stretch is None or not stretch.begins(prefix):
+            walk.change(self._prefix)
             return None
         while not stretch.has_all(prefix) and stretch.count_from(prefix) < AHEAD:
             if walk.reading:
@@ -157,7 +158,8 @@ class DirectoryRead:
                 stretch.add(Answer(page.objects, asked, trio.current_time()), last=page.last)
             finally:
                 walk.reading = False
-        return stretch if walk.stretch is stretch else None
+        # Meanwhile others may have gone on, without its beginning.
+        return stretch if walk.stretch is stretch and stretch.begins(prefix) else None
 
 
 class ListingAhead:

@@ -20,7 +20,7 @@ from stowfs.vault.manifest import Attributes
 from stowfs.vault.naming import children_prefix, is_cut, join, manifest_key, split
 from stowfs.vault.vault import Vault
 from stowfs.vault.version import decode
-from tests.support.faults import FailBefore, FaultyStore, Rule
+from tests.support.faults import FailBefore, FaultyStore, Rule, Stall
 from tests.support.vaults import Hosts, write
 from tests.vault.test_naming import PATHS
 
@@ -170,6 +170,29 @@ async def test_programs_that_list_at_the_same_time_do_not_wait_for_each_other(
     async with faulty.held("list", "manifests/d/", b.listing, f"d/{STEADY:04}"):
         with trio.fail_after(5):
             assert len((await b.listing(f"d/{STEADY + 1:04}")).entries) == 1
+
+
+async def test_what_somebody_else_has_gone_past_is_not_missed() -> None:
+    store = FaultyStore(MemoryStore(page_size=4))
+    for number in range(10):
+        for name in range(10):
+            await store.put(manifest_key(f"d/{number}/{name}"), b"")
+    walks = ListingAhead(store, believed=BELIEVED)
+    for number in range(STEADY - 1):
+        await found(f"manifests/d/{number}/", walks.begin(f"d/{number}").pages)
+    stall = Stall()
+    store.add(Rule(stall, "list", "manifests/d/", nth=3))
+    listed = []
+
+    async def list_slowly() -> None:
+        listed.append(await found("manifests/d/2/", walks.begin("d/2").pages))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(list_slowly)
+        await stall.reached.wait()
+        assert len((await found("manifests/d/9/", walks.begin("d/9").pages))[0]) == 10
+        stall.go.set()
+    assert len(listed[0][0]) == 10
 
 
 @given(st.lists(PATHS, max_size=20), st.integers(1, 4), st.integers(1, 8), st.booleans(), st.randoms())
