@@ -91,6 +91,10 @@ class VaultOptions:
     # Whether a close returns when the local disk has what was written (True), or the store (False).
     asynchronous: bool = False
     flush: FlushOptions = FlushOptions()
+    # Whether new directories may have bundles, and new conversations in such go there where many are committed at
+    # once. For who brings many: in these directories, a lone commit and the question for what is not there take two
+    # requests instead of one.
+    bundles: bool = False
 
 
 def default_state_root() -> Path:

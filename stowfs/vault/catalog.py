@@ -19,10 +19,12 @@ import trio
 from stowfs.errors import CorruptObject, ObjectNotFound, StoreUnavailable, StowError, UnsupportedVersion
 from stowfs.hot.buffer import BufferedIndex
 from stowfs.hot.index import CachedManifest
-from stowfs.store.base import Found, NotModified, ObjectInfo, ObjectStore
+from stowfs.store.base import Found, NotModified, ObjectInfo
 from stowfs.vault import manifest as manifests
 from stowfs.vault import version as versions
 from stowfs.vault.absence import Absences
+from stowfs.vault.bundled_directories import BundledDirectories
+from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.listed_tags import ListedTags
 from stowfs.vault.manifest import Snapshot
@@ -32,7 +34,7 @@ from stowfs.vault.recent_listings import RecentListings
 from stowfs.vault.shared_index import SharedIndex
 from stowfs.vault.snapshot_cache import SnapshotCache
 from stowfs.vault.unreadable import Unreadable
-from stowfs.vault.untrusted import get_bounded, read_bounded
+from stowfs.vault.untrusted import get_bounded
 from stowfs.vault.version import Version
 
 log = logging.getLogger(__name__)
@@ -61,9 +63,10 @@ class Catalog:
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: BundledStore,
         index: BufferedIndex,
         dictionaries: Dictionaries,
+        directories: BundledDirectories,
         shared: SharedIndex,
         *,
         revalidate: float,
@@ -71,6 +74,7 @@ class Catalog:
         self._store = store
         self._index = index
         self._dictionaries = dictionaries
+        self._directories = directories
         self._shared = shared
         self._revalidate = revalidate
         self._absences = Absences(store, believed=revalidate)
@@ -100,7 +104,7 @@ class Catalog:
         if trust and self._absences.covers(path):
             return None
         known = await self._known(path)
-        if trust and (snapshot := self._confirmed(known)) is not None:
+        if trust and (snapshot := self._confirmed(known) or await self._listed_in_bundle(path)) is not None:
             return snapshot
         self._asking.add(path)
         try:
@@ -120,6 +124,14 @@ class Catalog:
         if known is None or (listed := self._tags.confirmed(known.path, known.etag)) is None:
             return None
         return self._keep(known, listed)
+
+    async def _listed_in_bundle(self, path: str) -> Snapshot | None:
+        """What a bundle holds under a path, where a listing has shown that within the revalidation time."""
+        if (listed := self._tags.current(path)) is None:
+            return None
+        tag, asked = listed
+        found = await self._store.held(manifest_key(path), tag)
+        return await self.learn(await self._decode(path, tag, found.body), asked) if found is not None else None
 
     async def _ask(self, path: str, known: Snapshot | None, *, stale_ok: bool = False) -> Snapshot | None:
         """What the store says is under `path`; `known`: what was seen there last."""
@@ -168,7 +180,7 @@ class Catalog:
             async def fetch(path: str) -> Snapshot | None:
                 seen = known.get(path)
                 try:
-                    return self._confirmed(seen) or await self._ask(path, seen)
+                    return self._confirmed(seen) or await self._listed_in_bundle(path) or await self._ask(path, seen)
                 except StowError as error:
                     log.debug("not fetched ahead: %s", error)
                     return None
@@ -357,7 +369,7 @@ class Catalog:
         """The version that the store has now; it is cached. None, logged, where it cannot be read; or it is gone."""
         info, path = wanted
         try:
-            answer = await read_bounded(self._store, info.key)
+            answer = await self._store.read(info)
         except ObjectNotFound:
             return None
         except CorruptObject as error:
@@ -413,6 +425,8 @@ class Catalog:
     def _keep(self, snapshot: Snapshot, checked: float) -> Snapshot:
         """Remembers what the store said to a question of the time `checked`, unless something later is known."""
         self._absences.appeared(snapshot.path)
+        if snapshot.is_directory:
+            self._directories.note(snapshot)
         if self._tags.confirmed(snapshot.path, snapshot.etag) is None:
             self.listings.changed(snapshot.path)
         known = self._memory.get(snapshot.path)

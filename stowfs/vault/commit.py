@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import msgspec
@@ -25,6 +25,7 @@ from stowfs.tasks import run_long
 from stowfs.vault import expiry
 from stowfs.vault import manifest as manifests
 from stowfs.vault.assembly import Assembled, Assembler, Observe
+from stowfs.vault.bundler import Bundler
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.conflict import Merge, conflict_path, has_expired, is_what_is_there, reconcile, was_deleted
 from stowfs.vault.counts import Counts
@@ -73,6 +74,7 @@ class Committer:
         layouts: LayoutReader,
         assembler: Assembler,
         recovery: Recovery,
+        bundler: Bundler,
         threads: trio.CapacityLimiter,
         *,
         deadline: float,
@@ -88,6 +90,7 @@ class Committer:
         self._layouts = layouts
         self._assembler = assembler
         self._recovery = recovery
+        self._bundler = bundler
         self._threads = threads
         self._deadline = deadline
         self._trash_seconds = trash_seconds
@@ -111,7 +114,7 @@ class Committer:
         Raises, unless `unattended`, `PathExists` (only if the draft is exclusive) and `IsDirectory`, also `Gone`,
         and errors of reading and storing; then the draft is as it was, but may have been rebased.
         """
-        with self._transaction("commit", draft.path, commit) as transaction:
+        with self._bundler.commit(), self._transaction("commit", draft.path, commit) as transaction:
             # A tombstone that this host knows of spares a refused write.
             previous = draft.base or self._catalog.tombstone(draft.path)
             if expiry.is_over(draft.attributes.expires_ns):
@@ -152,7 +155,7 @@ class Committer:
                 await transaction.about_to_write(
                     previous.etag if previous else None, transaction.surplus(assembled.digests)
                 )
-                outcome = await self._publish(draft.path, manifest, assembled.inline, previous)
+                outcome = await self._publish(draft.path, manifest, assembled.inline, previous, bundled=True)
                 if isinstance(outcome, Moved):
                     draft.attempts.failed(transaction.id)
                     previous = outcome.current
@@ -192,7 +195,7 @@ class Committer:
         def directory(current: Snapshot | None) -> Manifest:
             if current is not None and current.manifest.live:
                 raise PathExists(f"{display(path)} exists")
-            return Manifest("", next_ring(None, ""), attributes, kind="directory")
+            return Manifest("", next_ring(None, ""), attributes, kind="directory", bundles=self._bundler.enabled)
 
         return await self.rewrite("commit", path, directory)
 
@@ -329,11 +332,19 @@ class Committer:
                 self._finish(transaction)
                 return committed
 
-    async def _publish(self, path: str, manifest: Manifest, inline: bytes, previous: Snapshot | None) -> Outcome:
+    async def _publish(
+        self, path: str, manifest: Manifest, inline: bytes, previous: Snapshot | None, *, bundled: bool = False
+    ) -> Outcome:
+        if previous is not None or manifest.kind != "directory":
+            # For good, whatever comes under this key (see `bundled_directories`).
+            keeps = previous is not None and previous.manifest.bundles
+            manifest = msgspec.structs.replace(manifest, bundles=keeps)
         dictionary = await self._dictionaries.active()
         encode = partial(manifests.encode, manifest, inline, dictionary)
         body = await run_long(encode, len(inline), self._threads)
         own = Snapshot(path, manifest.commit, manifest, body, dictionary, inline)
+        if bundled and previous is None and (etag := await self._bundler.publish(own)) is not None:
+            return Published(replace(own, etag=etag))
         return await publish(self._store, self._dictionaries, own, previous, deadline=self._deadline)
 
     async def _learn(self, outcome: Published | Overtaken) -> Snapshot:

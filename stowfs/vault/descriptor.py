@@ -16,7 +16,10 @@ from stowfs.vault.naming import DESCRIPTOR
 from stowfs.vault.record import MANY, RAW_LIMIT
 from stowfs.vault.untrusted import Moment, Word, parse, read_bounded
 
-VERSION = 1
+VERSION = 2
+"""Of the stores that are made: with bundles. Those of version 1 have none, and never get any."""
+
+BUNDLES_SINCE = 2
 
 TRASH_SECONDS = 7 * 86400.0
 """Seconds for which a deleted conversation keeps its content: a week is what people take to notice."""
@@ -45,6 +48,11 @@ class Descriptor(msgspec.Struct, frozen=True):
     training: bool = True
     # A factory, since a plain default would be left out of what is stored.
     v: int = msgspec.field(default_factory=lambda: VERSION)
+
+    @property
+    def bundles(self) -> bool:
+        """Whether there may be bundles in the store (see `bundle`)."""
+        return self.v >= BUNDLES_SINCE
 
 
 class _Version(msgspec.Struct):
@@ -149,9 +157,9 @@ async def read_descriptor(store: ObjectStore) -> Descriptor:
         raise NotAStore(f"{store.url} is not a stowfs store: prepare it with 'stowfs mkfs {store.url}'") from None
     what = f"the descriptor {DESCRIPTOR} of {store.url}"
     version = parse(_version_decoder, found.body, what).v
-    if version != VERSION:
+    if not 1 <= version <= VERSION:
         raise UnsupportedVersion(
-            f"{store.url} has format version {version}, and this stowfs reads version {VERSION}: upgrade stowfs"
+            f"{store.url} has format version {version}, and this stowfs reads those up to {VERSION}: upgrade stowfs"
         )
     descriptor = parse(_decoder, found.body, what)
     try:

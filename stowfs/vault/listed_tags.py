@@ -37,6 +37,11 @@ class ListedTags:
         listed, asked = self._tags.get(path, ("", 0.0))
         return asked if listed == etag and trio.current_time() - asked < self._believed else None
 
+    def current(self, path: str) -> tuple[str, float] | None:
+        """The ETag that a listing has shown under `path`, and when, if that is to be believed still."""
+        listed = self._tags.get(path)
+        return listed if listed is not None and trio.current_time() - listed[1] < self._believed else None
+
     def forget(self, path: str) -> None:
         """It has changed, or may have."""
         self._tags.pop(path, None)

@@ -7,7 +7,8 @@ inline bytes. The last piece may be the unsealed run (`tail` bytes), which the n
 
 A directory has no pieces; the inline bytes of a symbolic link are its target, as one piece. A tombstone has `deleted`;
 it keeps the pieces (and so their references) as long as the conversation can be undeleted, and the ring always, since a
-writer may still have to find out there what became of its commit.
+writer may still have to find out there what became of its commit. What comes after a directory, under the same key,
+keeps its `bundles` (see `bundled_directories`).
 """
 
 import hashlib
@@ -124,6 +125,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     inline_digest: Word = ""
     facts: Facts = Facts()
     deleted: Moment | None = None
+    # Of a directory: whether some of what is in it may be in bundles.
+    bundles: bool = False
     # The zstd level of the frames, where they were recompressed (0: that of commits).
     level: Level = 0
 

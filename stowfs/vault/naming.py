@@ -5,7 +5,8 @@ Conversation `a/b` and directory `a/b` share one key, `manifests/a/b.json`, so t
 lies in directory `a/b` has keys below `manifests/a/b/`. Each component is percent-escaped where a store or a local
 directory could not hold it; a directory's component also where it ends in '.json', since `x.json` is conversation `x`
 already. One that is too long for a file name is cut: `%~` at the end of a component says that the next one goes on with
-it, and no escape looks like that.
+it, and no escape looks like that. Neither does one look like `%+`, with which the name of a bundle of manifests begins:
+in the listing of a directory all bundles come before the names that may be in one.
 """
 
 import os
@@ -45,6 +46,8 @@ RECENT_NAMES = 1024
 """Paths whose keys are remembered: a commit needs that of its path several times, and many are under way at once."""
 
 _CUT = "%~/"
+
+_BUNDLE = "%+"
 
 _CUT_AFTER = COMPONENT_LIMIT - len(_SUFFIX)
 """Bytes after which a component is cut, at most. What is left of one can always take the suffix."""
@@ -109,6 +112,34 @@ def children_prefix(directory: str) -> str:
 def is_cut(prefix: str) -> bool:
     """Whether `prefix` is the beginning of longer names: what lies below it lies in the same directory."""
     return prefix.endswith(_CUT)
+
+
+def bundles_prefix(prefix: str) -> str:
+    """With what the keys of the bundles begin that are below `prefix`, that of a directory's children."""
+    return prefix + _BUNDLE
+
+
+def is_bundle(key: str) -> bool:
+    """Whether a bundle lies under `key`."""
+    return key.startswith(_BUNDLE, key.rfind("/") + 1) and key.startswith(MANIFESTS)
+
+
+def place_of(key: str) -> tuple[str, str]:
+    """The prefix of the directory that a manifest with that key is in, and its name there, as in a bundle."""
+    end = key.rfind("/") + 1
+    return key[:end], key[end:].removesuffix(_SUFFIX)
+
+
+def key_in(prefix: str, name: str) -> str:
+    """The inverse of `place_of`."""
+    return prefix + name + _SUFFIX
+
+
+def may_be_bundled(key: str) -> bool:
+    """Whether a manifest with that key may be in a bundle: those that come before the bundles in a listing may not, nor
+    may those whose names are so long that they are cut; and in the root nothing may."""
+    prefix, name = place_of(key)
+    return name > _BUNDLE and prefix.startswith(MANIFESTS) and prefix != MANIFESTS and not prefix.endswith(_CUT)
 
 
 def path_of_manifest(key: str) -> str:

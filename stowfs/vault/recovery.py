@@ -304,4 +304,5 @@ def _verdict(snapshot: Snapshot | None, commit: str) -> Verdict:
 
 
 def _with_ring(manifest: Manifest, commit: str, previous: Snapshot) -> Manifest:
-    return msgspec.structs.replace(manifest, commit=commit, ring=previous.manifest.ring.add(commit))
+    ring = previous.manifest.ring.add(commit)
+    return msgspec.structs.replace(manifest, commit=commit, ring=ring, bundles=previous.manifest.bundles)

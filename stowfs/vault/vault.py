@@ -19,10 +19,14 @@ from stowfs.config import VaultOptions
 from stowfs.errors import ReadOnly, StoreUnavailable
 from stowfs.hot.tier import HotTier
 from stowfs.locks import Lock
-from stowfs.store.base import ObjectInfo, ObjectStore
+from stowfs.store.base import Found, ObjectInfo, ObjectStore
 from stowfs.tasks import background
 from stowfs.vault.assembly import Assembler
 from stowfs.vault.backlog import Backlog, Unshown
+from stowfs.vault.bundled_directories import BundledDirectories
+from stowfs.vault.bundled_store import BundledStore
+from stowfs.vault.bundler import Bundler
+from stowfs.vault.cas import read_or_none
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
 from stowfs.vault.counts import Counts
@@ -100,11 +104,21 @@ class Vault:
         self.options = options
         threads = trio.CapacityLimiter(THREADS)
         self._hot = hot
-        self._store = store
         self._nursery = nursery
         self.dictionaries = Dictionaries(store, hot.dictionaries, active_id=descriptor.dictionary)
         self._shared = SharedIndex(store, threads)
-        self._catalog = Catalog(store, hot.index, self.dictionaries, self._shared, revalidate=options.revalidate)
+        directories = BundledDirectories(self._read_or_none, self.dictionaries, enabled=descriptor.bundles)
+        # From here on nobody needs to know that there are bundles.
+        self.store = store = BundledStore(
+            store,
+            deadline=options.deadline,
+            may_hold=directories.may_hold,
+            cache=hot.index,
+            read_only=options.read_only,
+        )
+        self._catalog = Catalog(
+            store, hot.index, self.dictionaries, directories, self._shared, revalidate=options.revalidate
+        )
         self.counts = Counts(
             store,
             self.dictionaries,
@@ -144,6 +158,7 @@ class Vault:
             self._layouts,
             assembler,
             self._recovery,
+            Bundler(store, directories, nursery, enabled=options.bundles and descriptor.bundles),
             threads,
             deadline=options.deadline,
             trash_seconds=descriptor.trash_seconds,
@@ -158,6 +173,9 @@ class Vault:
         self._mover = Mover(self._tree, self._committer, self._recovery, hot.journal)
         self._indexer = Indexer(store, self._shared, self._catalog.versions, threads, deadline=options.deadline)
         self._trash = Trash(store, self._catalog, self._committer, self._tree)
+
+    async def _read_or_none(self, key: str) -> Found | None:
+        return await read_or_none(self.store, key)
 
     async def recover(self) -> int:
         """Begins to settle what an earlier process left in the journal; returns how many commits that are."""
@@ -227,7 +245,7 @@ class Vault:
 
     async def footprint(self, snapshot: Snapshot) -> Footprint:
         """What a version uses (see `footprint.measure`): one request for each of its segments."""
-        return await measure(self._store, snapshot, await self.digests(snapshot))
+        return await measure(self.store, snapshot, await self.digests(snapshot))
 
     def draft(self, path: str, base: Snapshot | None, attributes: Attributes, *, appending: bool = False) -> Draft:
         """Begins to write to a conversation (a new one, where there is no `base`); costs nothing until something is

@@ -1,0 +1,228 @@
+"""A store in which the manifests of bundles look as if each had a key of its own (see `bundle`).
+
+What is under the key of a manifest, in a directory that may have bundles:
+
+* the object under that key, if there is one, unless it is *fresh* and a committed bundle holds the name;
+* else what a committed bundle holds under the name; else nothing.
+
+An object is fresh if it was created over nothing, and not written since. Whoever creates one asks for the bundles
+*after* that, and whoever commits a bundle asks for the objects *after* it has claimed the names. So one of two that
+create the same name sees the other: who sees a bundle that is pending makes it void; who sees one that is committed has
+lost; and the owner of a bundle leaves out what it sees. Hence where a committed bundle holds the name of a fresh object,
+whoever made that was never told that it succeeded; and a fresh object that was seen while no bundle had its name is
+there for good. What replaces either is not fresh: it is there whatever any bundle holds.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+from stowfs.errors import ObjectNotFound, PreconditionFailed, StoreError
+from stowfs.store.base import (
+    ALWAYS,
+    IF_ABSENT,
+    ByteRange,
+    Condition,
+    Found,
+    IfAbsent,
+    IfMatch,
+    NotModified,
+    ObjectInfo,
+    ObjectStore,
+    Page,
+)
+from stowfs.store.observed import ObservedStore
+from stowfs.vault.bundle import FRESH, Bundle, is_token, key_of_token
+from stowfs.vault.bundled_listing import BundledListing, Expanded, Indexed
+from stowfs.vault.bundles import Bundles, Cache
+from stowfs.vault.bundling import Manifest, make_void, put_bundle
+from stowfs.vault.lru import Lru
+from stowfs.vault.naming import may_be_bundled, place_of
+from stowfs.vault.untrusted import read_bounded
+
+SETTLED = 20_000
+"""Fresh objects of which it is remembered that they are there for good: some four megabytes."""
+
+UNSETTLED = "~"
+"""What stands behind the ETag of a fresh object while a bundle claims its name and this host may not write: so that it
+is never taken for unchanged."""
+
+MayHold = Callable[[str], Awaitable[bool]]
+"""Whether a directory, told by the prefix of what is in it, may have bundles."""
+
+
+async def everywhere(_: str) -> bool:
+    """For who does not know of any directory."""
+    return True
+
+
+class BundledStore(ObservedStore):
+    """`inner` with the manifests that are in bundles. Also raises `CorruptObject` and `UnsupportedVersion`, for a
+    bundle that cannot be read."""
+
+    def __init__(
+        self,
+        inner: ObjectStore,
+        *,
+        deadline: float,
+        may_hold: MayHold = everywhere,
+        cache: Cache | None = None,
+        indexed: Indexed | None = None,
+        read_only: bool = False,
+    ) -> None:
+        super().__init__(inner)
+        self.bundles = Bundles(inner, cache)
+        self._may_hold = may_hold
+        self._deadline = deadline
+        self._read_only = read_only
+        self._listing = BundledListing(inner, self.bundles, self._holds, indexed)
+        self._settled = Lru[str](SETTLED, lambda _: 1)
+
+    async def get(
+        self, key: str, *, byte_range: ByteRange | None = None, if_none_match: str | None = None
+    ) -> Found | NotModified:
+        if not may_be_bundled(key):
+            return await self.inner.get(key, byte_range=byte_range, if_none_match=if_none_match)
+        token = if_none_match if if_none_match is not None and is_token(if_none_match) else None
+        try:
+            answer = await self.inner.get(
+                key, byte_range=byte_range, if_none_match=if_none_match if token is None else None
+            )
+        except ObjectNotFound:
+            if token is not None and self._is_known(key, token):
+                return NotModified()
+            member = await self._member(key)
+            if member is None:
+                raise
+            return NotModified() if member.etag == token else member
+        if isinstance(answer, Found) and answer.body.startswith(FRESH):
+            return await self._settle(key, answer)
+        return answer
+
+    async def put(self, key: str, body: bytes, condition: Condition = ALWAYS) -> str:
+        match condition:
+            case IfMatch(etag) if is_token(etag):
+                return await self._replace(key, body, etag)
+            case IfAbsent() if may_be_bundled(key) and await self._holds(place_of(key)[0]):
+                return await self._create(key, body)
+            case _:
+                return await self.inner.put(key, body, condition)
+
+    async def delete(self, key: str, condition: Condition = ALWAYS) -> None:
+        if may_be_bundled(key) and await self._member(key) is not None:
+            raise PreconditionFailed(f"{key} hides what a bundle holds")
+        await self.inner.delete(key, condition)
+
+    def list(self, prefix: str, *, delimiter: str | None = None, start_after: str = "") -> AsyncIterator[Page]:
+        return self._listing.pages(prefix, delimiter=delimiter, start_after=start_after)
+
+    def expanded(self, prefix: str) -> AsyncIterator[Expanded]:
+        """As `list`, with the bundles that were met."""
+        return self._listing.expanded(prefix)
+
+    async def read(self, info: ObjectInfo) -> Found:
+        """What a listing has shown, or what has taken its place by now. Raises `ObjectNotFound`."""
+        return await self.held(info.key, info.etag) or await read_bounded(self, info.key)
+
+    async def held(self, key: str, etag: str) -> Found | None:
+        """What a bundle holds under a key, if `etag` is its token; then it is what was there when that was learnt."""
+        if not is_token(etag):
+            return None
+        prefix, name = place_of(key)
+        bundle_key = key_of_token(etag, prefix)
+        bundle = self.bundles.known(bundle_key)
+        if bundle is None:
+            whole = await self.bundles.fetch(bundle_key)
+            bundle = whole.bundle if whole is not None else None
+        if bundle is None or (found := await self._in_bundle(bundle, name)) is None or found.etag != etag:
+            return None
+        return found
+
+    async def put_together(self, prefix: str, manifests: Sequence[Manifest]) -> dict[str, str]:
+        """Creates manifests in a directory that may have bundles, in one; returns the ETags, by name, of those that
+        were created. The others are to be created one by one: somebody else may have them.
+
+        Raises store errors; then each of them may still be created.
+        """
+        return await put_bundle(self.inner, self.bundles, prefix, manifests, deadline=self._deadline)
+
+    async def _holds(self, prefix: str) -> bool:
+        return await self._may_hold(prefix)
+
+    def _is_known(self, key: str, token: str) -> bool:
+        prefix, name = place_of(key)
+        bundle = self.bundles.known(key_of_token(token, prefix))
+        member = bundle.member(name) if bundle is not None else None
+        return bundle is not None and member is not None and bundle.token(member) == token
+
+    async def _member(self, key: str) -> Found | None:
+        """What a committed bundle holds under a key now."""
+        prefix, name = place_of(key)
+        if await self._holds(prefix):
+            for bundle in await self.bundles.of(prefix):
+                if (found := await self._in_bundle(bundle, name)) is not None:
+                    return found
+        return None
+
+    async def _in_bundle(self, bundle: Bundle, name: str) -> Found | None:
+        member = bundle.member(name)
+        if member is None or bundle.state != "committed":
+            return None
+        return Found(await self.bundles.manifest(bundle, name), bundle.token(member))
+
+    async def _settle(self, key: str, fresh: Found) -> Found:
+        """What is under a key, where this is a fresh object."""
+        found = Found(fresh.body[len(FRESH) :], fresh.etag)
+        if self._settled.get(key) == fresh.etag:
+            return found
+        if (rival := await self._rival(key)) is not None:
+            return rival
+        if self._read_only and await self._is_claimed(key):
+            return Found(found.body, found.etag + UNSETTLED)
+        self._settled.put(key, fresh.etag)
+        return found
+
+    async def _rival(self, key: str) -> Found | None:
+        """What a committed bundle holds under a key. If there is none, there never will be one as long as there is an
+        object under that key (unless this host may not write)."""
+        prefix, name = place_of(key)
+        undecided = True
+        while undecided:
+            undecided = False
+            for bundle in await self.bundles.of(prefix):
+                if bundle.member(name) is None:
+                    continue
+                if (found := await self._in_bundle(bundle, name)) is not None:
+                    return found
+                if not self._read_only:
+                    undecided = True
+                    await make_void(self.inner, bundle, deadline=self._deadline)
+        return None
+
+    async def _is_claimed(self, key: str) -> bool:
+        prefix, name = place_of(key)
+        return any(bundle.member(name) is not None for bundle in await self.bundles.of(prefix))
+
+    async def _create(self, key: str, body: bytes) -> str:
+        etag = await self.inner.put(key, FRESH + body, IF_ABSENT)
+        rival = await self._rival(key)
+        if rival is None:
+            self._settled.put(key, etag)
+            return etag
+        with contextlib.suppress(StoreError):
+            # What is fresh does not count. But as long as it is there, each listing has to look at it.
+            await self.inner.put(key, rival.body, IfMatch(etag))
+        raise PreconditionFailed(f"{key} is in a bundle already")
+
+    async def _replace(self, key: str, body: bytes, token: str) -> str:
+        """Writes in the place of what a bundle holds."""
+        try:
+            return await self.inner.put(key, body, IF_ABSENT)
+        except PreconditionFailed:
+            own = await self.inner.get(key)
+            assert isinstance(own, Found)
+            if not own.body.startswith(FRESH):
+                raise
+            rival = await self._rival(key)
+            if rival is None or rival.etag != token:
+                raise
+            return await self.inner.put(key, body, IfMatch(own.etag))
