@@ -21,11 +21,11 @@ from stowfs.store.base import ObjectInfo, ObjectStore
 from stowfs.vault import dictionaries as stored
 from stowfs.vault import manifest as manifests
 from stowfs.vault import record as records
+from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.naming import MANIFESTS, SEGMENTS
 from stowfs.vault.parallel import each
 from stowfs.vault.samples import pieces
-from stowfs.vault.untrusted import read_bounded
 
 TRAINED_ON = 16 * MIB
 """Stored bytes that are trained on at most: some 64 to 100 MiB of conversations, which takes half a minute."""
@@ -68,11 +68,12 @@ async def train_best(
     Raises store errors, and `CorruptObject` where the dictionary cannot be published.
     """
     chance = random.Random()
+    bundled = BundledStore(store, deadline=deadline)
     training, measuring = _Selection(TRAINED_ON, chance), _Selection(MEASURED, chance)
-    async for info in _objects(store):
+    async for info in _objects(bundled):
         training.offer(info)
         measuring.offer(info)
-    samples = await _contents(store, dictionaries, training)
+    samples = await _contents(bundled, dictionaries, training)
     raw = sum(map(len, samples))
     size = min(LARGEST, int(raw * training.scale) // SHARE)
     if size < LEAST:
@@ -81,7 +82,7 @@ async def train_best(
     del samples
     if made is None:
         return None
-    measured = await _contents(store, dictionaries, measuring)
+    measured = await _contents(bundled, dictionaries, measuring)
     current = await dictionaries.active()
     sizes = await trio.to_thread.run_sync(_measure, measured, current, made)
     before, after = (int(size * measuring.scale) for size in sizes)
@@ -97,13 +98,13 @@ class _Selection:
     def __init__(self, limit: int, chance: random.Random) -> None:
         self._limit = limit
         self._chance = chance
-        self._chosen: list[tuple[float, str, int]] = []
+        self._chosen: list[tuple[float, str, ObjectInfo]] = []
         self._chosen_size = 0
         self._size = 0
 
     @property
-    def keys(self) -> list[str]:
-        return [key for _, key, _ in self._chosen]
+    def objects(self) -> list[ObjectInfo]:
+        return [info for _, _, info in self._chosen]
 
     @property
     def scale(self) -> float:
@@ -112,25 +113,26 @@ class _Selection:
     def offer(self, info: ObjectInfo) -> None:
         """Each draws a number; those with the greatest stay."""
         self._size += info.size
-        heapq.heappush(self._chosen, (self._chance.random(), info.key, info.size))
+        heapq.heappush(self._chosen, (self._chance.random(), info.key, info))
         self._chosen_size += info.size
         while self._chosen_size > self._limit and len(self._chosen) > 1:
-            self._chosen_size -= heapq.heappop(self._chosen)[2]
+            self._chosen_size -= heapq.heappop(self._chosen)[2].size
 
 
-async def _objects(store: ObjectStore) -> AsyncIterator[ObjectInfo]:
+async def _objects(store: BundledStore) -> AsyncIterator[ObjectInfo]:
     for prefix in (MANIFESTS, SEGMENTS):
         async for page in store.list(prefix):
             for info in page.objects:
                 yield info
 
 
-async def _contents(store: ObjectStore, dictionaries: Dictionaries, selection: _Selection) -> list[bytes]:
+async def _contents(store: BundledStore, dictionaries: Dictionaries, selection: _Selection) -> list[bytes]:
     """What the selected objects hold, as it is compressed. What cannot be read is left out: `compact` will name it."""
 
-    async def one(key: str) -> list[bytes]:
+    async def one(info: ObjectInfo) -> list[bytes]:
         try:
-            body = (await read_bounded(store, key)).body
+            body = (await store.read(info)).body
+            key = info.key
             if key.startswith(MANIFESTS):
                 snapshot = manifests.decode("", "", body, await dictionaries.of(body))
                 if not snapshot.manifest.live:
@@ -145,7 +147,7 @@ async def _contents(store: ObjectStore, dictionaries: Dictionaries, selection: _
         except (ObjectNotFound, CorruptObject, UnsupportedVersion):
             return []
 
-    return [part for parts in await each(one, selection.keys, limit=REQUESTS) for part in parts]
+    return [part for parts in await each(one, selection.objects, limit=REQUESTS) for part in parts]
 
 
 def _make(contents: Sequence[bytes], size: int) -> Dictionary | None:

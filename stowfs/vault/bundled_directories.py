@@ -44,7 +44,7 @@ class BundledDirectories:
         return await self._ask(prefix) is True
 
     async def _ask(self, prefix: str) -> bool | None:
-        """None: nobody knows, since there is no manifest yet, or it cannot be read."""
+        """None: nobody knows, since its manifest cannot be read. Where there is none, there are no bundles yet."""
         if not self._enabled or prefix == MANIFESTS:
             return False
         known = self._known.get(prefix)
@@ -54,7 +54,7 @@ class BundledDirectories:
             path = path_of_prefix(prefix)
             found = await self._read(manifest_key(path))
             if found is None:
-                return None
+                return False
             dictionary = await self._dictionaries.of(found.body)
             snapshot = manifests.decode(path, found.etag, found.body, dictionary)
         except (CorruptObject, UnsupportedVersion):

@@ -8,9 +8,9 @@ What is under the key of a manifest, in a directory that may have bundles:
 An object is fresh if it was created over nothing, and not written since. Whoever creates one asks for the bundles
 *after* that, and whoever commits a bundle asks for the objects *after* it has claimed the names. So one of two that
 create the same name sees the other: who sees a bundle that is pending makes it void; who sees one that is committed has
-lost; and the owner of a bundle leaves out what it sees. Hence where a committed bundle holds the name of a fresh object,
-whoever made that was never told that it succeeded; and a fresh object that was seen while no bundle had its name is
-there for good. What replaces either is not fresh: it is there whatever any bundle holds.
+lost; and the owner of a bundle leaves out what it sees. Hence where a committed bundle holds the name of a fresh
+object, whoever made that was never told that it succeeded; and a fresh object that was seen while no bundle had its
+name is there for good. What replaces either is not fresh: it is there whatever any bundle holds.
 """
 
 import contextlib

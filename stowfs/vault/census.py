@@ -10,20 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from stowfs.errors import CorruptObject, ObjectNotFound, UnsupportedVersion
-from stowfs.store.base import NotModified, ObjectInfo, ObjectStore
+from stowfs.store.base import NotModified, ObjectInfo
 from stowfs.vault import manifest as manifests
 from stowfs.vault import pages
+from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.dictionaries import DictionaryLost
 from stowfs.vault.findings import Finding, LostDictionary, StrayObject, Undecodable
 from stowfs.vault.inspection import Inspector
 from stowfs.vault.lru import Lru
 from stowfs.vault.manifest import Piece, Reference, Snapshot
-from stowfs.vault.naming import MANIFESTS, is_digest, manifest_key, path_of_manifest, segment_key
+from stowfs.vault.naming import MANIFESTS, is_bundle, is_digest, manifest_key, path_of_manifest, segment_key
 from stowfs.vault.parallel import each
 from stowfs.vault.progress import UNWATCHED, Progress
-
-MANIFEST_LIMIT = manifests.HEADER_LIMIT + manifests.INLINE_LIMIT
-"""Bytes of a stored manifest that are read: no honest one is longer."""
 
 MANIFESTS_AT_ONCE = 16
 """Manifests read at once: enough to hide the latency of a store; each may take some 20 MB if it is hostile."""
@@ -55,7 +53,7 @@ class Holder:
 class Census:
     """Walks the manifests of a store. `complete`: everything could be read so far."""
 
-    def __init__(self, store: ObjectStore, inspector: Inspector) -> None:
+    def __init__(self, store: BundledStore, inspector: Inspector) -> None:
         self._store = store
         self._inspector = inspector
         self._pages = Lru[bytes](PAGES_MEMORY, len)
@@ -87,6 +85,10 @@ class Census:
             return False
 
     async def _holder(self, info: ObjectInfo, report: Callable[[Finding], None]) -> Holder | None:
+        if is_bundle(info.key):
+            self.complete = False
+            report(Undecodable(key=info.key, conversations=(), reason="a bundle of manifests cannot be read"))
+            return None
         try:
             path = path_of_manifest(info.key)
         except CorruptObject:
@@ -95,7 +97,7 @@ class Census:
         holder = None
         for _ in range(REREADS):
             try:
-                found = await self._inspector.bounded(info.key, MANIFEST_LIMIT)
+                found = await self._store.read(info)
                 dictionary = await self._inspector.dictionaries.of(found.body)
                 snapshot = await self._inspector.run(
                     len(found.body), manifests.decode, path, found.etag, found.body, dictionary

@@ -22,6 +22,7 @@ import trio
 
 from stowfs.errors import CorruptObject, ObjectNotFound, UnsupportedVersion
 from stowfs.store.base import ByteRange, ObjectInfo, ObjectStore
+from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.census import Census, Holder
 from stowfs.vault.descriptor import Descriptor
 from stowfs.vault.findings import (
@@ -136,7 +137,8 @@ class Checker:
         self._progress = progress
         self._active_dictionary = descriptor.dictionary
         self._inspector = Inspector(store, trio.CapacityLimiter(THREADS), dictionary=descriptor.dictionary)
-        self._census = Census(store, self._inspector)
+        bundled = BundledStore(store, deadline=GRACE, read_only=True)
+        self._census = Census(bundled, self._inspector)
         self._result = Checked()
         self._counts: Counter[bytes] = Counter()
         self._sizes: dict[bytes, int] = {}

@@ -24,6 +24,7 @@ from stowfs.errors import CorruptObject, ObjectNotFound, PreconditionFailed, Uns
 from stowfs.store.base import ByteRange, Found, IfMatch, ObjectInfo, ObjectStore
 from stowfs.vault import manifest as manifests
 from stowfs.vault import record as records
+from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.cas import read_or_none
 from stowfs.vault.descriptor import read_descriptor
 from stowfs.vault.dictionaries import Dictionaries
@@ -140,7 +141,7 @@ class _Collection:
         now: Callable[[], float],
         progress: Progress,
     ) -> None:
-        self._store = store
+        self._store = BundledStore(store, deadline=vault.options.deadline)
         self._vault = vault
         self._grace = grace
         self._trash = trash
@@ -229,7 +230,7 @@ class _Collection:
             elif is_due(snapshot, before):
                 if self._dry_run or await self._vault.empty_trash(snapshot.path, before=before):
                     self._emptied.append(snapshot.size)
-            elif not snapshot.manifest.holds_something:
+            elif not snapshot.manifest.holds_something and not snapshot.manifest.bundles:
                 await self._remove(info, snapshot.etag)
         except (CorruptObject, UnsupportedVersion) as error:
             self._kept.append(Kept(info.key, str(error)))

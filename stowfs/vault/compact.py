@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from stowfs.errors import CorruptObject, UnsupportedVersion
 from stowfs.store.base import ObjectInfo, ObjectStore
 from stowfs.vault.best_dictionary import Trained, train_best
+from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.collect import Kept, read_manifest
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import MANIFESTS, SEGMENTS, digest_of_segment, manifest_key
@@ -62,7 +63,7 @@ async def compact_store(
 
 class _Compaction:
     def __init__(self, store: ObjectStore, vault: Vault, *, dry_run: bool, progress: Progress) -> None:
-        self._store = store
+        self._store = BundledStore(store, deadline=vault.options.deadline)
         self._vault = vault
         self._dry_run = dry_run
         self._progress = progress

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from stowfs.store.base import Found, ObjectStore
 from stowfs.vault import manifest as manifests
 from stowfs.vault import pages, record
+from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.manifest import Reference, Snapshot
 from stowfs.vault.naming import MANIFESTS, SEGMENTS, blob_key, path_of_manifest
@@ -90,13 +91,15 @@ async def audit(store: ObjectStore, *, many: int = record.MANY) -> Audit:
 
 
 async def snapshots(store: ObjectStore) -> list[Snapshot]:
-    """Every manifest and tombstone."""
+    """Every manifest and tombstone, wherever it lies."""
     dictionaries = Dictionaries(store)
+    bundled = BundledStore(store, deadline=1.0, read_only=True)
     found = []
-    for key in await _keys(store, MANIFESTS):
-        answer = await _get(store, key)
-        dictionary = await dictionaries.of(answer.body)
-        found.append(manifests.decode(path_of_manifest(key), answer.etag, answer.body, dictionary))
+    async for page in bundled.list(MANIFESTS):
+        for info in page.objects:
+            answer = await bundled.read(info)
+            dictionary = await dictionaries.of(answer.body)
+            found.append(manifests.decode(path_of_manifest(info.key), answer.etag, answer.body, dictionary))
     return found
 
 
