@@ -148,11 +148,14 @@ async def _working(
 
 
 @asynccontextmanager
-async def open_session(location: StoreLocation, options: StoreOptions, *, writing: bool) -> AsyncIterator[Session]:
-    """A session for one command, with a hot tier of its own. Errors as in `contact`, and those of the hot tier."""
+async def open_session(
+    location: StoreLocation, options: StoreOptions, *, writing: bool, bundles: bool = False
+) -> AsyncIterator[Session]:
+    """A session for one command, with a hot tier of its own. `bundles`: see `VaultOptions`. Errors as in `contact`, and
+    those of the hot tier."""
     async with contact(location, options, writing=writing) as reached, AsyncExitStack() as stack:
         hot = await HotTier.open_free(HotTierOptions(), reached.descriptor.store_id)
         stack.push_async_callback(hot.close)
-        vault_options = VaultOptions(read_only=not writing, deadline=options.deadline)
+        vault_options = VaultOptions(read_only=not writing, deadline=options.deadline, bundles=bundles)
         vault = await stack.enter_async_context(open_vault(reached.store, hot, reached.descriptor, vault_options))
         yield Session(reached.store, vault, hot)

@@ -28,9 +28,9 @@ from stowfs.vault.naming import join
 from stowfs.vault.training import CONTENT
 from stowfs.vault.vault import Vault
 
-COMMITS = 24
-"""Commits under way at once: enough to keep a store 20 ms away busy, less than the requests that go to a store at
-once."""
+COMMITS = 12
+"""Batches under way at once: the small conversations of each are committed together, so that those of all are three
+bundles, of which one or two are being cut and compressed while others are sent."""
 
 STEP = 4 * MIB
 """Bytes copied at a time."""
@@ -159,11 +159,12 @@ async def put(
                     except StowError as error:
                         tally.failed(item.source, error)
             copied = await trio.to_thread.run_sync(_copy_all, drafts)
-            for (item, draft), failure in zip(drafts, copied, strict=True):
-                if failure is None:
-                    await commit(item, draft)
-                else:
-                    tally.failed(item.source, failure)
+            async with trio.open_nursery() as nursery:
+                for (item, draft), failure in zip(drafts, copied, strict=True):
+                    if failure is None:
+                        nursery.start_soon(commit, item, draft)
+                    else:
+                        tally.failed(item.source, failure)
         finally:
             for _, draft in drafts:
                 draft.discard()

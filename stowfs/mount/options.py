@@ -92,6 +92,8 @@ class MountOptions:
             memory_cache_size=default.memory_cache_size if self.memory_cache is None else self.memory_cache,
             asynchronous=self.commit == "async",
             flush=self._for_flusher(),
+            # One that waits for each commit has no others to put together with it.
+            bundles=self.commit == "async",
         )
 
     def _for_flusher(self) -> FlushOptions:

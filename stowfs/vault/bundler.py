@@ -54,6 +54,8 @@ class Bundler:
         # Commits under way; and of them those that wait in a batch that gathers.
         self._under_way = self._waiting = 0
         self._gathering: dict[str, _Batch] = {}
+        # Whether a task looks already whether others come.
+        self._looking = False
 
     @contextmanager
     def commit(self) -> Iterator[None]:
@@ -99,6 +101,15 @@ class Bundler:
         return batch
 
     def _send_unless_others_come(self) -> None:
+        if self._gathering and self._waiting >= self._under_way and not self._looking:
+            self._looking = True
+            self._nursery.start_soon(self._look_again)
+
+    async def _look_again(self) -> None:
+        # Commits that begin at the same moment do so one after the other, and a small one gets here without a pause.
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        self._looking = False
         if self._waiting >= self._under_way:
             for batch in list(self._gathering.values()):
                 self._send(batch)

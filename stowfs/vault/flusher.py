@@ -21,9 +21,8 @@ from stowfs.vault.naming import display
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 64
-"""Conversations committed at once: twice the requests that go to a store at once, since each cuts and compresses
-between its requests."""
+AT_ONCE = 128
+"""Conversations committed at once: two bundles, so that one is cut and compressed while the other is sent."""
 
 SIZE_AT_ONCE = 8 * MIB
 """Bytes of the conversations committed at once, unless it is a single one: parsed, cut and compressed, they take many

@@ -50,7 +50,7 @@ def put(
     async def run() -> None:
         where = store_path(target)
         directories, files = await trio.to_thread.run_sync(upload.find, list(paths), where, tally)
-        async with open_session(location, options, writing=True) as session:
+        async with open_session(location, options, writing=True, bundles=True) as session:
             with progress("put") as bar:
                 await upload.put(session.vault, directories, files, where, tally, bar, lifetime=ttl)
 

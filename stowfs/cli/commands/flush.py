@@ -130,7 +130,7 @@ async def _flush_store(place: str, options: StoreOptions, timeout: float) -> Flu
                 commits, drafts = await trio.to_thread.run_sync(hot.journal.lengths)
                 if commits or drafts:
                     remember(hot.state_directory, reached.store.url, reached.descriptor)
-                    vault_options = VaultOptions(deadline=options.deadline)
+                    vault_options = VaultOptions(deadline=options.deadline, bundles=True)
                     async with open_vault(reached.store, hot, reached.descriptor, vault_options) as vault:
                         vault.queue_backlog()
                         entries = await vault.flusher.flush(timeout)
