@@ -157,10 +157,12 @@ class BundledStore(ObservedStore):
     async def _member(self, key: str) -> Found | None:
         """What a committed bundle holds under a key now."""
         prefix, name = place_of(key)
-        if await self._holds(prefix):
-            for bundle in await self.bundles.of(prefix):
-                if (found := await self._in_bundle(bundle, name)) is not None:
-                    return found
+        if not await self._holds(prefix):
+            return None
+        known = self.bundles.holding(prefix, name)
+        for bundle in [known] if known is not None else await self.bundles.of(prefix):
+            if (found := await self._in_bundle(bundle, name)) is not None:
+                return found
         return None
 
     async def _in_bundle(self, bundle: Bundle, name: str) -> Found | None:

@@ -49,11 +49,13 @@ class Cache(Protocol):
 
 @dataclass(slots=True)
 class _Directory:
-    """What was told of a directory when the question of the number `asked` was asked."""
+    """What was told of a directory when the question of the number `asked` was asked; and the keys of its bundles that
+    were seen committed."""
 
     lock: Lock = field(default_factory=Lock)
     asked: int = -1
     bundles: tuple[ObjectInfo, ...] = ()
+    committed: set[str] = field(default_factory=set)
 
 
 class Bundles:
@@ -70,12 +72,24 @@ class Bundles:
 
     def remember(self, whole: Whole) -> None:
         """A bundle is in the store like this."""
-        self._headers.put(whole.bundle.key, whole.bundle)
-        self._payloads.put(whole.bundle.etag, whole.payload)
+        bundle = whole.bundle
+        self._headers.put(bundle.key, bundle)
+        if bundle.state == "committed":
+            self._payloads.put(bundle.etag, whole.payload)
+            self._directory(bundle.prefix).committed.add(bundle.key)
 
     def known(self, key: str) -> Bundle | None:
         """A bundle as it was seen last."""
         return self._headers.get(key)
+
+    def holding(self, prefix: str, name: str) -> Bundle | None:
+        """The committed bundle of a directory that holds a name, if it is known. It holds it still, unless there is an
+        object for it by now."""
+        for key in self._directory(prefix).committed:
+            bundle = self._headers.get(key)
+            if bundle is not None and bundle.member(name) is not None:
+                return bundle
+        return None
 
     async def of(self, prefix: str) -> list[Bundle]:
         """The bundles of a directory as they are at some moment after this call."""
@@ -83,10 +97,7 @@ class Bundles:
 
     async def listed(self, prefix: str) -> tuple[ObjectInfo, ...]:
         """As `of`, but what a listing tells of them."""
-        directory = self._directories.get(prefix)
-        if directory is None:
-            directory = _Directory()
-            self._directories.put(prefix, directory)
+        directory = self._directory(prefix)
         called = self._number()
         async with directory.lock:
             if directory.asked < called:
@@ -168,6 +179,13 @@ class Bundles:
             self.remember(whole)
             found.append(whole.bundle)
         return found
+
+    def _directory(self, prefix: str) -> _Directory:
+        directory = self._directories.get(prefix)
+        if directory is None:
+            directory = _Directory()
+            self._directories.put(prefix, directory)
+        return directory
 
     def _number(self) -> int:
         self._questions += 1
