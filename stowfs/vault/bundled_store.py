@@ -90,7 +90,11 @@ class BundledStore(ObservedStore):
         except ObjectNotFound:
             if token is not None and self._is_known(key, token):
                 return NotModified()
-            member = await self._member(key)
+            try:
+                member = await self._member(key)
+            except ObjectNotFound:
+                # A bundle leaves out what has an object of its own by now.
+                return await self.inner.get(key, byte_range=byte_range)
             if member is None:
                 raise
             return NotModified() if member.etag == token else member

@@ -6,7 +6,6 @@ a commit fails, its journal row is settled in the background (`recovery`), so th
 up.
 """
 
-import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -17,12 +16,12 @@ from functools import partial
 import msgspec
 import trio
 
-from stowfs.errors import Deleted, Expired, IsDirectory, NameTooLong, NoSuchPath, NotDirectory, PathExists, UsageError
+from stowfs.errors import Deleted, Expired, IsDirectory, PathExists
 from stowfs.hot.index import Sighting
 from stowfs.hot.tier import HotTier
 from stowfs.store.base import ObjectStore
 from stowfs.tasks import run_long
-from stowfs.vault import expiry
+from stowfs.vault import expiry, succession
 from stowfs.vault import manifest as manifests
 from stowfs.vault.assembly import Assembled, Assembler, Observe
 from stowfs.vault.bundler import Bundler
@@ -32,11 +31,12 @@ from stowfs.vault.counts import Counts
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.draft import Draft
 from stowfs.vault.layout import LayoutReader
-from stowfs.vault.manifest import TARGET_LIMIT, Attributes, Manifest, Snapshot
+from stowfs.vault.manifest import Attributes, Manifest, Snapshot
 from stowfs.vault.naming import display, manifest_key
 from stowfs.vault.publish import Moved, Outcome, Overtaken, Published, next_ring, publish
 from stowfs.vault.record import Payload
 from stowfs.vault.recovery import Recovery
+from stowfs.vault.succession import Successor
 from stowfs.vault.transaction import Kind, Source, Transaction
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,6 @@ COPY_STEP = 1 << 20
 
 Keep = Callable[[Sequence[Payload]], Awaitable[None]]
 """Keeps of the segments that were just stored what this host will need, so that it need not ask the store for it."""
-
-Next = Callable[[Snapshot | None], Manifest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +138,7 @@ class Committer:
                 assembled = await self._assembler.assemble(draft, stays, partial(self._acquire, transaction))
                 # The content that is kept may come from a version that is not under this name any more.
                 await transaction.acquire_existing(assembled.digests)
-                manifest = _manifest(transaction.id, draft, assembled, previous)
+                manifest = succession.of_draft(draft, assembled, transaction.id, previous)
                 if previous is not None and not transaction.recorded and is_what_is_there(manifest, previous):
                     # Unless somebody has written something else since: then this is what comes last.
                     current = await self._catalog.current(draft.path, trust=False)
@@ -169,34 +167,15 @@ class Committer:
 
     async def set_attributes(self, path: str, change: Callable[[Attributes], Attributes]) -> Snapshot:
         """Changes the attributes of a conversation or directory, whatever else happens to it. Raises `NoSuchPath`."""
-        return await self.rewrite(
-            "commit",
-            path,
-            lambda current: msgspec.structs.replace(
-                _live(path, current).manifest, attributes=change(_live(path, current).attributes)
-            ),
-        )
+        return await self.rewrite("commit", path, partial(succession.with_attributes, path, change))
 
     async def set_deadline(self, path: str, expires_ns: int | None) -> Snapshot:
         """Changes when a conversation expires. Raises `NoSuchPath`, `IsDirectory`."""
-
-        def changed(current: Snapshot | None) -> Manifest:
-            live = _live(path, current)
-            if live.is_directory:
-                raise IsDirectory(f"{display(path)} is a directory: only conversations expire")
-            attributes = msgspec.structs.replace(live.attributes, expires_ns=expires_ns, ctime_ns=time.time_ns())
-            return msgspec.structs.replace(live.manifest, attributes=attributes)
-
-        return await self.rewrite("commit", path, changed)
+        return await self.rewrite("commit", path, partial(succession.with_deadline, path, expires_ns))
 
     async def make_directory(self, path: str, attributes: Attributes) -> Snapshot:
         """A new directory. Raises `PathExists`."""
-
-        def directory(current: Snapshot | None) -> Manifest:
-            if current is not None and current.manifest.live:
-                raise PathExists(f"{display(path)} exists")
-            return Manifest("", next_ring(None, ""), attributes, kind="directory", bundles=self._bundler.enabled)
-
+        directory = partial(succession.new_directory, path, attributes, self._bundler.enabled)
         return await self.rewrite("commit", path, directory)
 
     async def make_symlink(
@@ -206,28 +185,7 @@ class Committer:
 
         Raises `PathExists`, `IsDirectory`; `NameTooLong` and `UsageError` for a target that no kernel takes.
         """
-        if len(target) > TARGET_LIMIT:
-            raise NameTooLong(f"{display(path)}: the target of a symbolic link has at most {TARGET_LIMIT} bytes")
-        if not target or b"\0" in target:
-            raise UsageError(f"{display(path)}: a symbolic link cannot lead to {target!r}")
-
-        def symlink(current: Snapshot | None) -> Manifest:
-            if current is not None and current.manifest.live:
-                if not replace:
-                    raise PathExists(f"{display(path)} exists")
-                if current.is_directory:
-                    raise IsDirectory(display(path))
-            return Manifest(
-                "",
-                next_ring(None, ""),
-                attributes,
-                kind="symlink",
-                size=len(target),
-                pieces=(len(target),),
-                inline=len(target),
-                inline_digest=hashlib.sha256(target).hexdigest(),
-            )
-
+        symlink = succession.new_symlink(path, target, attributes, replace=replace)
         return await self.rewrite("commit", path, symlink, inline=target)
 
     async def delete(self, path: str, *, directory: bool) -> None:
@@ -235,16 +193,8 @@ class Committer:
 
         The tombstone keeps the content for the trash period. Raises `NoSuchPath`, `IsDirectory`, `NotDirectory`.
         """
-
-        def tombstone(current: Snapshot | None) -> Manifest:
-            live = _live(path, current)
-            if live.is_directory is not directory:
-                raise (IsDirectory if live.is_directory else NotDirectory)(display(path))
-            if directory or self._trash_seconds <= 0:
-                return bare_tombstone(live)
-            return msgspec.structs.replace(live.manifest, deleted=time.time())
-
-        await self.rewrite("delete", path, tombstone)
+        keeps = not directory and self._trash_seconds > 0
+        await self.rewrite("delete", path, partial(succession.tombstone, path, directory, keeps))
 
     async def rename(self, old: str, new: str, *, replace: bool = True, over: Snapshot | None = None) -> Renamed:
         """Gives a conversation another name: first the new name is committed, then the old one becomes a tombstone.
@@ -253,7 +203,7 @@ class Committer:
         a directory), `PathExists` (not `replace`, and the new name is taken).
         """
         with self._transaction("rename", new) as transaction:
-            source = _live(old, await self._catalog.current(old, trust=False))
+            source = succession.live(old, await self._catalog.current(old, trust=False))
             if source.is_directory:
                 raise IsDirectory(display(old))
             if old == new:
@@ -307,7 +257,7 @@ class Committer:
             if transaction.recorded and not transaction.finished:
                 self._recovery.settle_later(transaction.row, transaction.phase, transaction.counted)
 
-    async def rewrite(self, kind: Kind, path: str, change: Next, *, inline: bytes | None = None) -> Snapshot:
+    async def rewrite(self, kind: Kind, path: str, change: Successor, *, inline: bytes | None = None) -> Snapshot:
         """Replaces a manifest by what `change` makes of the current one, again until nobody was in between.
 
         `change` leaves `commit` and `ring` to this function. What the old one alone referenced is released. `inline`:
@@ -388,29 +338,3 @@ class Committer:
             *map(display, (draft.path, path)),
         )
         return current
-
-
-def _manifest(commit: str, draft: Draft, assembled: Assembled, previous: Snapshot | None) -> Manifest:
-    inline = assembled.inline
-    return Manifest(
-        commit=commit,
-        ring=next_ring(previous, commit),
-        attributes=draft.attributes,
-        size=draft.size,
-        pieces=assembled.pieces,
-        tail=assembled.tail,
-        inline=len(inline),
-        inline_digest=assembled.inline_digest,
-        facts=assembled.facts,
-    )
-
-
-def bare_tombstone(live: Snapshot) -> Manifest:
-    """A tombstone that keeps nothing but the ring."""
-    return Manifest("", live.manifest.ring, live.attributes, kind=live.manifest.kind, deleted=time.time())
-
-
-def _live(path: str, snapshot: Snapshot | None) -> Snapshot:
-    if snapshot is None or not snapshot.manifest.live:
-        raise NoSuchPath(f"{display(path)}: no such conversation or directory")
-    return snapshot

@@ -15,8 +15,9 @@ import msgspec
 
 from stowfs.errors import NoSuchPath, PathExists, StowError
 from stowfs.store.base import ObjectStore
+from stowfs.vault import succession
 from stowfs.vault.catalog import Catalog
-from stowfs.vault.commit import Committer, bare_tombstone
+from stowfs.vault.commit import Committer
 from stowfs.vault.expiry import NANOSECONDS
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
 from stowfs.vault.naming import children_prefix, display, split
@@ -74,7 +75,7 @@ class Trash:
         def emptied(current: Snapshot | None) -> Manifest:
             if current is None or not is_due(current):
                 raise _NotDue(display(path))
-            bare = bare_tombstone(current)
+            bare = succession.bare_tombstone(current)
             return msgspec.structs.replace(bare, deleted=current.manifest.deleted or bare.deleted)
 
         try:
