@@ -96,6 +96,8 @@ def test_every_command_agrees_that_it_is_gone(stow: Stow, filled: str) -> None:
 
 def test_gc_gives_its_space_back(stow: Stow, filled: str) -> None:
     stow.run("rm", filled, "d/2")
+    # By which it leaves the bundle that it was put into.
+    stow.run("expire", filled, "d/1", "--in", "1d")
     backdate(stow, "d/1", DAY)
     backdate(stow, "d/2", DAY)
     assert stow.run("undelete", "--list", filled).stdout == ""

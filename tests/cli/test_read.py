@@ -123,7 +123,8 @@ def test_stat(stow: Stow, filled: str) -> None:
     known = stow.json("stat", filled, "red/1.json")
     assert (known["size"], known["segments"], known["inline_bytes"]) == (len(chat("alpha-1")),) * 1 + (0, known["size"])
     assert known["stored_bytes"] == known["manifest_bytes"] + known["segment_bytes"]
-    assert known["manifest_bytes"] == (stow.directory / "store/manifests/red/1.json.json").stat().st_size
+    alone = stow.json("stat", filled, "note.txt")
+    assert alone["manifest_bytes"] == (stow.directory / "store/manifests/note.txt.json").stat().st_size
     text = stow.run("stat", filled, "red/1.json").stdout
     assert "model: alpha-1\n" in text
     assert stow.json("stat", filled, "red")["type"] == "directory"
