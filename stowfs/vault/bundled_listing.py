@@ -7,26 +7,37 @@ on with: they are kept for whoever goes on with a listing, or else listed for it
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import trio
 
 from stowfs.store.base import ObjectInfo, ObjectStore, Page
 from stowfs.store.rules import PAGE_SIZE
+from stowfs.vault.bundle import Bundle, Member, token
 from stowfs.vault.bundles import Bundles
 from stowfs.vault.lru import Lru
 from stowfs.vault.naming import MANIFESTS, bundles_prefix, is_bundle, key_in, place_of
 
-GOING_ON = 16
-"""Listings that somebody may go on with, of which is kept how far they are."""
+GOING_ON = 50_000
+"""Lines, some fifteen megabytes, that are kept of listings without a delimiter for whoever goes on with them."""
 
-BEGINNINGS = 512
-"""Directories of which it is kept what bundles they have, for listings that begin in their middle."""
+BEGINNINGS = 10_000
+"""Bundles, some three megabytes, of which is kept in which directories they are, for listings that begin in the middle
+of those."""
+
+AHEAD = 32
+"""Bundles that are read at once where listings go through directories with few in each: some three megabytes."""
 
 FRESH_FOR = 5.0
 """Seconds for which both are kept, for who goes on at once: nothing that is shown is older by more than that."""
 
-Indexed = Callable[[Sequence[ObjectInfo]], Awaitable[dict[str, list[ObjectInfo]]]]
-"""What the listed bundles hold, by their keys, as far as it is known without reading them."""
+
+class Indexed(Protocol):
+    """What the listed bundles hold, by their keys, as far as it is known without reading them
+    (`SharedIndex.held`)."""
+
+    async def __call__(self, bundles: Sequence[ObjectInfo], *, among: int) -> dict[str, Sequence[Member]]:
+        """See there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,10 @@ class _Cursor:
     unless that was the end. No list is ever changed, so that a copy stays what it is."""
 
     after: str
+    # Of the directory with the prefix `gathering` all bundles were met so far, and they are `gathered`.
+    gathering: str | None = None
+    gathered: list[ObjectInfo] = field(default_factory=list)
+    since: float = 0.0
     ready: list[ObjectInfo] = field(default_factory=list)
     prefixes: list[str] = field(default_factory=list)
     bundles: list[ObjectInfo] = field(default_factory=list)
@@ -55,6 +70,11 @@ class _Cursor:
     todo: Sequence[ObjectInfo] = ()
     ended: bool = False
     time: float = field(default_factory=trio.current_time)
+
+    @property
+    def lines(self) -> int:
+        """How many it has in memory."""
+        return 1 + len(self.ready) + len(self.later) + len(self.todo)
 
     def hold(self, lines: list[ObjectInfo]) -> None:
         """Bundles hold these."""
@@ -101,6 +121,14 @@ class _Cursor:
         return expanded
 
 
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """The bundles of a directory, and when they were listed."""
+
+    bundles: Sequence[ObjectInfo]
+    time: float
+
+
 class BundledListing:
     """Listings of one store."""
 
@@ -115,8 +143,8 @@ class BundledListing:
         self._bundles = bundles
         self._may_hold = may_hold
         self._indexed = indexed
-        self._stopped = Lru[_Cursor](GOING_ON, lambda _: 1)
-        self._beginnings = Lru[_Cursor](BEGINNINGS, lambda _: 1)
+        self._stopped = Lru[_Cursor](GOING_ON, lambda cursor: cursor.lines)
+        self._beginnings = Lru[_Beginning](BEGINNINGS, lambda beginning: 1 + len(beginning.bundles))
 
     async def pages(self, prefix: str, *, delimiter: str | None, start_after: str) -> AsyncIterator[Page]:
         """As `ObjectStore.list`."""
@@ -137,12 +165,14 @@ class BundledListing:
         while True:
             while len(cursor.ready) >= PAGE_SIZE or (not cursor.todo and (cursor.ready or cursor.bundles)):
                 expanded = cursor.take()
-                if expanded.page.objects:
-                    self._stopped.put(_id(prefix, delimiter, expanded.page.objects[-1].key), replace(cursor))
+                if expanded.page.objects and delimiter is None:
+                    # With one, prefixes were told that may come after this key.
+                    self._stopped.put(_id(prefix, expanded.page.objects[-1].key), replace(cursor))
                 yield expanded
             if cursor.todo:
                 await self._step(cursor, start_after)
             elif cursor.ended:
+                self._note(cursor, None)
                 return
             else:
                 if pages is None:
@@ -158,23 +188,29 @@ class BundledListing:
         count = next(_ends(cursor.todo))
         part, cursor.todo = cursor.todo[:count], cursor.todo[count:]
         prefix = place_of(part[0].key)[0]
+        begins = start_after < bundles_prefix(prefix)
         if is_bundle(part[0].key):
+            cursor.reach(part[0].key)
             cursor.bundles = [*cursor.bundles, *part]
-            known = self._beginning(prefix)
-            self._note(prefix, [*known, *part] if known is not None else part, cursor.time)
-            lines, damaged = await self._lines(part)
+            if cursor.gathering != prefix:
+                self._note(cursor, prefix if begins else None)
+            cursor.gathered = [*cursor.gathered, *part]
+            following = [info for info in cursor.todo[:AHEAD] if is_bundle(info.key)]
+            lines, damaged = await self._lines(part, following)
             cursor.hold(lines)
             cursor.ready = cursor.ready + damaged
         else:
-            if start_after < bundles_prefix(prefix) and self._beginning(prefix) is None:
-                self._note(prefix, [], cursor.time)
+            if cursor.gathering != prefix and begins and part[-1].key > bundles_prefix(prefix):
+                # All its bundles would have come before.
+                self._note(cursor, prefix)
+            self._note(cursor, None)
             cursor.add(part)
         if not cursor.todo:
             cursor.reach(None if cursor.ended else cursor.after)
 
     async def _cursor(self, prefix: str, delimiter: str | None, start_after: str) -> _Cursor:
         """Where a listing begins."""
-        stopped = self._stopped.get(_id(prefix, delimiter, start_after)) if start_after else None
+        stopped = self._stopped.get(_id(prefix, start_after)) if start_after and delimiter is None else None
         if stopped is not None and trio.current_time() - stopped.time < FRESH_FOR:
             return replace(stopped)
         cursor = _Cursor(start_after)
@@ -189,25 +225,66 @@ class BundledListing:
     def _beginning(self, prefix: str) -> Sequence[ObjectInfo] | None:
         """The bundles of a directory, if they were listed a moment ago."""
         noted = self._beginnings.get(prefix)
-        return noted.todo if noted is not None and trio.current_time() - noted.time < FRESH_FOR else None
+        return noted.bundles if noted is not None and trio.current_time() - noted.time < FRESH_FOR else None
 
-    def _note(self, prefix: str, infos: Sequence[ObjectInfo], time: float) -> None:
-        self._beginnings.put(prefix, _Cursor("", todo=infos, time=time))
+    def _note(self, cursor: _Cursor, next: str | None) -> None:
+        """There are no more bundles in the directory whose bundles were gathered; those of another one come next."""
+        if cursor.gathering is not None:
+            self._beginnings.put(cursor.gathering, _Beginning(cursor.gathered, cursor.since))
+        cursor.gathering, cursor.gathered, cursor.since = next, [], cursor.time
 
-    async def _lines(self, infos: Sequence[ObjectInfo]) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
+    async def held_by(
+        self,
+        infos: Sequence[ObjectInfo],
+        following: Sequence[ObjectInfo] = (),
+        damaged: list[ObjectInfo] | None = None,
+    ) -> dict[str, Sequence[Member]]:
+        """What bundles hold, by their keys; without those that are gone, or cannot be read: these go to `damaged`.
+
+        Where one has to be read, so are some of those that are `following` and will be wanted next.
+        """
+        local = await self._bundles.local(infos)
+        found = {key: _members(bundle) for key, bundle in local.items()}
+        rest = [info for info in infos if info.key not in found]
+        if rest and self._indexed is not None:
+            found |= await self._indexed(rest, among=len(infos) + len(following))
+            rest = [info for info in rest if info.key not in found]
+        if not rest:
+            return found
+        ahead = following[: max(AHEAD - len(rest), 0)]
+        if ahead:
+            known = set(await self._bundles.local(ahead))
+            if self._indexed is not None:
+                known |= set(await self._indexed(ahead, among=len(infos) + len(following)))
+            ahead = [info for info in ahead if info.key not in known]
+        unread: list[ObjectInfo] = []
+        bundles = await self._bundles.read([*rest, *ahead], unread)
+        keys = {info.key for info in rest}
+        found |= {key: _members(bundle) for key, bundle in bundles.items() if key in keys}
+        if damaged is not None:
+            damaged += sorted((info for info in unread if info.key in keys), key=lambda info: info.key)
+        return found
+
+    async def _lines(
+        self, infos: Sequence[ObjectInfo], following: Sequence[ObjectInfo] = ()
+    ) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
         """What bundles hold, line by line; and those of them that cannot be read."""
         damaged: list[ObjectInfo] = []
-        indexed = await self._indexed(infos) if self._indexed is not None else {}
-        lines = [line for of_bundle in indexed.values() for line in of_bundle]
-        rest = {info.key: info for info in infos if info.key not in indexed}
-        for bundle in await self._bundles.load(rest.values(), damaged):
-            if bundle.state == "committed":
-                prefix, modified = bundle.prefix, rest[bundle.key].modified
-                lines += [
-                    ObjectInfo(key_in(prefix, member.name), member.size, bundle.token(member), modified)
-                    for member in bundle.header.members
-                ]
+        held = await self.held_by(infos, following, damaged)
+        lines = [
+            ObjectInfo(
+                key_in(place_of(info.key)[0], member.name), member.size, token(info.key, member.commit), modified
+            )
+            for info in infos
+            for modified in (info.modified,)
+            for member in held.get(info.key, ())
+        ]
         return lines, damaged
+
+
+def _members(bundle: Bundle) -> Sequence[Member]:
+    """What a bundle holds, not what it only claims."""
+    return bundle.header.members if bundle.state == "committed" else ()
 
 
 def _ends(objects: Sequence[ObjectInfo]) -> Iterator[int]:
@@ -231,9 +308,9 @@ def _begun(prefix: str, delimiter: str | None, start_after: str) -> list[str]:
     return [
         directory
         for directory in above
-        if directory != MANIFESTS and directory.startswith(MANIFESTS) and start_after > bundles_prefix(directory)
+        if directory != MANIFESTS and directory.startswith(prefix) and start_after > bundles_prefix(directory)
     ]
 
 
-def _id(prefix: str, delimiter: str | None, last: str) -> str:
-    return f"{prefix}\n{delimiter}\n{last}"
+def _id(prefix: str, last: str) -> str:
+    return f"{prefix}\n{last}"

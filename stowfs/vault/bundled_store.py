@@ -31,7 +31,7 @@ from stowfs.store.base import (
     Page,
 )
 from stowfs.store.observed import ObservedStore
-from stowfs.vault.bundle import FRESH, Bundle, is_token, key_of_token
+from stowfs.vault.bundle import FRESH, Bundle, Member, is_token, key_of_token
 from stowfs.vault.bundled_listing import BundledListing, Expanded, Indexed
 from stowfs.vault.bundles import Bundles, Cache
 from stowfs.vault.bundling import Manifest, make_void, put_bundle
@@ -119,9 +119,13 @@ class BundledStore(ObservedStore):
     def list(self, prefix: str, *, delimiter: str | None = None, start_after: str = "") -> AsyncIterator[Page]:
         return self._listing.pages(prefix, delimiter=delimiter, start_after=start_after)
 
-    def expanded(self, prefix: str) -> AsyncIterator[Expanded]:
+    def expanded(self, prefix: str, *, start_after: str = "") -> AsyncIterator[Expanded]:
         """As `list`, with the bundles that were met."""
-        return self._listing.expanded(prefix)
+        return self._listing.expanded(prefix, start_after=start_after)
+
+    async def held_by(self, bundles: Sequence[ObjectInfo]) -> dict[str, Sequence[Member]]:
+        """What listed bundles hold, by their keys; without those that cannot be read."""
+        return await self._listing.held_by(bundles)
 
     async def read(self, info: ObjectInfo) -> Found:
         """What a listing has shown, or what has taken its place by now. Raises `ObjectNotFound`."""

@@ -5,7 +5,7 @@ to know what it holds, and only whether there are others has to be asked: with o
 for all who ask while another is under way.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -107,9 +107,14 @@ class Bundles:
                 directory.asked = asked
             return directory.bundles
 
-    async def load(self, listed: Iterable[ObjectInfo], damaged: list[ObjectInfo] | None = None) -> list[Bundle]:
-        """Those of the listed bundles that are there still, by key; one may be a later version by then. What cannot be
-        read goes to `damaged`, where that is given."""
+    async def load(self, listed: Sequence[ObjectInfo]) -> list[Bundle]:
+        """Those of the listed bundles that are there still, by key; one may be a later version by then."""
+        found = await self.local(listed)
+        found |= await self.read([info for info in listed if info.key not in found])
+        return [found[key] for key in sorted(found)]
+
+    async def local(self, listed: Sequence[ObjectInfo]) -> dict[str, Bundle]:
+        """Those of the listed bundles that this host has, by key."""
         found: dict[str, Bundle] = {}
         missing: list[ObjectInfo] = []
         for info in listed:
@@ -118,6 +123,13 @@ class Bundles:
                 found[info.key] = known
             else:
                 missing.append(info)
+        for start in range(0, len(missing), PART):
+            found.update((bundle.key, bundle) for bundle in await self._cached(missing[start : start + PART]))
+        return found
+
+    async def read(self, listed: Sequence[ObjectInfo], damaged: list[ObjectInfo] | None = None) -> dict[str, Bundle]:
+        """As `load`, by key, from the store. What cannot be read goes to `damaged`, where that is given."""
+        found: dict[str, Bundle] = {}
 
         async def fetch(info: ObjectInfo) -> None:
             try:
@@ -130,11 +142,8 @@ class Bundles:
                 if whole is not None:
                     found[info.key] = whole.bundle
 
-        for start in range(0, len(missing), PART):
-            part = missing[start : start + PART]
-            found.update((bundle.key, bundle) for bundle in await self._cached(part))
-            await each(fetch, [info for info in part if info.key not in found], limit=FETCHES)
-        return [found[key] for key in sorted(found)]
+        await each(fetch, listed, limit=FETCHES)
+        return found
 
     async def fetch(self, key: str) -> Whole | None:
         """A bundle as it is in the store; None: it is gone."""
@@ -157,7 +166,8 @@ class Bundles:
                 whole = await self.fetch(bundle.key)
                 if whole is None or whole.bundle.member(name) is None:
                     raise ObjectNotFound(f"{bundle.key} does not hold {name} any more")
-                bundle = whole.bundle
+                # Where many are read at once it may be out of memory already.
+                return whole.bundle.manifest(name, whole.payload)
             payload = self._payloads.get(bundle.etag)
             assert payload is not None
         return bundle.manifest(name, payload)

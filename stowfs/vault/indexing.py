@@ -7,13 +7,15 @@ who do the same at once, the last one is named. Whatever is named is as good, si
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 import trio
 
 from stowfs.errors import CorruptObject, StowError, UnsupportedVersion
 from stowfs.store.base import ByteRange, Found, ObjectInfo, ObjectStore
+from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.cas import compare_and_swap, read_or_none
 from stowfs.vault.catalog import Listed
 from stowfs.vault.naming import INDEX_POINTER, INDEX_SHARDS, MANIFESTS, shard_key
@@ -24,6 +26,7 @@ from stowfs.vault.shards import (
     Pointer,
     Row,
     ShardInfo,
+    bundle_row,
     decode_pointer,
     encode_pointer,
     encode_shard,
@@ -69,7 +72,7 @@ class Indexer:
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: BundledStore,
         shared: SharedIndex,
         versions: Versions,
         threads: trio.CapacityLimiter,
@@ -120,29 +123,41 @@ class Indexer:
         shards: list[ShardInfo] = []
         rows: list[Row] = []
         size = 0
-        async for page in self._store.list(MANIFESTS, start_after=after):
-            objects = [info for info in page.objects if not last or info.key <= last]
-            listed = await self._versions(objects, note_missing=False)
-            for info in objects:
-                entry = listed.get(info.key)
-                if entry is None:
-                    continue
-                new = row(info.key, entry.etag, entry.version)
-                if len(new[2]) > LARGE:
-                    continue
+        async for page in self._rows(after, last):
+            for new in page:
                 rows.append(new)
-                size += len(info.key) + len(new[2])
+                size += len(new[0]) + len(new[2])
                 if len(rows) >= ENTRIES + ENTRIES // REMAINDER or size >= FULL:
                     full, rows = rows[:ENTRIES], rows[ENTRIES:]
                     shards.append(await self._put(full, shards[-1].last if shards else after, full[-1][0]))
-                    size = sum(len(key) + len(version) for key, _, version in rows)
+                    size = sum(len(key) + len(packed) for key, _, packed in rows)
                     if len(shards) == SHARDS_AT_A_TIME:
                         return shards
-            if len(objects) < len(page.objects):
-                break
         if rows:
             shards.append(await self._put(rows, shards[-1].last if shards else after, last))
         return shards
+
+    async def _rows(self, after: str, last: str) -> AsyncIterator[list[Row]]:
+        """The rows for the keys greater than `after` up to `last`, page by page."""
+        # A bundle may be met before manifests are listed whose keys are smaller.
+        bundles: deque[Row] = deque()
+        async for expanded in self._store.expanded(MANIFESTS, start_after=after):
+            objects = [info for info in expanded.page.objects if not last or info.key <= last]
+            met = [info for info in expanded.bundles if not last or info.key <= last]
+            held = await self._store.held_by(met)
+            bundles += [bundle_row(info.key, info.etag, held[info.key]) for info in met if info.key in held]
+            listed = await self._versions(objects, note_missing=False)
+            rows: list[Row] = []
+            for info in objects:
+                while bundles and bundles[0][0] < info.key:
+                    rows.append(bundles.popleft())
+                entry = listed.get(info.key)
+                if entry is not None and len((new := row(info.key, entry.etag, entry.version))[2]) <= LARGE:
+                    rows.append(new)
+            yield rows
+            if len(objects) < len(expanded.page.objects):
+                break
+        yield [*bundles]
 
     async def _put(self, rows: Sequence[Row], after: str, last: str) -> ShardInfo:
         info, body = await trio.to_thread.run_sync(encode_shard, rows, after, last, limiter=self._threads)

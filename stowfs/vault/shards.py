@@ -5,6 +5,9 @@ lies between them is in none. It changes by compare-and-swap only. A shard is wr
 used again: the ETag that a listing gave for each manifest, and the version that this ETag stands for. So a shard is
 never wrong, only out of date: it tells nothing about a manifest that has another ETag now. The pointer has the SHA-256
 of each.
+
+A bundle has a row, too: what the version with that ETag holds, whether or not the names have rows. So a listing in
+which each manifest has a line of its own needs no bundle to be read.
 """
 
 import hashlib
@@ -18,7 +21,8 @@ from stowfs import codec
 from stowfs.config import MIB
 from stowfs.errors import CorruptObject, UnsupportedVersion
 from stowfs.vault import version as versions
-from stowfs.vault.naming import INDEX_POINTER, KEY_LIMIT, MANIFESTS, shard_key
+from stowfs.vault.bundle import MEMBERS, Member, id_of
+from stowfs.vault.naming import INDEX_POINTER, KEY_LIMIT, MANIFESTS, key_in, may_be_bundled, place_of, shard_key
 from stowfs.vault.ring import new_id
 from stowfs.vault.untrusted import Count, Digest, Revision, Word, parse
 from stowfs.vault.version import Version
@@ -26,8 +30,8 @@ from stowfs.vault.version import Version
 VERSION = 1
 
 ENTRIES = 25_000
-"""Manifests in a shard: a hundred thousand take four requests, a shard of two megabytes some eight of memory, and one
-conversation that is new makes no more than that out of date."""
+"""Manifests and bundles in a shard: a hundred thousand take four requests, a shard of two megabytes some eight of
+memory, and one conversation that is new makes no more than that out of date."""
 
 ROWS_LIMIT = 4 * ENTRIES
 """Rows of a shard that are read: none has as many."""
@@ -43,7 +47,10 @@ SHARDS_LIMIT = 20_000
 
 Key = Annotated[str, msgspec.Meta(max_length=KEY_LIMIT)]
 Row = tuple[Key, Word, msgspec.Raw]
-"""Key and ETag of a manifest, and the packed version."""
+"""Key and ETag of a manifest, and the packed version; or of a bundle, and its packed members, which are no version."""
+
+PackedMembers = bytes
+"""What a bundle holds (nothing, unless it is committed), which takes a third of the memory so."""
 
 
 class ShardInfo(msgspec.Struct, frozen=True):
@@ -114,6 +121,15 @@ class Shard:
         except (CorruptObject, msgspec.MsgspecError, UnicodeDecodeError):
             return None  # of a later version of stowfs, or made to do harm: then it is fetched
 
+    def held(self, key: str) -> tuple[str, PackedMembers] | None:
+        """What a bundle held, and the ETag it was indexed under."""
+        try:
+            found = self._row(key)
+            # A copy: it is kept when the shard is not any more.
+            return (found[1], bytes(found[2])) if found is not None and found[0] == key else None
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None  # as above
+
     def _row(self, key: str) -> Row | None:
         """The row of a key, or another one where there is none."""
         found = self._unpack(self._next)
@@ -134,6 +150,9 @@ def _key(packed: msgspec.Raw) -> str:
 
 _row_encoder = msgspec.msgpack.Encoder()
 _row_decoder: msgspec.msgpack.Decoder[Row] = msgspec.msgpack.Decoder(Row)
+_members_decoder: msgspec.msgpack.Decoder[list[Member]] = msgspec.msgpack.Decoder(
+    Annotated[list[Member], msgspec.Meta(max_length=MEMBERS)]
+)
 _rows_decoder = msgspec.msgpack.Decoder(Annotated[list[msgspec.Raw], msgspec.Meta(max_length=ROWS_LIMIT)])
 _pointer_decoder = msgspec.json.Decoder(Pointer)
 
@@ -148,6 +167,24 @@ _version_decoder = msgspec.json.Decoder(_Version)
 def row(key: str, etag: str, version: Version) -> Row:
     """What a shard has of a manifest."""
     return key, etag, msgspec.Raw(versions.encode(version))
+
+
+def bundle_row(key: str, etag: str, members: Sequence[Member]) -> Row:
+    """What a shard has of a bundle."""
+    return key, etag, msgspec.Raw(_row_encoder.encode(members))
+
+
+def decode_members(key: str, packed: PackedMembers) -> list[Member]:
+    """What the bundle with that key holds. Raises `CorruptObject`."""
+    try:
+        members = _members_decoder.decode(packed)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CorruptObject(f"what is indexed of {key} is not valid: {error}") from error
+    id_of(key)
+    prefix, _ = place_of(key)
+    if not all("/" not in member.name and may_be_bundled(key_in(prefix, member.name)) for member in members):
+        raise CorruptObject(f"what is indexed of {key} cannot be in a bundle")
+    return members
 
 
 def encode_shard(rows: Sequence[Row], after: str, last: str) -> tuple[ShardInfo, bytes]:

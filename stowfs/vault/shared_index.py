@@ -16,9 +16,19 @@ import trio
 from stowfs.config import MIB
 from stowfs.errors import CorruptObject, ObjectNotFound, StowError, UnsupportedVersion
 from stowfs.store.base import NotModified, ObjectInfo, ObjectStore
+from stowfs.vault.bundle import Member
 from stowfs.vault.lru import Lru
 from stowfs.vault.naming import INDEX_POINTER, shard_key
-from stowfs.vault.shards import ENTRIES, Pointer, Shard, ShardInfo, decode_pointer, decode_shard
+from stowfs.vault.shards import (
+    ENTRIES,
+    PackedMembers,
+    Pointer,
+    Shard,
+    ShardInfo,
+    decode_members,
+    decode_pointer,
+    decode_shard,
+)
 from stowfs.vault.untrusted import get_bounded, read_bounded
 from stowfs.vault.version import Version
 
@@ -26,6 +36,9 @@ log = logging.getLogger(__name__)
 
 LEAST = 16
 """Manifests that are not known from which on a shard is read for them: those requests go at once."""
+
+LEAST_BUNDLES = 4
+"""The same of bundles: each holds some dozens of manifests, for which a shard would be read next, most often."""
 
 POINTER_AGE = 60.0
 """Seconds for which the pointer is not asked for again: it changes by the minute at most."""
@@ -42,6 +55,9 @@ OUT_OF_DATE = 10
 
 MEMORY = 8 * MIB
 """Bytes of shards that stay in memory as they lie in the store: of seven, each of a megabyte or so."""
+
+HELD_MEMORY = 4 * MIB
+"""Bytes of what bundles hold, of some 60,000 names: who lists a directory again, or page by page, needs no shard."""
 
 DAMAGED_LIMIT = 1000
 """Shards that cannot be read of which this is remembered."""
@@ -84,6 +100,8 @@ class SharedIndex:
         self._noted = -math.inf
         self._loaded: tuple[str, Shard] | None = None
         self._bodies = Lru[bytes](MEMORY, len)
+        # By the keys of bundles: their ETags, and what they hold.
+        self._held = Lru[tuple[str, PackedMembers]](HELD_MEMORY, lambda held: 300 + len(held[1]))
         self._damaged: set[str] = set()
         # By the id of a shard, and whether it is within that or after it.
         self._missing: dict[tuple[str, bool], Missing] = {}
@@ -114,10 +132,52 @@ class SharedIndex:
                         found[one.key] = version
                     elif note:
                         self._note_missing(info, one.key)
+        self._wake_if_due()
+        return found
+
+    async def held(self, bundles: Sequence[ObjectInfo], *, among: int) -> dict[str, Sequence[Member]]:
+        """What those bundles hold that are in the index under the ETag that was listed, by key. They come in the order
+        of their keys, and are some of so many that are wanted."""
+        found: dict[str, Sequence[Member]] = {}
+        wanted = []
+        for bundle in bundles:
+            held = self._held.get(bundle.key)
+            if held is not None and held[0] == bundle.etag:
+                found[bundle.key] = decode_members(bundle.key, held[1])
+            else:
+                wanted.append(bundle)
+        if not wanted:
+            return found
+        async with self._lock:
+            ask = among >= LEAST_BUNDLES
+            if ask:
+                await self._read_pointer()
+            for info, part in groupby(wanted, lambda bundle: self._pointer.covering(bundle.key)):
+                if info is None or not (ask or self._is_loaded(info)):
+                    # If they are missing, so are the manifests they hold, and `find` notes that.
+                    continue
+                shard = await self._shard(info)
+                for bundle in part:
+                    row = shard.held(bundle.key) if shard is not None else None
+                    try:
+                        members = decode_members(bundle.key, row[1]) if row is not None else []
+                    except CorruptObject:
+                        row = None  # of a later version of stowfs, or made to do harm: then the bundle is read
+                    if row is None:
+                        self._note_missing(info, bundle.key)
+                    elif row[0] != bundle.etag:
+                        # It may be that only these rows are out of date, since the manifests are the same still.
+                        self._note_missing(info, bundle.key, max(len(members), 1))
+                    else:
+                        found[bundle.key] = members
+                        self._held.put(bundle.key, row)
+        self._wake_if_due()
+        return found
+
+    def _wake_if_due(self) -> None:
         if self._is_due:
             self._wake.set()
             self._wake = trio.Event()
-        return found
 
     async def wait_until_due(self) -> None:
         """Waits until there is something that should be written, and nothing was found to be missing for a while."""
@@ -164,11 +224,11 @@ class SharedIndex:
         # What is before a key in order begins with less of it.
         return missing.first[:-1], missing.last
 
-    def _note_missing(self, info: ShardInfo | None, key: str) -> None:
+    def _note_missing(self, info: ShardInfo | None, key: str, count: int = 1) -> None:
         shard = info or self._pointer.before(key)
         within = info is not None
         missing = self._missing.setdefault((shard.id if shard else "", within), Missing(shard, within, 0, key, key))
-        missing.count += 1
+        missing.count += count
         self._noted = trio.current_time()
         missing.first, missing.last = min(missing.first, key), max(missing.last, key)
 

@@ -114,6 +114,7 @@ class Vault:
             deadline=options.deadline,
             may_hold=directories.may_hold,
             cache=hot.index,
+            indexed=self._shared.held,
             read_only=options.read_only,
         )
         self._catalog = Catalog(
