@@ -29,7 +29,8 @@ AHEAD = 32
 """Bundles that are read at once where listings go through directories with few in each: some three megabytes."""
 
 FRESH_FOR = 5.0
-"""Seconds for which both are kept, for who goes on at once: nothing that is shown is older by more than that."""
+"""Seconds for which both are kept, for who goes on at once: nothing that is shown is older by more than that. And what
+this host changes itself shows at once."""
 
 
 class Indexed(Protocol):
@@ -60,7 +61,7 @@ class _Cursor:
     # Of the directory with the prefix `gathering` all bundles were met so far, and they are `gathered`.
     gathering: str | None = None
     gathered: list[ObjectInfo] = field(default_factory=list)
-    since: float = 0.0
+    since: tuple[float, int] = (0.0, 0)
     ready: list[ObjectInfo] = field(default_factory=list)
     prefixes: list[str] = field(default_factory=list)
     bundles: list[ObjectInfo] = field(default_factory=list)
@@ -69,7 +70,9 @@ class _Cursor:
     next: int = 0
     todo: Sequence[ObjectInfo] = ()
     ended: bool = False
-    time: float = field(default_factory=trio.current_time)
+    # When the oldest of it was asked for, and how many changes this host had made then.
+    time: float = 0.0
+    changes: int = 0
 
     @property
     def lines(self) -> int:
@@ -104,11 +107,12 @@ class _Cursor:
         self.next = place
         self.ready = self.ready + lines
 
-    def told(self, page: Page) -> None:
-        """The store has told what is next."""
+    def told(self, page: Page, time: float, changes: int) -> None:
+        """The store has told what is next, asked at a time after so many changes."""
+        if not self.ready and self.next == len(self.later):
+            self.time, self.changes = time, changes
         self.todo, self.prefixes, self.ended = page.objects, [*self.prefixes, *page.prefixes], page.last
         self.after = max([info.key for info in page.objects[-1:]] + list(page.prefixes[-1:]), default=self.after)
-        self.time = trio.current_time()
 
     def take(self) -> Expanded:
         """The next page."""
@@ -123,10 +127,11 @@ class _Cursor:
 
 @dataclass(frozen=True, slots=True)
 class _Beginning:
-    """The bundles of a directory, and when they were listed."""
+    """The bundles of a directory, and since when that is known, as in `_Cursor`."""
 
     bundles: Sequence[ObjectInfo]
     time: float
+    changes: int
 
 
 class BundledListing:
@@ -145,6 +150,11 @@ class BundledListing:
         self._indexed = indexed
         self._stopped = Lru[_Cursor](GOING_ON, lambda cursor: cursor.lines)
         self._beginnings = Lru[_Beginning](BEGINNINGS, lambda beginning: 1 + len(beginning.bundles))
+        self._changes = 0
+
+    def changed(self) -> None:
+        """This host has changed something, or may have."""
+        self._changes += 1
 
     async def pages(self, prefix: str, *, delimiter: str | None, start_after: str) -> AsyncIterator[Page]:
         """As `ObjectStore.list`."""
@@ -177,7 +187,8 @@ class BundledListing:
             else:
                 if pages is None:
                     pages = self._store.list(prefix, delimiter=delimiter, start_after=cursor.after)
-                cursor.told(await anext(pages, Page((), last=True)))
+                asked, changes = trio.current_time(), self._changes
+                cursor.told(await anext(pages, Page((), last=True)), asked, changes)
                 if not cursor.todo:
                     cursor.reach(None if cursor.ended else cursor.after)
                     if cursor.prefixes and not cursor.ready:
@@ -211,27 +222,28 @@ class BundledListing:
     async def _cursor(self, prefix: str, delimiter: str | None, start_after: str) -> _Cursor:
         """Where a listing begins."""
         stopped = self._stopped.get(_id(prefix, start_after)) if start_after and delimiter is None else None
-        if stopped is not None and trio.current_time() - stopped.time < FRESH_FOR:
+        if stopped is not None and self._is_fresh(stopped):
             return replace(stopped)
-        cursor = _Cursor(start_after)
+        cursor = _Cursor(start_after, time=trio.current_time(), changes=self._changes)
         for directory in _begun(prefix, delimiter, start_after):
-            infos = self._beginning(directory)
-            if infos is None:
+            noted = self._beginnings.get(directory)
+            infos: Sequence[ObjectInfo]
+            if noted is not None and self._is_fresh(noted):
+                infos, cursor.time = noted.bundles, min(cursor.time, noted.time)
+            else:
                 infos = await self._bundles.listed(directory) if await self._may_hold(directory) else ()
             lines, _ = await self._lines([info for info in infos if info.key <= start_after])
             cursor.hold([line for line in lines if line.key > start_after and line.key.startswith(prefix)])
         return cursor
 
-    def _beginning(self, prefix: str) -> Sequence[ObjectInfo] | None:
-        """The bundles of a directory, if they were listed a moment ago."""
-        noted = self._beginnings.get(prefix)
-        return noted.bundles if noted is not None and trio.current_time() - noted.time < FRESH_FOR else None
+    def _is_fresh(self, kept: _Cursor | _Beginning) -> bool:
+        return trio.current_time() - kept.time < FRESH_FOR and kept.changes == self._changes
 
     def _note(self, cursor: _Cursor, next: str | None) -> None:
         """There are no more bundles in the directory whose bundles were gathered; those of another one come next."""
         if cursor.gathering is not None:
-            self._beginnings.put(cursor.gathering, _Beginning(cursor.gathered, cursor.since))
-        cursor.gathering, cursor.gathered, cursor.since = next, [], cursor.time
+            self._beginnings.put(cursor.gathering, _Beginning(cursor.gathered, *cursor.since))
+        cursor.gathering, cursor.gathered, cursor.since = next, [], (cursor.time, cursor.changes)
 
     async def held_by(
         self,

@@ -14,7 +14,7 @@ name is there for good. What replaces either is not fresh: it is there whatever 
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 from stowfs.errors import ObjectNotFound, PreconditionFailed, StoreError
 from stowfs.store.base import (
@@ -36,7 +36,7 @@ from stowfs.vault.bundled_listing import BundledListing, Expanded, Indexed
 from stowfs.vault.bundles import Bundles, Cache
 from stowfs.vault.bundling import Manifest, make_void, put_bundle
 from stowfs.vault.lru import Lru
-from stowfs.vault.naming import may_be_bundled, place_of
+from stowfs.vault.naming import MANIFESTS, may_be_bundled, place_of
 from stowfs.vault.untrusted import read_bounded
 
 SETTLED = 20_000
@@ -103,18 +103,29 @@ class BundledStore(ObservedStore):
         return answer
 
     async def put(self, key: str, body: bytes, condition: Condition = ALWAYS) -> str:
-        match condition:
-            case IfMatch(etag) if is_token(etag):
-                return await self._replace(key, body, etag)
-            case IfAbsent() if may_be_bundled(key) and await self._holds(place_of(key)[0]):
-                return await self._create(key, body)
-            case _:
-                return await self.inner.put(key, body, condition)
+        with self._changing(key):
+            match condition:
+                case IfMatch(etag) if is_token(etag):
+                    return await self._replace(key, body, etag)
+                case IfAbsent() if may_be_bundled(key) and await self._holds(place_of(key)[0]):
+                    return await self._create(key, body)
+                case _:
+                    return await self.inner.put(key, body, condition)
 
     async def delete(self, key: str, condition: Condition = ALWAYS) -> None:
         if may_be_bundled(key) and await self._member(key) is not None:
             raise PreconditionFailed(f"{key} hides what a bundle holds")
-        await self.inner.delete(key, condition)
+        with self._changing(key):
+            await self.inner.delete(key, condition)
+
+    @contextlib.contextmanager
+    def _changing(self, key: str) -> Iterator[None]:
+        """Around what changes listings of manifests, or may do so though it fails."""
+        try:
+            yield
+        finally:
+            if key.startswith(MANIFESTS):
+                self._listing.changed()
 
     def list(self, prefix: str, *, delimiter: str | None = None, start_after: str = "") -> AsyncIterator[Page]:
         return self._listing.pages(prefix, delimiter=delimiter, start_after=start_after)
@@ -151,7 +162,8 @@ class BundledStore(ObservedStore):
 
         Raises store errors; then each of them may still be created.
         """
-        return await put_bundle(self.inner, self.bundles, prefix, manifests, deadline=self._deadline)
+        with self._changing(prefix):
+            return await put_bundle(self.inner, self.bundles, prefix, manifests, deadline=self._deadline)
 
     async def _holds(self, prefix: str) -> bool:
         return await self._may_hold(prefix)

@@ -18,7 +18,7 @@ from stowfs.errors import CorruptObject, ObjectNotFound, StowError, UnsupportedV
 from stowfs.store.base import NotModified, ObjectInfo, ObjectStore
 from stowfs.vault.bundle import Member
 from stowfs.vault.lru import Lru
-from stowfs.vault.naming import INDEX_POINTER, shard_key
+from stowfs.vault.naming import INDEX_POINTER, bundles_prefix, place_of, shard_key
 from stowfs.vault.shards import (
     ENTRIES,
     PackedMembers,
@@ -46,6 +46,9 @@ POINTER_AGE = 60.0
 MISSING = 256
 """Manifests that the index lacks from which on somebody should write it: fewer are read by a new host in a second."""
 
+IN_A_BUNDLE = 64
+"""Manifests that a bundle is taken to hold of which the index knows nothing: so many are put together, if there are."""
+
 SETTLE = 10.0
 """Seconds for which nothing must be missing before the index is written: who lists a large directory, or one after the
 other, is not to be disturbed, and what it needs is written at once."""
@@ -65,14 +68,16 @@ DAMAGED_LIMIT = 1000
 
 @dataclass(slots=True)
 class Missing:
-    """What was asked for and was not there: how many, of what keys. They are `within` what a shard is good for, or
-    follow it; None: there is none before them."""
+    """What was asked for and was not there: how many manifests, and how many are `held` by bundles that were not there
+    (often the same), of what keys. They are `within` what a shard is good for, or follow it; None: there is none before
+    them."""
 
     shard: ShardInfo | None
     within: bool
-    count: int
     first: str
     last: str
+    count: int = 0
+    held: int = 0
 
     @property
     def joins(self) -> bool:
@@ -83,7 +88,8 @@ class Missing:
     def is_too_much(self) -> bool:
         """Whether they should be written."""
         there = self.shard.count if self.shard is not None and (self.within or self.joins) else 0
-        return self.count >= MISSING and self.count * OUT_OF_DATE >= there
+        count = max(self.count, self.held)
+        return count >= MISSING and count * OUT_OF_DATE >= there
 
 
 class SharedIndex:
@@ -131,7 +137,7 @@ class SharedIndex:
                     if version is not None:
                         found[one.key] = version
                     elif note:
-                        self._note_missing(info, one.key)
+                        self._note_missing(info, one.key).count += 1
         self._wake_if_due()
         return found
 
@@ -159,15 +165,13 @@ class SharedIndex:
                 shard = await self._shard(info)
                 for bundle in part:
                     row = shard.held(bundle.key) if shard is not None else None
+                    members: list[Member] = []
                     try:
                         members = decode_members(bundle.key, row[1]) if row is not None else []
                     except CorruptObject:
                         row = None  # of a later version of stowfs, or made to do harm: then the bundle is read
-                    if row is None:
-                        self._note_missing(info, bundle.key)
-                    elif row[0] != bundle.etag:
-                        # It may be that only these rows are out of date, since the manifests are the same still.
-                        self._note_missing(info, bundle.key, max(len(members), 1))
+                    if row is None or row[0] != bundle.etag:
+                        self._note_missing(info, bundle.key).held += len(members) or IN_A_BUNDLE
                     else:
                         found[bundle.key] = members
                         self._held.put(bundle.key, row)
@@ -221,16 +225,17 @@ class SharedIndex:
             return shard.after, shard.last
         if shard is not None and missing.joins:
             return shard.after, missing.last
-        # What is before a key in order begins with less of it.
-        return missing.first[:-1], missing.last
+        # What is before a key in order begins with less of it; and bundles come before what they hold.
+        after = min(missing.first[:-1], bundles_prefix(place_of(missing.first)[0]))
+        return max(after, shard.last) if shard is not None else after, missing.last
 
-    def _note_missing(self, info: ShardInfo | None, key: str, count: int = 1) -> None:
+    def _note_missing(self, info: ShardInfo | None, key: str) -> Missing:
         shard = info or self._pointer.before(key)
         within = info is not None
-        missing = self._missing.setdefault((shard.id if shard else "", within), Missing(shard, within, 0, key, key))
-        missing.count += count
+        missing = self._missing.setdefault((shard.id if shard else "", within), Missing(shard, within, key, key))
         self._noted = trio.current_time()
         missing.first, missing.last = min(missing.first, key), max(missing.last, key)
+        return missing
 
     async def _read_pointer(self) -> None:
         now = trio.current_time()

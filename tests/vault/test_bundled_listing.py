@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from stowfs.errors import StoreUnavailable
-from stowfs.store.base import ObjectInfo, ObjectStore, Page
+from stowfs.store.base import IF_ABSENT, ObjectInfo, ObjectStore, Page
 from stowfs.store.memory import MemoryStore
 from stowfs.vault import bundle as bundles
 from stowfs.vault import bundled_listing
 from stowfs.vault.bundle import is_token
 from stowfs.vault.bundled_listing import FRESH_FOR
 from stowfs.vault.bundled_store import BundledStore
+from stowfs.vault.bundling import Manifest
 from stowfs.vault.naming import MANIFESTS, children_prefix, manifest_key, may_be_bundled, place_of, split
 from stowfs.vault.stretch import past
 from tests.support.faults import FailBefore, FaultyStore, Rule
@@ -310,6 +311,29 @@ async def test_who_goes_on_later_is_told_what_has_changed(
     assert await names(store, start_after=after) == numbered(1000, 1600)
     # The bundles of the directory, the listing, and the bundle that is new.
     assert faulty.counts() == {("list", "manifests"): 2, ("get", "manifests"): 1}
+
+
+async def test_what_this_host_has_changed_shows_at_once(faulty: FaultyStore, store: BundledStore) -> None:
+    for number in range(3):
+        await put_bundle(faulty, DIRECTORY, number, numbered(number * 500, number * 500 + 500))
+    expected = numbered(1000, 1500)
+    for new in ("z0", "z1"):
+        # As in a listing that goes on meanwhile.
+        listing = store.list(DIRECTORY)
+        after = (await anext(listing)).objects[999].key
+        assert await names(store, start_after=after) == expected
+        await store.put(f"{DIRECTORY}{new}.json", b"own", IF_ABSENT)
+        expected.append(new)
+        async for _ in listing:
+            pass
+        for delimiter in ({}, {"delimiter": "/"}):
+            assert await names(store, start_after=after, **delimiter) == expected
+    manifests = [Manifest(f"z{number}", commit_of(9), b"new") for number in (2, 3)]
+    assert len(await store.put_together(DIRECTORY, manifests)) == 2
+    for delimiter in ({}, {"delimiter": "/"}):
+        assert await names(store, start_after=after, **delimiter) == [*expected, "z2", "z3"]
+    await store.delete(f"{DIRECTORY}z0.json")
+    assert await names(store, start_after=after) == [*numbered(1000, 1500), "z1", "z2", "z3"]
 
 
 async def test_a_listing_that_begins_in_a_directory_goes_by_what_was_told_of_it(
