@@ -157,9 +157,8 @@ async def test_few_bundles_are_read_as_fast(hosts: Hosts, store: FaultyStore) ->
     b = await hosts.start("b", revalidate=0.0)
     store.reset_log()
     assert len(await b.list_versions("d/003")) == 40
-    assert [request.key for request in store.log if is_bundle(request.key) and request.operation == "get"] == [
-        key for key in await bundles_in(store) if key.startswith(children_prefix("d/003"))
-    ]
+    read = [request.key for request in store.log if is_bundle(request.key) and request.operation == "get"]
+    assert sorted(read) == [key for key in await bundles_in(store) if key.startswith(children_prefix("d/003"))]
     assert store.count("get", "index") == 2
     store.reset_log()
     assert len(await b.list_versions("d/004")) == 40
