@@ -150,7 +150,7 @@ class BundledStore(ObservedStore):
         bundle_key = key_of_token(etag, prefix)
         bundle = self.bundles.known(bundle_key)
         if bundle is None:
-            whole = await self.bundles.fetch(bundle_key)
+            whole = await self.bundles.committed(bundle_key)
             bundle = whole.bundle if whole is not None else None
         if bundle is None or (found := await self._in_bundle(bundle, name)) is None or found.etag != etag:
             return None

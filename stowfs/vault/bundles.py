@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import trio
+
 from stowfs.config import MIB
 from stowfs.errors import CorruptObject, ObjectNotFound, UnsupportedVersion
 from stowfs.hot.index import CachedManifest
@@ -58,6 +60,14 @@ class _Directory:
     committed: set[str] = field(default_factory=set)
 
 
+@dataclass(slots=True)
+class _Flight:
+    """A bundle that is being read."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    whole: Whole | None = None
+
+
 class Bundles:
     """Bundles by key. What reads them raises store errors, `CorruptObject` and `UnsupportedVersion`."""
 
@@ -67,6 +77,7 @@ class Bundles:
         self._headers = Lru[Bundle](HEADERS_MEMORY, lambda bundle: bundle.cost)
         self._payloads = Lru[memoryview](PAYLOADS_MEMORY, len)
         self._directories = Lru[_Directory](DIRECTORIES, lambda _: 1)
+        self._flights: dict[str, _Flight] = {}
         # Questions are numbered, since several may be asked at the same time of the clock.
         self._questions = 0
 
@@ -157,13 +168,30 @@ class Bundles:
             await self._cache.put_manifests({_cache_id(key): CachedManifest(found.etag, found.body)})
         return whole
 
+    async def committed(self, key: str) -> Whole | None:
+        """A bundle that was seen to be committed: what the store tells, or has told whoever is just asking."""
+        flight = self._flights.get(key)
+        if flight is not None:
+            await flight.done.wait()
+            if flight.whole is not None and flight.whole.bundle.state == "committed":
+                return flight.whole
+            # It was asked for before that, or in vain.
+            return await self.fetch(key)
+        flight = self._flights[key] = _Flight()
+        try:
+            flight.whole = await self.fetch(key)
+            return flight.whole
+        finally:
+            del self._flights[key]
+            flight.done.set()
+
     async def manifest(self, bundle: Bundle, name: str) -> bytes:
         """What a committed bundle holds under a name. Raises `ObjectNotFound` where it does not any more."""
         payload = self._payloads.get(bundle.etag)
         if payload is None:
             info = ObjectInfo(bundle.key, 0, bundle.etag, 0.0)
             if not await self._cached([info]):
-                whole = await self.fetch(bundle.key)
+                whole = await self.committed(bundle.key)
                 if whole is None or whole.bundle.member(name) is None:
                     raise ObjectNotFound(f"{bundle.key} does not hold {name} any more")
                 # Where many are read at once it may be out of memory already.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import trio
+import trio.testing
 
 from stowfs import codec
 from stowfs.store.memory import MemoryStore
@@ -26,7 +26,7 @@ from stowfs.vault.shared_index import LEAST
 from stowfs.vault.vault import Vault
 from stowfs.vault.version import Version
 from stowfs.vault.version import decode as decode_version
-from tests.support.faults import FaultyStore
+from tests.support.faults import FaultyStore, Rule, Stall
 from tests.support.vaults import ATTRIBUTES, Hosts, append, write
 
 BELIEVED = 100.0
@@ -283,3 +283,19 @@ async def test_rows_have_all_that_bundles_hold_in_the_order_of_the_keys(hosts: H
     }
     assert len(told) == sum(SHAPES["nested"].values())
     assert told.items() <= etags.items()
+
+
+async def test_a_bundle_is_read_once_for_all_who_want_what_it_holds(hosts: Hosts, store: FaultyStore) -> None:
+    await indexed(hosts, SHAPES["as large as a page"])
+    b = await hosts.start("b")
+    await go_through(b, "")
+    store.reset_log()
+    stall = Stall()
+    store.add(Rule(stall, "get", "*/%+*", nth=1))
+    async with trio.open_nursery() as nursery:
+        for number in range(IN_A_BUNDLE):
+            nursery.start_soon(b.head, f"d/002/{number:05}")
+        await stall.reached.wait()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        stall.go.set()
+    assert len([request for request in store.log if is_bundle(request.key)]) == 1
