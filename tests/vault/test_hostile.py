@@ -65,9 +65,10 @@ SMALL = manifest_key("d/small")
 KEY = re.compile(
     r"stowfs\.json|manifests/(?!(.*/)?\.\.?(/|\Z)).*|segments/|segments/[0-9a-f]{2}/[0-9a-f]{64}"
     r"|blobs/|blobs/[0-9a-f]{2}/[0-9a-f]{64}/[0-9a-f]{32}|[a-z]*/?"
-    r"|index/current|index/shards/([0-9a-f]{32})?"
+    r"|index/current|index/shards/([0-9a-f]{32})?|dictionaries/[0-9a-f]{8}"
 )
-"""What a request may be about: an object that stowfs writes, or a listing."""
+"""What a request may be about: an object that stowfs writes, or a listing; of the dictionaries with a number, too: a
+damaged frame may name any."""
 
 
 @cache
