@@ -12,7 +12,7 @@ bundle has a *token* for an ETag: the bundle's id and that of the commit, which 
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
@@ -121,6 +121,13 @@ class Whole:
     bundle: Bundle
     payload: memoryview
 
+    def manifests(self) -> Iterator[tuple[Member, bytes]]:
+        """What a committed bundle holds."""
+        start = 0
+        for member in self.bundle.header.members:
+            yield member, bytes(self.payload[start : start + member.size])
+            start += member.size
+
 
 def token(key: str, commit: str) -> str:
     """What stands for the ETag of a manifest in the bundle under `key`."""
@@ -188,8 +195,14 @@ def committed(manifests: Sequence[tuple[str, str, bytes]], *, dictionary: str | 
     return _encode(Header(new_id(), "committed", members, digest, dictionary), payload)
 
 
+class DamagedPayload(CorruptObject):
+    """What a bundle holds cannot be read; but it is known which names it has: see `bundle`."""
+
+    bundle: Bundle
+
+
 def decode(key: str, etag: str, body: bytes) -> Whole:
-    """The bundle that lies under a key. Raises `CorruptObject`, `UnsupportedVersion`."""
+    """The bundle that lies under a key. Raises `CorruptObject` (`DamagedPayload`), `UnsupportedVersion`."""
     id_of(key)
     raw, payload = codec.decompress_first(body, limit=HEADER_LIMIT)
     if (version := parse(_version_decoder, raw, key).v) != VERSION:
@@ -206,7 +219,9 @@ def decode(key: str, etag: str, body: bytes) -> Whole:
     ):
         raise CorruptObject(f"{key} contradicts itself")
     if header.digest is not None and hashlib.sha256(payload).hexdigest() != header.digest:
-        raise CorruptObject(f"{key} does not match its SHA-256")
+        damaged = DamagedPayload(f"{key} does not match its SHA-256")
+        damaged.bundle = bundle
+        raise damaged
     return Whole(bundle, payload)
 
 

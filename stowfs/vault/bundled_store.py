@@ -16,7 +16,7 @@ name is there for good. What replaces either is not fresh: it is there whatever 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
-from stowfs.errors import ObjectNotFound, PreconditionFailed, StoreError
+from stowfs.errors import CorruptObject, ObjectNotFound, PreconditionFailed, StoreError
 from stowfs.store.base import (
     ALWAYS,
     IF_ABSENT,
@@ -156,6 +156,13 @@ class BundledStore(ObservedStore):
             return None
         return found
 
+    async def confirm_gone(self, key: str) -> None:
+        """Raises what is wrong with a bundle that stands in a listing since it could not be read (`CorruptObject`,
+        `UnsupportedVersion`), unless it is gone by now, or holds nothing."""
+        whole = await self.bundles.fetch(key)
+        if whole is not None and whole.bundle.state == "committed":
+            raise CorruptObject(f"{key} could not be read a moment ago")
+
     async def put_together(self, prefix: str, manifests: Sequence[Manifest]) -> dict[str, str]:
         """Creates manifests in a directory that may have bundles, in one; returns the ETags, by name, of those that
         were created. The others are to be created one by one: somebody else may have them.
@@ -237,6 +244,9 @@ class BundledStore(ObservedStore):
 
     async def _replace(self, key: str, body: bytes, token: str) -> str:
         """Writes in the place of what a bundle holds."""
+        if not self._is_known(key, token) and await self.held(key, token) is None:
+            # What took its place may be gone again, long after: then there is nothing to write in the place of.
+            raise PreconditionFailed(f"{key} is not in that bundle any more")
         try:
             return await self.inner.put(key, body, IF_ABSENT)
         except PreconditionFailed:

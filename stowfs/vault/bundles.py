@@ -16,9 +16,9 @@ from stowfs.errors import CorruptObject, ObjectNotFound, UnsupportedVersion
 from stowfs.hot.index import CachedManifest
 from stowfs.locks import Lock
 from stowfs.store.base import ObjectInfo, ObjectStore
-from stowfs.vault.bundle import Bundle, Whole, decode
+from stowfs.vault.bundle import Bundle, DamagedPayload, Whole, decode
 from stowfs.vault.lru import Lru
-from stowfs.vault.naming import bundles_prefix
+from stowfs.vault.naming import bundles_prefix, place_of
 from stowfs.vault.parallel import each
 from stowfs.vault.untrusted import read_bounded
 
@@ -89,6 +89,11 @@ class Bundles:
             self._payloads.put(bundle.etag, whole.payload)
             self._directory(bundle.prefix).committed.add(bundle.key)
 
+    def forget(self, key: str) -> None:
+        """There is no such bundle any more."""
+        self._headers.drop(key)
+        self._directory(place_of(key)[0]).committed.discard(key)
+
     def known(self, key: str) -> Bundle | None:
         """A bundle as it was seen last."""
         return self._headers.get(key)
@@ -139,16 +144,21 @@ class Bundles:
         return found
 
     async def read(self, listed: Sequence[ObjectInfo], damaged: list[ObjectInfo] | None = None) -> dict[str, Bundle]:
-        """As `load`, by key, from the store. What cannot be read goes to `damaged`, where that is given."""
+        """As `load`, by key, from the store. What cannot be read goes to `damaged`, where that is given; else it is an
+        error, unless the names are known that it has."""
         found: dict[str, Bundle] = {}
 
         async def fetch(info: ObjectInfo) -> None:
             try:
                 whole = await self.fetch(info.key)
-            except (CorruptObject, UnsupportedVersion):
-                if damaged is None:
+            except (CorruptObject, UnsupportedVersion) as error:
+                if damaged is not None:
+                    damaged.append(info)
+                elif isinstance(error, DamagedPayload):
+                    # Of all other names of the directory it can be told that this one does not have them.
+                    found[info.key] = error.bundle
+                else:
                     raise
-                damaged.append(info)
             else:
                 if whole is not None:
                     found[info.key] = whole.bundle

@@ -28,7 +28,7 @@ from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.listed_tags import ListedTags
 from stowfs.vault.manifest import Snapshot
-from stowfs.vault.naming import display, manifest_key
+from stowfs.vault.naming import display, is_bundle, manifest_key
 from stowfs.vault.parallel import each
 from stowfs.vault.recent_listings import RecentListings
 from stowfs.vault.shared_index import SharedIndex
@@ -354,15 +354,16 @@ class Catalog:
             for info, path in wanted
             if (body := bodies.get(path)) is not None
             and body.etag == info.etag
-            and (snapshot := await self._decode_or_none(path, info, body.body)) is not None
+            and (snapshot := await self._decode_known(path, body)) is not None
         }
 
     async def confirm_readable(self, objects: Sequence[ObjectInfo]) -> None:
         """Raises what is wrong with the first of the objects that is there and cannot be read (`CorruptObject`,
         `UnsupportedVersion`): where `resolve` leaves it out, nothing may be concluded from its absence."""
         for info in objects:
-            path = self._unreadable.path(info)
-            if path is not None:
+            if is_bundle(info.key):
+                await self._store.confirm_gone(info.key)
+            elif (path := self._unreadable.path(info)) is not None:
                 await self.current(path)
 
     async def _fetch(self, wanted: Wanted) -> Snapshot | None:
@@ -396,7 +397,9 @@ class Catalog:
         try:
             return await self._decode(path, cached.etag, cached.body)
         except (CorruptObject, UnsupportedVersion):
-            return None  # another version of stowfs took it for good: it is fetched, and judged, again
+            # Another version of stowfs took it for good; or it is in a bundle that was compressed again since, and the
+            # dictionary that it was made with is gone. It is fetched, and judged, again.
+            return None
 
     def _warn_once(self, error: StoreUnavailable) -> None:
         if not self._stale:

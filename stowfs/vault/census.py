@@ -86,8 +86,11 @@ class Census:
 
     async def _holder(self, info: ObjectInfo, report: Callable[[Finding], None]) -> Holder | None:
         if is_bundle(info.key):
-            self.complete = False
-            report(Undecodable(key=info.key, conversations=(), reason="a bundle of manifests cannot be read"))
+            try:
+                await self._store.confirm_gone(info.key)
+            except (CorruptObject, UnsupportedVersion) as error:
+                self.complete = False
+                report(Undecodable(key=info.key, conversations=(), reason=f"a bundle of manifests: {error}"))
             return None
         try:
             path = path_of_manifest(info.key)

@@ -5,7 +5,7 @@ from collections import OrderedDict
 
 from stowfs.errors import CorruptObject, StowError
 from stowfs.store.base import ObjectInfo
-from stowfs.vault.naming import path_of_manifest
+from stowfs.vault.naming import is_bundle, path_of_manifest
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,11 @@ class Unreadable:
             self._etags.popitem(last=False)
 
     def path(self, info: ObjectInfo) -> str | None:
-        """The path of a manifest's key; `None` for a key that stowfs never writes."""
+        """The path of a manifest's key; `None` for a key that stowfs never writes, and for a bundle
+        that cannot be read."""
+        if is_bundle(info.key):
+            self.add(info, CorruptObject(f"{info.key} cannot be read, nor what was created in it"))
+            return None
         try:
             return path_of_manifest(info.key)
         except CorruptObject as error:
