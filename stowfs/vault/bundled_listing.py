@@ -44,7 +44,7 @@ class Indexed(Protocol):
 @dataclass(frozen=True, slots=True)
 class Expanded:
     """A page of a listing; the `bundles` that were met for it, and the lines of what they hold that are `hidden`, since
-    there is an object under each of those keys."""
+    there is an object under each of those keys: each line with the time of that object."""
 
     page: Page
     bundles: tuple[ObjectInfo, ...] = ()
@@ -101,7 +101,7 @@ class _Cursor:
                 lines.append(later[place])
                 place += 1
             if place < len(later) and later[place].key == info.key:
-                self.hidden = [*self.hidden, later[place]]
+                self.hidden = [*self.hidden, replace(later[place], modified=info.modified)]
                 place += 1
             lines.append(info)
         self.next = place

@@ -1,11 +1,12 @@
 """Garbage collection: gives back the space of what nobody can read any more. Safe beside any number of writers.
 
-Three steps, each a compare-and-swap of one object that fails where anybody was quicker:
+Some steps, each a compare-and-swap of one object that fails where anybody was quicker:
 
 * a tombstone whose trash period is over loses its content, and what it referenced is released; so does a conversation
   some time after its deadline (`expiry.MARGIN`), deleted or not;
 * a record that nothing has referenced for the grace period becomes dead: its payload goes, its ring stays, since a
   writer may still have to find out there what became of its change;
+* bundles of manifests lose what has a key of its own by now, and go where nothing is left (`bundle_care`);
 * only if nothing has the store mounted (`exclusive`): what has been dead, or an empty tombstone, for so long that no
   ring is asked for that old an id (`ring.FORGOTTEN_AFTER`) is removed, and so are dictionaries that nothing was
   compressed with, but for the active one. Whoever compresses needs no request for that, so nothing in the store tells
@@ -24,6 +25,7 @@ from stowfs.errors import CorruptObject, ObjectNotFound, PreconditionFailed, Uns
 from stowfs.store.base import ByteRange, Found, IfMatch, ObjectInfo, ObjectStore
 from stowfs.vault import manifest as manifests
 from stowfs.vault import record as records
+from stowfs.vault.bundle_care import SETTLED, BundleCare
 from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.cas import read_or_none
 from stowfs.vault.descriptor import read_descriptor
@@ -37,6 +39,7 @@ from stowfs.vault.naming import (
     SEGMENTS,
     digest_of_segment,
     id_of_dictionary,
+    is_bundle,
     manifest_key,
     path_of_manifest,
 )
@@ -72,8 +75,9 @@ class Collected:
     `emptied`: deleted conversations that cannot be brought back any more, of `emptied_size` bytes as they were read;
     `expired`, `expired_size`: conversations that had expired.
     `segments`: payloads dropped, `segment_bytes` as stored. `waiting`, `waiting_bytes`: without references, but within
-    the grace period. `removed`: dead records, empty tombstones, dictionaries and what was in the index before,
-    `removed_bytes` of the store. `replaced`: payloads deleted that `compact` had replaced by smaller ones.
+    the grace period. `removed`: dead records, empty tombstones, dictionaries, what was in the index before, bundles,
+    and manifests in bundles that have keys of their own by now; `removed_bytes` of the store. `replaced`: payloads
+    deleted that `compact` had replaced by smaller ones.
     `unsettled`: commits whose releases are still to be done; the next command on this host goes on with them.
     """
 
@@ -111,6 +115,7 @@ async def collect_garbage(
     """
     kept_for = vault.descriptor.trash_seconds if trash is None else trash
     work = _Collection(store, vault, grace, kept_for, exclusive=exclusive, dry_run=dry_run, now=now, progress=progress)
+    await work.bundles()
     await work.tombstones()
     await work.index()
     await work.segments()
@@ -118,9 +123,12 @@ async def collect_garbage(
     return work.result()
 
 
-async def read_manifest(store: ObjectStore, dictionaries: Dictionaries, key: str) -> Snapshot | None:
+async def read_manifest(store: BundledStore, dictionaries: Dictionaries, key: str) -> Snapshot | None:
     """What is under a key that the vault could not make sense of, or that is gone (`None`). Raises `CorruptObject`,
     `UnsupportedVersion`, store errors."""
+    if is_bundle(key):
+        await store.confirm_gone(key)
+        return None
     path = path_of_manifest(key)
     found = await read_or_none(store, key)
     if found is None:
@@ -176,6 +184,23 @@ class _Collection:
             replaced=self._replaced_blobs,
             kept=tuple(self._kept),
         )
+
+    async def bundles(self) -> None:
+        """Takes what nobody needs out of bundles; before the tombstones, which stay as long as they hide any of it."""
+        if not self._vault.descriptor.bundles:
+            return
+        care = BundleCare(
+            self._store,
+            known=(self._vault.store.bundles,),
+            deadline=self._vault.options.deadline,
+            before=self._now() - SETTLED - CLOCK_ALLOWANCE,
+            exclusive=self._exclusive,
+            dry_run=self._dry_run,
+        )
+        await care.run()
+        self._removed += care.removed
+        self._dictionaries |= care.dictionaries
+        self._kept += [Kept(key, reason) for key, reason in care.unread.items()]
 
     async def tombstones(self) -> None:
         """Empties the trash, gives up what has expired, and removes what has long been empty."""

@@ -3,19 +3,23 @@ of writers and readers, and of other compactions.
 
 First the dictionary: one is trained for the whole store, and used from then on, by all hosts, if that gains. Then
 every live manifest and every segment that something references is compressed again, each by one compare-and-swap, if it
-shrinks by enough (see `recompress`). What has been done says so, so that a compaction that was interrupted, or is
-repeated later, goes on where there is something to do; it only tries again what gained too little.
+shrinks by enough (see `recompress`); those manifests that are in a bundle are with it. What has been done says so, so
+that a compaction that was interrupted, or is repeated later, goes on where there is something to do; it only tries
+again what gained too little.
 """
 
+import time
 from dataclasses import dataclass
 
 from stowfs.errors import CorruptObject, UnsupportedVersion
 from stowfs.store.base import ObjectInfo, ObjectStore
 from stowfs.vault.best_dictionary import Trained, train_best
+from stowfs.vault.bundle import Whole, is_token
+from stowfs.vault.bundle_care import BUNDLES_AT_ONCE, SETTLED, Passed, superseded, walk
 from stowfs.vault.bundled_store import BundledStore
-from stowfs.vault.collect import Kept, read_manifest
+from stowfs.vault.collect import CLOCK_ALLOWANCE, Kept, read_manifest
 from stowfs.vault.manifest import Snapshot
-from stowfs.vault.naming import MANIFESTS, SEGMENTS, digest_of_segment, manifest_key
+from stowfs.vault.naming import SEGMENTS, digest_of_segment, manifest_key
 from stowfs.vault.parallel import each
 from stowfs.vault.progress import UNWATCHED, Progress
 from stowfs.vault.recompress import Saving
@@ -85,11 +89,13 @@ class _Compaction:
 
     async def manifests(self) -> None:
         """Conversations that are live; what lies in the trash is given up before that would pay."""
-        async for page in self._store.list(MANIFESTS):
-            self._progress.expect(sum(info.size for info in page.objects))
-            found = await self._vault.versions(page.objects)
+        async for expanded, passed in walk(self._store, before=time.time() - SETTLED - CLOCK_ALLOWANCE):
+            objects = [info for info in expanded.page.objects if not is_token(info.etag)]
+            self._progress.expect(sum(info.size for info in [*objects, *(bundle.info for bundle in passed)]))
+            found = await self._vault.versions(objects)
             known = {manifest_key(snapshot.path): snapshot for snapshot in found}
-            await each(self._manifest, [(info, known.get(info.key)) for info in page.objects], limit=REQUESTS)
+            await each(self._manifest, [(info, known.get(info.key)) for info in objects], limit=REQUESTS)
+            await each(self._bundle, passed, limit=BUNDLES_AT_ONCE)
 
     async def segments(self) -> None:
         """Segments that something references."""
@@ -107,6 +113,28 @@ class _Compaction:
             self._unread.append(Kept(info.key, str(error)))
         finally:
             self._progress.advance(info.size)
+
+    async def _bundle(self, passed: Passed) -> None:
+        info = passed.info
+        try:
+            for bundle in await self._store.bundles.load([info]):
+                if bundle.state != "committed" or await self._vault.recompressor.is_done(bundle):
+                    held = [member for member in bundle.header.members if member.name not in passed.hidden]
+                    self._manifests += [Saving(member.size, member.size) for member in held]
+                elif (whole := await self._store.bundles.fetch(info.key)) is not None:
+                    await self._recompress(whole, passed)
+        except (CorruptObject, UnsupportedVersion) as error:
+            self._unread.append(Kept(info.key, str(error)))
+        finally:
+            self._progress.advance(info.size)
+
+    async def _recompress(self, whole: Whole, passed: Passed) -> None:
+        gone = await superseded(self._store.inner, whole.bundle, passed.hidden)
+        saving = await self._vault.recompressor.bundle(self._store.inner, whole, without=gone, dry_run=self._dry_run)
+        self._manifests += saving.savings
+        self._unread += [Kept(key, reason) for key, reason in saving.unread.items()]
+        if saving.written is not None:
+            self._vault.store.bundles.remember(saving.written)
 
     async def _segment(self, info: ObjectInfo) -> None:
         try:

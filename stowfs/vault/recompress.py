@@ -1,5 +1,8 @@
 """Recompression: what is stored, in a smaller form.
 
+Manifests in a bundle (see `bundle`) are recompressed together, with the bundle: for themselves, each would become an
+object again.
+
 A version that is recompressed stays the version it is. Commit id, ring, attributes and bytes are the same; only the
 frames are others, and so the ETag. Whoever has it open or cached goes on with it; a PUT that was conditional on the old
 ETag is refused, and made again as after any other change. Every body is smaller than the one it replaces, so no ETag
@@ -9,6 +12,7 @@ What is written is decompressed and compared first. A manifest or record that ch
 it has become somebody's newer version, or is smaller already.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -16,17 +20,20 @@ import trio
 
 from stowfs import codec
 from stowfs.codec import Dictionary
-from stowfs.errors import CorruptObject, ObjectNotFound
+from stowfs.errors import CorruptObject, ObjectNotFound, UnsupportedVersion
 from stowfs.hot.segments import CachedSegment
 from stowfs.store.base import Found, ObjectStore
+from stowfs.vault import bundle as bundles_format
 from stowfs.vault import manifest as manifests
 from stowfs.vault import record as records
+from stowfs.vault.bundle import Bundle, Whole
+from stowfs.vault.bundling import replace_bundle
 from stowfs.vault.cas import compare_and_swap
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.counts import Counts
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.manifest import Snapshot
-from stowfs.vault.naming import blob_key, manifest_key, segment_key
+from stowfs.vault.naming import blob_key, key_in, manifest_key, path_of_manifest, segment_key
 from stowfs.vault.record import Payload
 from stowfs.vault.segments import unpack_verified
 from stowfs.vault.untrusted import read_bounded
@@ -49,6 +56,16 @@ class Saving:
     def changed(self) -> bool:
         """Whether it was (or would be) written again."""
         return self.after < self.before
+
+
+@dataclass(frozen=True, slots=True)
+class BundleSaving:
+    """`savings`: of the manifests in a bundle that it holds still; `unread`: why some cannot be read, by key.
+    `written`: the bundle as it is now, where it was written again."""
+
+    savings: tuple[Saving, ...]
+    unread: dict[str, str]
+    written: Whole | None = None
 
 
 class Recompressor:
@@ -90,6 +107,47 @@ class Recompressor:
             if not (swapped.written or replace.done):
                 return Saving(size, size)
         return Saving(size, len(body))
+
+    async def is_done(self, bundle: Bundle) -> bool:
+        """Whether this bundle has been recompressed with the active dictionary."""
+        return bundle.header.dictionary == _id(await self._dictionaries.active())
+
+    async def bundle(
+        self, store: ObjectStore, whole: Whole, *, without: Collection[str] = (), dry_run: bool = False
+    ) -> BundleSaving:
+        """Stores a committed bundle again where that is worth it, `without` what may be left out under these names.
+
+        `store`: that in which bundles are objects. Raises store errors.
+        """
+        dictionary = await self._dictionaries.active()
+        members = [(member, body) for member, body in whole.manifests() if member.name not in without]
+        stored: list[tuple[str, bytes, Dictionary | None]] = []
+        unread: dict[str, str] = {}
+        for member, body in members:
+            key = key_in(whole.bundle.prefix, member.name)
+            try:
+                stored.append((key, body, await self._dictionaries.of(body)))
+            except CorruptObject as error:
+                unread[key] = str(error)
+        smaller, undecodable = await trio.to_thread.run_sync(_manifests, stored, dictionary, limiter=self._threads)
+        unread |= undecodable
+        kept = BundleSaving(tuple(Saving(member.size, member.size) for member, _ in members), unread)
+        again = [
+            (member.name, member.commit, smaller.get(key_in(whole.bundle.prefix, member.name), body))
+            for member, body in members
+        ]
+        before = sum(member.size for member in whole.bundle.header.members)
+        if not again or not _is_worth_it(before, sum(len(body) for _, _, body in again)):
+            return kept
+        written = None
+        if not dry_run:
+            body = bundles_format.committed(again, dictionary=None if unread else _id(dictionary))
+            _verify_bundle(whole.bundle, body, again)
+            written = await replace_bundle(store, whole.bundle, body, deadline=self._deadline)
+            if written is None:
+                return kept
+        sizes = zip(members, again, strict=True)
+        return BundleSaving(tuple(Saving(len(old), len(new)) for (_, old), (_, _, new) in sizes), unread, written)
 
     async def segment(self, digest: str, *, dry_run: bool = False) -> Saving:
         """Stores a segment again where that is worth it; nothing, if nobody references it.
@@ -133,6 +191,35 @@ def _manifest(snapshot: Snapshot, dictionary: Dictionary | None) -> bytes:
     if not same or again.inline != snapshot.inline:
         raise CorruptObject("a manifest is not what it was after it was compressed: the memory of this host is broken")
     return body
+
+
+def _manifests(
+    stored: Sequence[tuple[str, bytes, Dictionary | None]], dictionary: Dictionary | None
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Of the manifests (key, body, and the dictionary that this needs) the smaller bodies, by key, as far as there are
+    any; and why some cannot be read."""
+    smaller: dict[str, bytes] = {}
+    unread: dict[str, str] = {}
+    for key, body, before in stored:
+        try:
+            snapshot = manifests.decode(path_of_manifest(key), "", body, before)
+        except (CorruptObject, UnsupportedVersion) as error:
+            unread[key] = str(error)
+            continue
+        done = snapshot.manifest.level == LEVEL and _id(snapshot.dictionary) == _id(dictionary)
+        if done or not snapshot.manifest.live or not snapshot.is_conversation:
+            continue
+        again = _manifest(snapshot, dictionary)
+        if len(again) < len(body):
+            smaller[key] = again
+    return smaller, unread
+
+
+def _verify_bundle(bundle: Bundle, body: bytes, expected: Sequence[tuple[str, str, bytes]]) -> None:
+    """Raises `CorruptObject` unless this is a version of the bundle with these manifests."""
+    again = bundles_format.decode(bundle.key, bundle.etag, body)
+    if [(member.name, member.commit, body) for member, body in again.manifests()] != list(expected):
+        raise CorruptObject("a bundle is not what it was after it was compressed: the memory of this host is broken")
 
 
 def _payload(digest: str, stored: CachedSegment, before: Dictionary | None, dictionary: Dictionary | None) -> bytes:
