@@ -15,7 +15,7 @@ from stowfs.store.base import IF_ABSENT, Found, IfMatch
 from stowfs.vault import bundle as bundles_format
 from stowfs.vault import compact as compaction
 from stowfs.vault.bundle import FRESH, Whole, decode, is_token
-from stowfs.vault.bundle_care import SETTLED
+from stowfs.vault.bundle_care import SETTLED, walk
 from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.check import Checker
 from stowfs.vault.collect import CLOCK_ALLOWANCE, Collected, collect_garbage
@@ -154,6 +154,44 @@ async def test_who_commits_a_bundle_after_it_was_collected_creates_one_by_one(
         stall.go.set()
     assert await bundles(hosts) == []
     await check(hosts, vault, files)
+
+
+async def test_a_bundle_that_is_committed_meanwhile_stays(hosts: Hosts, faulty: FaultyStore) -> None:
+    vault = await hosts.start("a", bundles=True)
+    await vault.make_directory("d", ATTRIBUTES)
+    files = numbered()
+    of_owner, of_collection = Stall(), Stall()
+    faulty.add(Rule(of_owner, "put", f"{PREFIX}%+*", nth=2))
+    collecting = FaultyStore(faulty.inner)
+    collecting.add(Rule(of_collection, "put", f"{PREFIX}%+*"))
+    results: list[Collected] = []
+
+    async def collect_meanwhile() -> None:
+        collector = await hosts.start("gc")
+        results.append(await collect_garbage(collecting, collector, grace=0, now=later(LATER)))
+
+    async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as owner:
+            owner.start_soon(create, vault, files)
+            await of_owner.reached.wait()
+            nursery.start_soon(collect_meanwhile)
+            await of_collection.reached.wait()
+            of_owner.go.set()
+        of_collection.go.set()
+    assert [collected.removed for collected in results] == [0]
+    assert await held(hosts) == set(NAMES)
+    await check(hosts, vault, files)
+
+
+async def test_it_is_the_object_that_has_to_be_there_for_a_while(hosts: Hosts) -> None:
+    vault = await filled(hosts, numbered())
+    await trio.sleep(0.02)
+    between = time.time()
+    await append(vault, NAMES[0], b"more")
+    store = BundledStore(hosts.store, deadline=DEADLINE)
+    for before, hidden in ((between, set()), (between + 60, {"0"})):
+        passed = [bundle for _, part in [item async for item in walk(store, before=before)] for bundle in part]
+        assert [bundle.hidden for bundle in passed] == [hidden]
 
 
 async def test_what_has_a_key_of_its_own_is_left_out(hosts: Hosts) -> None:
@@ -382,7 +420,7 @@ async def test_what_is_written_while_its_bundle_is_compacted_stays(hosts: Hosts,
     await check(hosts, vault, files)
 
 
-async def test_what_cannot_be_read_in_a_bundle_is_named_and_stays(hosts: Hosts) -> None:
+async def test_what_cannot_be_read_in_a_bundle_is_named_and_stays(hosts: Hosts, faulty: FaultyStore) -> None:
     files = {path: conversation(n, messages=20) for n, path in enumerate(NAMES)}
     await filled(hosts, files)
     whole = await only_bundle(hosts)
@@ -390,10 +428,12 @@ async def test_what_cannot_be_read_in_a_bundle_is_named_and_stays(hosts: Hosts) 
         (member.name, member.commit, b"nonsense" if member.name == "3" else body) for member, body in whole.manifests()
     ]
     await hosts.store.put(whole.bundle.key, bundles_format.committed(manifests))
-    compactor = await hosts.start("compactor")
-    for _ in range(2):
+    await use(faulty, dictionary())
+    compactor = await with_dictionary(hosts, "compactor", dictionary())
+    for conversations in (len(files) - 1, 0):
         # It is named each time.
         compacted = await compact(hosts, compactor)
+        assert compacted.conversations == conversations
         assert [kept.key for kept in compacted.unread] == [manifest_key("d/3")]
     assert {member.name: body for member, body in (await only_bundle(hosts)).manifests()}["3"] == b"nonsense"
     del files["d/3"]
@@ -448,6 +488,17 @@ async def test_a_damaged_bundle_is_reported_and_hides_nothing_else(hosts: Hosts,
         assert {kept.key for kept in result.kept} >= {key}
     assert key in [kept.key for kept in (await compact(hosts, vault)).unread]
     assert key in await contents(hosts.store)
+
+
+@pytest.mark.parametrize("place", [0, -1], ids=["the names", "what it holds"])
+async def test_a_directory_with_nothing_but_a_damaged_bundle_is_not_removed(hosts: Hosts, place: int) -> None:
+    await filled(hosts, numbered())
+    await damage(hosts, place)
+    vault = await hosts.start("b")
+    assert await vault.list_directory("d") == []
+    with pytest.raises(CorruptObject):
+        await vault.remove_directory("d")
+    assert (await vault.head("d")).is_directory
 
 
 async def test_a_bundle_that_is_void_keeps_no_directory(hosts: Hosts) -> None:
