@@ -35,6 +35,7 @@ from stowfs.vault.bundle import FRESH, Bundle, Member, is_token, key_of_token
 from stowfs.vault.bundled_listing import BundledListing, Expanded, Indexed
 from stowfs.vault.bundles import Bundles, Cache
 from stowfs.vault.bundling import Manifest, make_void, put_bundle
+from stowfs.vault.cas import read_or_none
 from stowfs.vault.lru import Lru
 from stowfs.vault.naming import MANIFESTS, may_be_bundled, place_of
 from stowfs.vault.untrusted import read_bounded
@@ -113,7 +114,7 @@ class BundledStore(ObservedStore):
                     return await self.inner.put(key, body, condition)
 
     async def delete(self, key: str, condition: Condition = ALWAYS) -> None:
-        if may_be_bundled(key) and await self._member(key) is not None:
+        if may_be_bundled(key) and await self._holder(key) is not None:
             raise PreconditionFailed(f"{key} hides what a bundle holds")
         with self._changing(key):
             await self.inner.delete(key, condition)
@@ -178,18 +179,22 @@ class BundledStore(ObservedStore):
     def _is_known(self, key: str, token: str) -> bool:
         prefix, name = place_of(key)
         bundle = self.bundles.known(key_of_token(token, prefix))
-        member = bundle.member(name) if bundle is not None else None
-        return bundle is not None and member is not None and bundle.token(member) == token
+        return bundle is not None and _is_of(token, bundle, name)
 
     async def _member(self, key: str) -> Found | None:
         """What a committed bundle holds under a key now."""
+        holder = await self._holder(key)
+        return await self._in_bundle(holder, place_of(key)[1]) if holder is not None else None
+
+    async def _holder(self, key: str) -> Bundle | None:
+        """The committed bundle that holds something under a key now."""
         prefix, name = place_of(key)
         if not await self._holds(prefix):
             return None
         known = self.bundles.holding(prefix, name)
         for bundle in [known] if known is not None else await self.bundles.of(prefix):
-            if (found := await self._in_bundle(bundle, name)) is not None:
-                return found
+            if bundle.state == "committed" and bundle.member(name) is not None:
+                return bundle
         return None
 
     async def _in_bundle(self, bundle: Bundle, name: str) -> Found | None:
@@ -250,11 +255,16 @@ class BundledStore(ObservedStore):
         try:
             return await self.inner.put(key, body, IF_ABSENT)
         except PreconditionFailed:
-            own = await self.inner.get(key)
-            assert isinstance(own, Found)
-            if not own.body.startswith(FRESH):
+            own = await read_or_none(self.inner, key)
+            if own is None or not own.body.startswith(FRESH):
                 raise
             rival = await self._rival(key)
             if rival is None or rival.etag != token:
                 raise
             return await self.inner.put(key, body, IfMatch(own.etag))
+
+
+def _is_of(token: str, bundle: Bundle, name: str) -> bool:
+    """Whether this is the token of what a bundle holds under a name."""
+    member = bundle.member(name)
+    return member is not None and bundle.token(member) == token

@@ -35,6 +35,7 @@ class _Batch:
 
     prefix: str
     manifests: list[Manifest] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
     size: int = 0
     done: trio.Event = field(default_factory=trio.Event)
     etags: dict[str, str] = field(default_factory=dict)
@@ -78,6 +79,9 @@ class Bundler:
         prefix, name = place_of(key)
         if not await self._directories.holds(prefix):
             return None
+        gathering = self._gathering.get(prefix)
+        if gathering is not None and name in gathering.names:
+            return None  # a bundle has a name once: who is second finds out by itself who is first
         batch = self._join(prefix, Manifest(name, own.manifest.commit, own.body))
         await batch.done.wait()
         if batch.error is not None:
@@ -93,6 +97,7 @@ class Bundler:
             batch = self._gathering[prefix] = _Batch(prefix)
             self._nursery.start_soon(self._send_later, batch)
         batch.manifests.append(manifest)
+        batch.names.add(manifest.name)
         batch.size += len(manifest.body)
         self._waiting += 1
         if len(batch.manifests) >= ENOUGH:

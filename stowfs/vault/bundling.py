@@ -14,7 +14,7 @@ from stowfs.vault import bundle as bundles_format
 from stowfs.vault.bundle import Bundle, Whole, decode
 from stowfs.vault.bundles import Bundles
 from stowfs.vault.cas import UNREAD, Unread, compare_and_swap
-from stowfs.vault.naming import bundles_prefix, is_bundle, place_of
+from stowfs.vault.naming import bundles_prefix, is_bundle, key_in, place_of
 from stowfs.vault.ring import new_id
 
 SURVEY = 2
@@ -36,67 +36,74 @@ async def put_bundle(
 ) -> dict[str, str]:
     """Creates manifests as one bundle; the tokens, by name, of those that were. See `BundledStore.put_together`."""
     key = bundles_format.key_of(prefix, new_id())
-    claim = bundles_format.pending((manifest.name, manifest.commit) for manifest in manifests)
-    claimed = await _become(store, key, claim, over=None, deadline=deadline)
-    assert claimed is not None  # nobody else knows of it
-    known.remember(decode(key, claimed.etag, claim))
-    taken = await _taken(store, known, prefix, key, {manifest.name for manifest in manifests})
-    kept = [manifest for manifest in manifests if manifest.name not in taken]
-    committed = None
-    if kept:
-        body = bundles_format.committed([(manifest.name, manifest.commit, manifest.body) for manifest in kept])
-        committed = await _become(store, key, body, over=claimed, deadline=deadline)
-    if committed is None:
+    claim = _Become(bundles_format.pending((manifest.name, manifest.commit) for manifest in manifests), over=None)
+    claimed = await claim.carry_out(store, key, deadline=deadline)
+    if claimed is not None:
+        known.remember(decode(key, claimed.etag, claimed.body))
+        taken = await _taken(store, known, prefix, key, {manifest.name for manifest in manifests})
+        kept = [manifest for manifest in manifests if manifest.name not in taken]
+        if kept:
+            body = bundles_format.committed([(manifest.name, manifest.commit, manifest.body) for manifest in kept])
+            commit = _Become(body, over=claimed)
+            committed = await commit.carry_out(store, key, deadline=deadline) or commit.met
+            whole = decode(key, committed.etag, committed.body) if committed is not None else None
+            # Nobody but its owner commits a bundle: one that is committed is this, though perhaps rewritten since.
+            if whole is not None and whole.bundle.state == "committed":
+                known.remember(whole)
+                return {member.name: whole.bundle.token(member) for member in whole.bundle.header.members}
+    if not claim.doubted:
+        # A claim that may still be on its way could land when the key is free, and a commit after it.
         with contextlib.suppress(StoreError):
             # Claimed by nobody, or void: it is collected some time.
             await store.delete(key)
-        return {}
-    whole = decode(key, committed.etag, committed.body)
-    known.remember(whole)
-    return {member.name: whole.bundle.token(member) for member in whole.bundle.header.members}
+    return {}
 
 
 async def make_void(store: ObjectStore, bundle: Bundle, *, deadline: float) -> bool:
     """Sees to it that a pending bundle is never committed; False where it is by now, or is gone."""
-    return await _become(store, bundle.key, bundles_format.void(), over=bundle.etag, deadline=deadline) is not None
+    become = _Become(bundles_format.void(), over=bundle.etag)
+    return await become.carry_out(store, bundle.key, deadline=deadline) is not None
 
 
 async def replace_bundle(store: ObjectStore, bundle: Bundle, body: bytes, *, deadline: float) -> Whole | None:
     """Another version of a bundle, unless somebody was quicker."""
-    written = await _become(store, bundle.key, body, over=bundle.etag, deadline=deadline)
+    written = await _Become(body, over=bundle.etag).carry_out(store, bundle.key, deadline=deadline)
     return decode(bundle.key, written.etag, written.body) if written is not None else None
 
 
-async def _become(
-    store: ObjectStore, key: str, body: bytes, *, over: Found | str | None, deadline: float
-) -> Found | None:
-    """Writes `body` over what has the ETag `over` (None: over nothing); None where something else is there."""
-    etag = over.etag if isinstance(over, Found) else over
-    first: Found | Unread | None = UNREAD if isinstance(over, str) else over
-    become = _Become(body, etag)
-    swapped = await compare_and_swap(store, key, become, first=first, deadline=deadline)
-    return swapped.current if swapped.written or become.done else None
-
-
 class _Become:
-    """One version of a bundle to another. Each has an id of its own, so the body tells what happened."""
+    """One version of a bundle to another: `body` over `over`, an ETag where that is all that is known (None: over
+    nothing). Each has an id of its own, so the body tells what happened.
 
-    def __init__(self, body: bytes, over: str | None) -> None:
+    `met`: what was there instead, if anything. `doubted`: a request was not answered, and may still land.
+    """
+
+    def __init__(self, body: bytes, *, over: Found | str | None) -> None:
         self._body = body
-        self._over = over
-        self.done = False
+        self._over = over.etag if isinstance(over, Found) else over
+        self._first: Found | Unread | None = UNREAD if isinstance(over, str) else over
+        self.met: Found | None = None
+        self.doubted = False
+
+    async def carry_out(self, store: ObjectStore, key: str, *, deadline: float) -> Found | None:
+        """What was written; None where something else is there."""
+        swapped = await compare_and_swap(store, key, self, first=self._first, deadline=deadline)
+        if swapped.written or (swapped.current is not None and swapped.current.body == self._body):
+            return swapped.current
+        self.met = swapped.current
+        return None
 
     def propose(self, current: Found | None) -> bytes | None:
-        self.done = current is not None and current.body == self._body
         return self._body if (current.etag if current else None) == self._over else None
 
     def in_doubt(self) -> None:
-        """Nothing to note: the body tells."""
+        self.doubted = True
 
 
 async def _taken(store: ObjectStore, known: Bundles, prefix: str, own: str, names: set[str]) -> set[str]:
     """Those of the names that somebody else has, or claims; all, where the directory is too large to tell."""
-    last = max(names)
+    # By key: '.json' comes after what may go on in the name of another.
+    last = max(key_in(prefix, name) for name in names)
     taken: set[str] = set()
     bundles: list[ObjectInfo] = []
     surveyed = 0
@@ -104,7 +111,7 @@ async def _taken(store: ObjectStore, known: Bundles, prefix: str, own: str, name
         bundles += [info for info in page.objects if is_bundle(info.key) and info.key != own]
         taken.update(place_of(info.key)[1] for info in page.objects)
         surveyed += 1
-        if page.last or (page.objects and place_of(page.objects[-1].key)[1] > last):
+        if page.last or (page.objects and page.objects[-1].key >= last):
             break
         if surveyed == SURVEY:
             return names

@@ -137,9 +137,11 @@ def key_in(prefix: str, name: str) -> str:
 
 def may_be_bundled(key: str) -> bool:
     """Whether a manifest with that key may be in a bundle: those that come before the bundles in a listing may not, nor
-    may those whose names are so long that they are cut; and in the root nothing may."""
+    may those whose names are so long that they are cut; and in the root nothing may, and no bundle in a bundle."""
     prefix, name = place_of(key)
-    return name > _BUNDLE and prefix.startswith(MANIFESTS) and prefix != MANIFESTS and not prefix.endswith(_CUT)
+    if not key.endswith(_SUFFIX) or not prefix.startswith(MANIFESTS) or prefix == MANIFESTS or prefix.endswith(_CUT):
+        return False
+    return name > _BUNDLE and not name.startswith(_BUNDLE)
 
 
 def path_of_manifest(key: str) -> str:
