@@ -216,6 +216,8 @@ def decode(key: str, etag: str, body: bytes) -> Whole:
         or len(names) != len(header.members)
         or not all(may_be_bundled(key_in(bundle.prefix, name)) and "/" not in name for name in names)
         or (header.state == "committed") != (header.digest is not None)
+        or (header.state != "committed" and sizes)
+        or (header.state == "void" and names)
     ):
         raise CorruptObject(f"{key} contradicts itself")
     if header.digest is not None and hashlib.sha256(payload).hexdigest() != header.digest:

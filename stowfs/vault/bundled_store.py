@@ -100,7 +100,8 @@ class BundledStore(ObservedStore):
                 raise
             return NotModified() if member.etag == token else member
         if isinstance(answer, Found) and answer.body.startswith(FRESH):
-            return await self._settle(key, answer)
+            found = await self._settle(key, answer)
+            return NotModified() if found.etag == token else found
         return answer
 
     async def put(self, key: str, body: bytes, condition: Condition = ALWAYS) -> str:
