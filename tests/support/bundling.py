@@ -106,8 +106,12 @@ class Client:
             self.record.created[name].add(self.body(name))
 
     async def bundle(self, *names: str) -> None:
-        """Creates names together, and by themselves those that could not be."""
-        etags = await self.store.put_together(PREFIX, [manifest(name, self.body(name)) for name in names])
+        """Creates names together, and by themselves those that could not be; where that fails, gives them up."""
+        try:
+            etags = await self.store.put_together(PREFIX, [manifest(name, self.body(name)) for name in names])
+        except StoreUnavailable:
+            await self.recover(*names)
+            return
         for name in names:
             if name in etags:
                 self.record.created[name].add(self.body(name))
@@ -115,7 +119,7 @@ class Client:
                 await self.create(name)
 
     async def recover(self, *names: str) -> None:
-        """Finds out, after a crash, what became of the names; what did not take effect then never will."""
+        """Finds out, after a crash or a failure, what became of the names; what did not take effect then never will."""
         for name in names:
             fence = f"{name} by nobody, for {self.name}".encode()
             swapped = await compare_and_swap(self.store, key(name), _Create(fence), deadline=DEADLINE)
@@ -129,13 +133,13 @@ class Client:
     async def replace(self, name: str) -> None:
         """Writes over a name, if it is there, until nobody was in between."""
         own = f" > {self.name}".encode()
-        while (found := await read_or_none(self.store, key(name))) is not None:
-            self.record.saw(name, found.body)
-            if own in found.body:
-                self.record.replaced[name].add(own)
-                return
+        while True:
             try:
-                await self.store.put(key(name), found.body + own, IfMatch(found.etag))
+                if (found := await read_or_none(self.store, key(name))) is None:
+                    return
+                self.record.saw(name, found.body)
+                if own not in found.body:
+                    await self.store.put(key(name), found.body + own, IfMatch(found.etag))
             except (PreconditionFailed, StoreUnavailable):
                 continue
             self.record.replaced[name].add(own)

@@ -67,12 +67,12 @@ class Script:
         return among[self.choices[place] % len(among) if place < len(self.choices) else 0]
 
 
-def orders(switches: int) -> Iterator[Script]:
-    """Scripts that take every way there is with so many switches, if each is played before the next one is asked
-    for."""
+def orders(switches: int, troubles: int = 0) -> Iterator[Script]:
+    """Scripts that take every way there is with so many switches and troubles, if each is played before the next one
+    is asked for."""
     choices: list[int] = []
     while True:
-        script = Script(tuple(choices), switches=switches)
+        script = Script(tuple(choices), troubles, switches)
         yield script
         assert len(script.widths) >= len(choices), "the same choices have led elsewhere"
         choices += [0] * (len(script.widths) - len(choices))

@@ -9,12 +9,11 @@ import os
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 
 import pytest
 import trio
 import trio.testing
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stowfs.store.base import ObjectStore
@@ -83,6 +82,14 @@ PAIRS = [
 ]
 
 
+CREATORS = [
+    ("bundles x and y", "creates x"),
+    ("bundles x and y", "bundles z and x"),
+    ("bundles x and y", "reads x"),
+    ("creates x", "creates x"),
+]
+
+
 def _play(before: str, parts: tuple[str, ...], script: Script) -> None:
     """Hosts a, b … play their parts by a script; then everything is as it must be."""
 
@@ -123,6 +130,18 @@ def test_two_hosts_in_every_order(one: str, other: str, before: str) -> None:
     assert played > 1
 
 
+@pytest.mark.parametrize(("one", "other"), CREATORS)
+def test_whatever_befalls_a_request(one: str, other: str) -> None:
+    """A host crashes at any of its requests, or one is lost, or its answer is, or it lands late; and the other host
+    comes at any time: before the recovery, beside it, or after it."""
+    played = 0
+    for script in orders(switches=SWITCHES - 1, troubles=1):
+        _play("nothing", (one, other), script)
+        played += 1
+    print(f"{played} orders")
+    assert played > 1
+
+
 @settings(max_examples=int(os.environ.get("STOWFS_EXAMPLES", "200")), deadline=None)
 @given(
     before=st.sampled_from(list(BEFORE)),
@@ -130,23 +149,6 @@ def test_two_hosts_in_every_order(one: str, other: str, before: str) -> None:
     choices=st.lists(st.integers(0, 60), max_size=40),
     troubles=st.integers(0, 3),
 )
-def test_hosts_in_some_order_with_troubles(
-    before: str, parts: list[str], choices: list[int], troubles: int
-) -> None:
+def test_hosts_in_some_order_with_troubles(before: str, parts: list[str], choices: list[int], troubles: int) -> None:
     """Requests and answers are lost, writes land late, hosts crash and recover."""
     _play(before, tuple(parts), Script(choices, troubles=troubles))
-
-
-@pytest.mark.parametrize("trouble", range(1, 1 + len(TROUBLES)))
-@pytest.mark.parametrize("before", BEFORE)
-@pytest.mark.parametrize("part", [name for name, part in PARTS.items() if part.creates])
-def test_a_trouble_at_each_request(part: str, before: str, trouble: int) -> None:
-    """Whatever befalls a request, and whoever comes then: before the recovery, beside it, or after it."""
-    for other in ("creates x", "bundles z and x", "reads x"):
-        for nth in range(40):
-            for after in ("", "b", "ab", "aab"):
-                script = TroubledScript(nth, TROUBLES[trouble - 1], after)
-                _play(before, (part, other), script)
-            if not script.met:
-                break
-        assert nth > 1
