@@ -395,7 +395,7 @@ class TestSurvey:
 
 
 async def test_what_is_fresh_and_was_never_counted_stays_so(inner: FaultyStore) -> None:
-    """A fresh object whose name a committed bundle holds: nobody is shown it, and it can be replaced like the member."""
+    """A fresh object whose name a committed bundle holds: nobody is shown it, and the member can be replaced."""
     await put_committed(inner, "x")
     await put_fresh(inner, "x")
     for read_only in (True, False):

@@ -4,7 +4,7 @@ As in `test_crash`, with trouble at every store request. Of several that are cre
 those that were acknowledged are there; and no reference is counted wrongly.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,22 +31,26 @@ TOGETHER = {"d/x": NEW, "d/y": OLD, "d/z": SMALL}
 """The first two share segments."""
 
 
-async def write_together(vault: Vault, contents: State) -> set[str]:
-    """Commits several new conversations at once; those that were acknowledged."""
-    acknowledged = set()
+async def at_once(works: Iterable[Callable[[], Awaitable[object]]]) -> None:
+    """Does all of it at once. Raises the first error, when all have ended."""
+    errors: list[StowError] = []
 
-    async def create(path: str, data: bytes) -> None:
-        await write(vault, path, data)
-        acknowledged.add(path)
+    async def one(work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        except StowError as error:
+            errors.append(error)
 
-    try:
-        async with trio.open_nursery() as nursery:
-            for path, data in contents.items():
-                nursery.start_soon(create, path, data)
-    except* StowError as errors:
-        # As if one commit had failed, so that who tries it is told so.
-        raise errors.exceptions[0] from errors
-    return acknowledged
+    async with trio.open_nursery() as nursery:
+        for work in works:
+            nursery.start_soon(one, work)
+    if errors:
+        raise errors[0]
+
+
+async def write_together(vault: Vault, contents: State) -> None:
+    """Commits several new conversations at once."""
+    await at_once(partial(write, vault, path, data) for path, data in contents.items())
 
 
 async def bundled(store: ObjectStore) -> set[str]:
@@ -144,12 +148,7 @@ async def _create_together(trouble: str, nth: int, store: FaultyStore, directory
 
 
 async def _flush_together(vault: Vault) -> None:
-    try:
-        async with trio.open_nursery() as nursery:
-            for draft in vault.backlog.drafts:
-                nursery.start_soon(vault.backlog.flush, draft, Lock(), Unshown())
-    except* StowError as errors:
-        raise errors.exceptions[0] from errors
+    await at_once(partial(vault.backlog.flush, draft, Lock(), Unshown()) for draft in vault.backlog.drafts)
 
 
 async def _life_goes_on(vault: Vault, state: State) -> None:
@@ -180,7 +179,7 @@ async def _change(kind: Kind, trouble: str, nth: int, store: FaultyStore, direct
     async with Hosts(store, directory, bundles=True) as hosts:
         vault = await hosts.start("a")
         await vault.make_directory("d", ATTRIBUTES)
-        assert await write_together(vault, TOGETHER) == TOGETHER.keys()
+        await write_together(vault, TOGETHER)
         await write(vault, "bystander", OLD)
         await vault.drain()
         assert await bundled(store.inner) == {"x", "y", "z"}

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from stowfs.conversation.segmenter import SegmenterParameters
 from stowfs.store.memory import MemoryStore
-from stowfs.vault import counts, expiry
+from stowfs.vault import bundler, counts, expiry
 from stowfs.vault import record as records
 from stowfs.vault import ring as rings
 from stowfs.vault.descriptor import create_descriptor
@@ -55,13 +55,14 @@ MEMORY = next((path for path in [Path("/dev/shm")] if path.is_dir()), None)
 
 @dataclass(frozen=True)
 class Circumstances:
-    """Bounds of the vault."""
+    """Bounds of the vault. `bundles`: every new conversation in a directory goes into a bundle, even one alone."""
 
     redirect_above: int = records.REDIRECT_ABOVE
     many: int = records.MANY
     capacity: int = rings.CAPACITY
     trash_seconds: float = TRASH_SECONDS
     forgetful: bool = False
+    bundles: bool = False
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -70,6 +71,7 @@ class Circumstances:
             patch.object(records, "REDIRECT_ABOVE", self.redirect_above),
             patch.object(rings, "CAPACITY", self.capacity),
             patch.object(counts, "CAPACITY", self.capacity),
+            patch.object(bundler, "LEAST", 1),
         ):
             yield
 
@@ -79,6 +81,8 @@ CIRCUMSTANCES = {
     "most payloads are redirected": Circumstances(redirect_above=8 << 10),
     "counts end early": Circumstances(many=3),
     "rings forget early": Circumstances(redirect_above=16 << 10, capacity=2, forgetful=True),
+    "in bundles": Circumstances(bundles=True),
+    "in bundles, and rings forget early": Circumstances(bundles=True, capacity=2, forgetful=True),
 }
 
 CHANGES = [
@@ -143,7 +147,9 @@ async def test_whatever_happens_the_tree_is_what_the_model_says(name: str, steps
         descriptor = await create_descriptor(
             store, segmenter=PARAMETERS, many=circumstances.many, trash_seconds=circumstances.trash_seconds
         )
-        async with Hosts(store, Path(directory), descriptor=descriptor, deadline=DEADLINE) as hosts:
+        async with Hosts(
+            store, Path(directory), descriptor=descriptor, deadline=DEADLINE, bundles=circumstances.bundles
+        ) as hosts:
             world = World(hosts, store, descriptor, clock, circumstances.forgetful)
             for host in HOSTS:
                 await world.start(host)

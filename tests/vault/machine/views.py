@@ -1,18 +1,15 @@
 """What a host sees of the tree, and what is counted in the store."""
 
 from stowfs.errors import NoSuchPath
-from stowfs.store.base import Found, ObjectStore
-from stowfs.vault import manifest as manifests
+from stowfs.store.base import ObjectStore
 from stowfs.vault.check import Checked, Checker
 from stowfs.vault.descriptor import Descriptor
-from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.expiry import NANOSECONDS
 from stowfs.vault.findings import CountTooHigh, OrphanBlob, Uncounted
 from stowfs.vault.manifest import Snapshot
-from stowfs.vault.naming import MANIFESTS, path_of_manifest
 from stowfs.vault.repair import repair
 from stowfs.vault.vault import Vault
-from tests.support.audit import audit
+from tests.support.audit import audit, snapshots
 from tests.vault.machine.state import File, State
 from tests.vault.machine.steps import DIRECTORIES, FILES
 
@@ -67,15 +64,10 @@ async def _file(vault: Vault, snapshot: Snapshot) -> File:
 async def deadlines(store: ObjectStore) -> dict[str, tuple[float, bool]]:
     """What lies in the store with its content and a deadline: when that is, and whether it was deleted besides."""
     found = {}
-    dictionaries = Dictionaries(store)
-    keys = [info.key async for page in store.list(MANIFESTS) for info in page.objects]
-    for key in keys:
-        path = path_of_manifest(key)
-        answer = await store.get(key)
-        assert isinstance(answer, Found)
-        manifest = manifests.decode(path, answer.etag, answer.body, await dictionaries.of(answer.body)).manifest
+    for snapshot in await snapshots(store):
+        manifest = snapshot.manifest
         if manifest.holds_something and manifest.attributes.expires_ns is not None:
-            found[path] = manifest.attributes.expires_ns / NANOSECONDS, manifest.deleted is not None
+            found[snapshot.path] = manifest.attributes.expires_ns / NANOSECONDS, manifest.deleted is not None
     return found
 
 

@@ -6,7 +6,9 @@ import msgspec
 from hypothesis import event
 
 from stowfs.errors import CorruptObject, NoSuchPath, StoreError
+from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.draft import Intent
+from stowfs.vault.naming import MANIFESTS
 from tests.support.vaults import ATTRIBUTES, flush
 from tests.vault.machine.cluster import ASYNCHRONOUS, Cluster
 from tests.vault.machine.opened import Opened
@@ -165,7 +167,8 @@ class Writers(Cluster):
 
     async def conflicts(self, edits: dict[str, Opened]) -> set[str]:
         """Which of these edits lie beside what won, whole; they are removed."""
-        keys = [info.key async for page in self.store.list("manifests/") for info in page.objects]
+        bundled = BundledStore(self.store, deadline=1.0, read_only=True)
+        keys = [info.key async for page in bundled.list(MANIFESTS) for info in page.objects]
         if not any(".conflict-" in key for key in keys):
             return set()
         host = next(iter(self.vaults))
