@@ -19,8 +19,10 @@ from stowfs.vault.vault import Vault
 from tests.support.audit import audit
 from tests.support.faults import FailBefore, FaultyStore, Rule
 from tests.support.vaults import ATTRIBUTES, Hosts, append, read, write
-from tests.vault.test_crash_bundled import at_once, bundled, write_together
+from tests.vault.test_crash_bundled import at_once, bundled, patient, write_together
 from tests.vault.test_promises import log_lines, noise
+
+__all__ = ["patient"]
 
 MANY = {f"d/{number:03}": b'{"role":"user","content":"%d"}\n' % number for number in range(100)}
 LARGE = noise(2 * BODY_LIMIT)
