@@ -24,20 +24,20 @@ from tests.support.audit import audit
 from tests.support.faults import TROUBLE, FaultyStore, Rule
 from tests.support.vaults import ATTRIBUTES, DEADLINE, Hosts, append, flush, read, write
 from tests.vault.test_crash import State, _check_counts
-from tests.vault.test_promises import noise
+from tests.vault.test_promises import log_lines
 
-# What does not compress is counted.
-OLD = noise(80_000, 1)
-NEW = OLD + noise(50_000, 2)
-LARGE = noise(120_000, 3)
-TURN = noise(40_000, 4)
+# The first two share segments.
+OLD = log_lines(250, 1)
+NEW = OLD + log_lines(150, 2)
+LARGE = log_lines(300, 3)
+TURN = log_lines(100, 4)
 SMALL = b'{"role":"user","content":"hello"}\n'
 PATHS = ("d/x", "d/y", "d/z")
 PATIENCE = 60.0
 """Seconds for which commits wait for one another: as long as it takes on a machine that is busy with other things."""
 
 TOGETHER = {"d/x": NEW, "d/y": OLD, "d/z": SMALL}
-"""The first two share segments."""
+"""Two of them have segments."""
 
 
 @pytest.fixture(autouse=True)
