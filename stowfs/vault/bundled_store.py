@@ -43,6 +43,10 @@ from stowfs.vault.untrusted import read_bounded
 SETTLED = 20_000
 """Fresh objects of which it is remembered that they are there for good: some four megabytes."""
 
+MANY = 16
+"""Bundles of a directory that this host does not have, from which on the index is asked for a name in one of them:
+fewer are read at once."""
+
 UNSETTLED = "~"
 """What stands behind the ETag of a fresh object while a bundle claims its name and this host may not write: so that it
 is never taken for unchanged."""
@@ -192,8 +196,23 @@ class BundledStore(ObservedStore):
         prefix, name = place_of(key)
         if not await self._holds(prefix):
             return None
-        known = self.bundles.holding(prefix, name)
-        for bundle in [known] if known is not None else await self.bundles.of(prefix):
+        if (known := self.bundles.holding(prefix, name)) is not None:
+            return known
+        return await self._find(await self.bundles.listed(prefix), name)
+
+    async def _find(self, listed: Sequence[ObjectInfo], name: str) -> Bundle | None:
+        """The committed one of the listed bundles that holds a name."""
+        local = await self.bundles.local(listed)
+        for key in sorted(local):
+            if local[key].state == "committed" and local[key].member(name) is not None:
+                return local[key]
+        rest = [info for info in listed if info.key not in local]
+        if len(rest) >= MANY:
+            # The index of the store may tell which one it is: to read all of them for one name would be slow.
+            damaged: list[ObjectInfo] = []
+            held = await self._listing.held_by(rest, damaged=damaged)
+            rest = [info for info in rest if any(member.name == name for member in held.get(info.key, ()))] + damaged
+        for bundle in await self.bundles.load(rest):
             if bundle.state == "committed" and bundle.member(name) is not None:
                 return bundle
         return None

@@ -8,6 +8,7 @@ import pytest
 import trio.testing
 
 from stowfs import codec
+from stowfs.errors import CorruptObject
 from stowfs.store.memory import MemoryStore
 from stowfs.vault import indexing, shared_index
 from stowfs.vault.bundle import Member, committed, decode, token
@@ -299,3 +300,21 @@ async def test_a_bundle_is_read_once_for_all_who_want_what_it_holds(hosts: Hosts
         await trio.testing.wait_all_tasks_blocked(0.05)
         stall.go.set()
     assert len([request for request in store.log if is_bundle(request.key)]) == 1
+
+
+async def test_one_name_in_a_large_directory_is_found_by_the_index(hosts: Hosts, store: FaultyStore) -> None:
+    await indexed(hosts, {"d": 2 * LEAST * IN_A_BUNDLE})
+    b = await hosts.start("b")
+    store.reset_log()
+    assert (await b.head("d/00777")).path == "d/00777"
+    read = [request.key for request in store.log if request.operation == "get"]
+    assert len([key for key in read if is_bundle(key)]) == 1
+    assert len(read) <= 5
+
+
+async def test_a_name_is_not_said_to_be_absent_where_a_bundle_cannot_be_read(hosts: Hosts, store: FaultyStore) -> None:
+    await indexed(hosts, {"d": 2 * LEAST * IN_A_BUNDLE})
+    await store.inner.put((await bundles_in(store))[7], b"damaged")
+    b = await hosts.start("b")
+    with pytest.raises(CorruptObject):
+        await b.head("d/other")

@@ -14,7 +14,7 @@ from stowfs.store.memory import MemoryStore
 from tests.support.audit import audit
 from tests.support.corpus import samples
 from tests.support.faults import Delay, FaultyStore, Rule
-from tests.support.vaults import Hosts, append, read, read_in_steps, write
+from tests.support.vaults import ATTRIBUTES, Hosts, append, read, read_in_steps, write
 from tests.vault.test_promises import log_lines, noise
 
 
@@ -22,10 +22,13 @@ async def test_a_small_new_conversation_is_one_put(tmp_path: Path) -> None:
     store = FaultyStore(MemoryStore())
     async with Hosts(store, tmp_path) as hosts:
         a = await hosts.start("a")
+        await a.make_directory("new", ATTRIBUTES)
         small = [path.read_bytes()[: 64 << 10] for path in samples()] + [noise(64 << 10), b"", log_lines(60)]
         for number, data in enumerate(small):
             # With an index of its own, nothing is known to be shared.
             vault = await hosts.start(f"host{number}")
+            # As who creates a file does.
+            await vault.head("new")
             store.reset_log()
             await write(vault, f"new/{number}", data)
             await vault.drain()
