@@ -22,6 +22,9 @@ ROOT = Path(os.environ.get("STOWFS_CORPUS", SAMPLES))
 WRITES = {"chat": 1.3, "agent": 2.0}
 """Write requests a conversation, at most: small ones are one object; long ones share segments with others."""
 
+BUNDLED = {"chat": 0.1, "agent": 2.0}
+"""The same where small ones are put together."""
+
 SLACK = 3
 """Write requests besides, which do not depend on how many conversations there are: descriptor and dictionaries."""
 
@@ -41,16 +44,19 @@ async def put_all(vault: Vault, source: Path) -> None:
 
 
 @pytest.mark.parametrize("corpus", WRITES)
-async def test_putting_a_corpus_costs_hardly_more_than_one_write_a_conversation(corpus: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bundles", [True, False])
+async def test_what_putting_a_corpus_costs_in_writes(corpus: str, bundles: bool, tmp_path: Path) -> None:
     store = FaultyStore(MemoryStore())
     source = ROOT / corpus
     files = [path for path in source.rglob("*") if path.is_file()]
     directories = [path for path in source.rglob("*") if path.is_dir()]
-    async with Hosts(store, tmp_path) as hosts:
+    async with Hosts(store, tmp_path, bundles=bundles) as hosts:
         vault = await hosts.start("a")
         store.reset_log()
         await put_all(vault, source)
-        assert writes(store) <= WRITES[corpus] * len(files) + len(directories) + SLACK
+        # The last bundle of a directory takes two however small it is.
+        each, directory = (BUNDLED, 3) if bundles else (WRITES, 1)
+        assert writes(store) <= each[corpus] * len(files) + directory * len(directories) + SLACK
         for path in files[:3]:
             assert await read(vault, f"copied/{path.relative_to(source)}") == path.read_bytes()
 
@@ -92,9 +98,10 @@ async def test_acknowledging_a_corpus_costs_hardly_more_than_one_write_a_convers
 
 
 @pytest.mark.parametrize("corpus", WRITES)
-async def test_putting_what_is_there_already_writes_nothing(corpus: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bundles", [True, False])
+async def test_putting_what_is_there_already_writes_nothing(corpus: str, bundles: bool, tmp_path: Path) -> None:
     store = FaultyStore(MemoryStore())
-    async with Hosts(store, tmp_path) as hosts:
+    async with Hosts(store, tmp_path, bundles=bundles) as hosts:
         await put_all(await hosts.start("a"), ROOT / corpus)
         other = await hosts.start("b")
         for vault in (await hosts.start("a again"), other):
