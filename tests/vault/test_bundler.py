@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -90,6 +91,40 @@ async def test_a_directory_that_was_not_made_gets_none(hosts: Hosts, faulty: Fau
     """Whether it is to have any is known from the manifest of a directory, and this one has none."""
     await write_together(await hosts.start("a"), {"d/x": b"x", "d/y": b"y"})
     assert await bundled(faulty.inner) == set()
+
+
+async def test_a_store_of_the_first_version_gets_none(hosts: Hosts, faulty: FaultyStore) -> None:
+    assert hosts.descriptor is not None
+    hosts.descriptor = msgspec.structs.replace(hosts.descriptor, v=1)
+    vault = await hosts.start("a")
+    await vault.make_directory("d", ATTRIBUTES)
+    faulty.reset_log()
+    await write_together(vault, {"d/x": b"x", "d/y": b"y"})
+    assert faulty.counts() == {("put", "manifests"): 2}
+    with pytest.raises(NoSuchPath):
+        await vault.head("d/z")
+    assert faulty.count("list") == 0
+    assert await bundled(faulty.inner) == set()
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_whatever_comes_after_a_directory_keeps_whether_it_may_have_any(
+    hosts: Hosts, faulty: FaultyStore, first: bool
+) -> None:
+    vault, other = await hosts.start("a", bundles=first), await hosts.start("b", bundles=not first)
+    await vault.make_directory("d", ATTRIBUTES)
+    await vault.remove_directory("d")
+    await write(other, "d", b"a conversation")
+    await other.set_attributes("d", mode=0o600)
+    await other.remove("d")
+    await write(other, "x", b"another")
+    await other.rename("x", "d")
+    await other.remove("d")
+    await other.make_directory("d", ATTRIBUTES)
+    for host in (vault, other, await hosts.start("c", bundles=True)):
+        assert (await host.head("d")).manifest.bundles is first
+    await write_together(await hosts.start("d", bundles=True), {"d/x": b"x", "d/y": b"y"})
+    assert await bundled(faulty.inner) == ({"x", "y"} if first else set())
 
 
 async def test_who_does_not_bundle_reads_and_writes_bundled_directories(
