@@ -7,7 +7,9 @@
 
 A manifest may be left out only where its own object is not *fresh* (see `bundled_store`): a fresh one does not count as
 long as the bundle holds the name. And only where that object has been there for a while: who reads asks for the object
-first and for the bundles then, and must not find neither.
+first and for the bundles then, and must not find neither. What is given up for good, with an empty tombstone in its
+place, is left out at once: to find neither is right then. One such manifest is enough for its bundle to be written
+again: what somebody has deleted or replaced must not be kept on account of what lies beside it.
 """
 
 import heapq
@@ -31,10 +33,6 @@ SETTLED = 86400.0
 """Seconds after which nothing is under way any more that began before: operations end after minutes, but a host may
 have been asleep meanwhile."""
 
-HIDDEN_SHARE = 2
-"""A bundle is written again when this part of what it holds is hidden: then each of its manifests is written once more
-in all, on average."""
-
 BUNDLES_AT_ONCE = 8
 """Bundles worked on at once, of up to some megabytes each."""
 
@@ -50,15 +48,12 @@ class Passed:
     members: int
     hidden: set[str] = field(default_factory=set)
 
-    @property
-    def mostly_hidden(self) -> bool:
-        """Whether it is worth to be written again."""
-        return HIDDEN_SHARE * len(self.hidden) >= self.members
 
-
-async def walk(store: BundledStore, *, before: float) -> AsyncIterator[tuple[Expanded, list[Passed]]]:
-    """Lists all manifests; with each page the bundles of which everything has been listed by then. `before`: only what
-    an object hides that was written before that time is noted as hidden.
+async def walk(
+    store: BundledStore, *, before: float, given_up: Collection[str] = ()
+) -> AsyncIterator[tuple[Expanded, list[Passed]]]:
+    """Lists all manifests; with each page the bundles of which everything has been listed by then. Noted as hidden is
+    only what an object hides that was written `before` that time, or that has a key of `given_up`.
 
     In memory are the bundles that the listing is within, with the names that are hidden so far. Those that cannot be
     read are left out.
@@ -77,7 +72,7 @@ async def walk(store: BundledStore, *, before: float) -> AsyncIterator[tuple[Exp
         for line in expanded.hidden:
             prefix, name = place_of(line.key)
             passed = within.get(key_of_token(line.etag, prefix))
-            if passed is not None and line.modified < before:
+            if passed is not None and (line.modified < before or line.key in given_up):
                 passed.hidden.add(name)
         reached = expanded.page.objects[-1].key if expanded.page.objects else ""
         done = []
@@ -107,10 +102,10 @@ class BundleCare:
     """One collection of what bundles do not need. `removed`: the bytes of each bundle that is deleted, and of each
     manifest that is left out; `unread`: why bundles could not be read that could be a moment before, by key.
 
-    `before`: what was written before that time is settled. `known`: what else remembers the bundles of this store.
-    `exclusive`: nothing else uses it. All that is hidden is left out then, so that it hides nothing from `delete`; and
-    `dictionaries` has the names of those that the frames in bundles were made with. What hosts remember of a manifest
-    in a bundle cannot tell: it keeps its ETag when it is compressed again.
+    `before`: what was written before that time is settled. `given_up`: the keys of what is to go at once. `known`: what
+    else remembers the bundles of this store. `exclusive`: nothing else uses it. All that is hidden is left out then, so
+    that it hides nothing from `delete`; and `dictionaries` has the names of those that the frames in bundles were made
+    with. What hosts remember of a manifest in a bundle cannot tell: it keeps its ETag when it is compressed again.
     """
 
     def __init__(
@@ -120,6 +115,7 @@ class BundleCare:
         known: Sequence[Bundles],
         deadline: float,
         before: float,
+        given_up: Collection[str],
         exclusive: bool,
         dry_run: bool,
     ) -> None:
@@ -127,6 +123,7 @@ class BundleCare:
         self._known = (store.bundles, *known)
         self._deadline = deadline
         self._before = before
+        self._given_up = given_up
         self._exclusive = exclusive
         self._dry_run = dry_run
         self.removed: list[int] = []
@@ -135,14 +132,15 @@ class BundleCare:
 
     async def run(self) -> None:
         """Goes through all bundles. Raises store errors; what was done until then is done."""
-        async for _, passed in walk(self._store, before=math.inf if self._exclusive else self._before):
+        before = math.inf if self._exclusive else self._before
+        async for _, passed in walk(self._store, before=before, given_up=self._given_up):
             await each(self._one, passed, limit=BUNDLES_AT_ONCE)
 
     async def _one(self, passed: Passed) -> None:
         try:
             if not passed.members:
                 await self._abandoned(passed.info)
-            elif passed.mostly_hidden or self._exclusive:
+            elif passed.hidden or self._exclusive:
                 await self._committed(passed)
         except (CorruptObject, UnsupportedVersion) as error:
             self.unread[passed.info.key] = str(error)
@@ -160,7 +158,7 @@ class BundleCare:
         if whole is None or whole.bundle.state != "committed":
             return
         gone = await superseded(self._store.inner, whole.bundle, passed.hidden)
-        if gone and (self._exclusive or HIDDEN_SHARE * len(gone) >= len(whole.bundle.header.members)):
+        if gone:
             await self._leave_out(whole, gone, passed.info.size)
         if self._exclusive:
             numbers = {codec.dictionary_number(body) for member, body in whole.manifests() if member.name not in gone}

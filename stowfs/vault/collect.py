@@ -25,6 +25,7 @@ from stowfs.errors import CorruptObject, ObjectNotFound, PreconditionFailed, Uns
 from stowfs.store.base import ByteRange, Found, IfMatch, ObjectInfo, ObjectStore
 from stowfs.vault import manifest as manifests
 from stowfs.vault import record as records
+from stowfs.vault.bundle import is_token
 from stowfs.vault.bundle_care import SETTLED, BundleCare
 from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.cas import read_or_none
@@ -115,8 +116,12 @@ async def collect_garbage(
     """
     kept_for = vault.descriptor.trash_seconds if trash is None else trash
     work = _Collection(store, vault, grace, kept_for, exclusive=exclusive, dry_run=dry_run, now=now, progress=progress)
-    await work.bundles()
+    if exclusive:
+        # Tombstones stay as long as they hide something.
+        await work.bundles()
     await work.tombstones()
+    if not exclusive or work.given_up:
+        await work.bundles()
     await work.index()
     await work.segments()
     await work.dictionaries()
@@ -165,6 +170,10 @@ class _Collection:
         self._kept: list[Kept] = []
         self._unsettled = 0
         self._replaced_blobs = 0
+        # The keys of what is given up and lies in bundles still.
+        self.given_up: set[str] = set()
+        # Of the page that is worked on: what hides something that lies in a bundle.
+        self._hidden: set[str] = set()
         # The names of the dictionaries that something was compressed with.
         self._dictionaries: set[str] = set()
 
@@ -186,7 +195,7 @@ class _Collection:
         )
 
     async def bundles(self) -> None:
-        """Takes what nobody needs out of bundles; before the tombstones, which stay as long as they hide any of it."""
+        """Takes what nobody needs out of bundles."""
         if not self._vault.descriptor.bundles:
             return
         care = BundleCare(
@@ -194,6 +203,7 @@ class _Collection:
             known=(self._vault.store.bundles,),
             deadline=self._vault.options.deadline,
             before=self._now() - SETTLED - CLOCK_ALLOWANCE,
+            given_up=self.given_up,
             exclusive=self._exclusive,
             dry_run=self._dry_run,
         )
@@ -204,7 +214,8 @@ class _Collection:
 
     async def tombstones(self) -> None:
         """Empties the trash, gives up what has expired, and removes what has long been empty."""
-        async for page in self._store.list(MANIFESTS):
+        async for expanded in self._store.expanded(MANIFESTS):
+            page, self._hidden = expanded.page, {line.key for line in expanded.hidden}
             self._progress.expect(sum(info.size for info in page.objects))
             await self._vault.compare_with_index(page.objects)
             found = {manifest_key(snapshot.path): snapshot for snapshot in await self._vault.versions(page.objects)}
@@ -249,18 +260,28 @@ class _Collection:
             if snapshot.dictionary:
                 self._dictionaries.add(snapshot.dictionary.name)
             deadline, before = self._now() - MARGIN, self._now() - self._trash
+            # With `exclusive`, what is hidden has been left out already.
+            bundled = is_token(snapshot.etag) or (info.key in self._hidden and not self._exclusive)
             if expired_before(snapshot, deadline):
                 if self._dry_run or await self._vault.give_up_expired(snapshot.path, before=deadline):
                     self._expired.append(snapshot.size)
+                    self._give_up(info, bundled)
             elif is_due(snapshot, before):
                 if self._dry_run or await self._vault.empty_trash(snapshot.path, before=before):
                     self._emptied.append(snapshot.size)
-            elif not snapshot.manifest.holds_something and not snapshot.manifest.bundles:
-                await self._remove(info, snapshot.etag)
+                    self._give_up(info, bundled)
+            elif not snapshot.manifest.holds_something:
+                self._give_up(info, bundled)
+                if not snapshot.manifest.bundles:
+                    await self._remove(info, snapshot.etag)
         except (CorruptObject, UnsupportedVersion) as error:
             self._kept.append(Kept(info.key, str(error)))
         finally:
             self._progress.advance(info.size)
+
+    def _give_up(self, info: ObjectInfo, bundled: bool) -> None:
+        if bundled:
+            self.given_up.add(info.key)
 
     async def _segment(self, info: ObjectInfo) -> None:
         try:

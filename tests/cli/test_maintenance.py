@@ -224,7 +224,8 @@ def test_on_s3(stow: Stow, rgw_url: str) -> None:
     assert stow.json("gc", store, "--empty-trash", "--grace", "0")["emptied"]["conversations"] == 1
     after = stow.json("du", store)
     assert "blobs" not in after["stored"]
-    assert after["stored_bytes"] < before["stored_bytes"] - 590_000
+    # What was brought back has left its bundle, which is written without it only after days.
+    assert after["stored_bytes"] < before["stored_bytes"] - 550_000
     assert text(stow, store, "runs/1") == FILES["runs/1"]
     for options in ([], ["--repair", "--exclusive"]):
         report = stow.json("fsck", store, *options)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -201,24 +202,46 @@ async def test_what_has_a_key_of_its_own_is_left_out(hosts: Hosts) -> None:
     for path in NAMES[:2]:
         files[path] += b"more"
         await append(other, path, b"more")
-    assert (await collect(hosts, vault)).removed == 0
-    assert await held(hosts) == set(NAMES)
-    await other.remove(NAMES[2])
-    del files[NAMES[2]]
-    # Half of it is hidden now, but somebody may just have asked for what was not there yet.
+    # Somebody may just have asked for what was not there yet.
     assert (await collect(hosts, vault, SETTLED)).removed == 0
+    assert await held(hosts) == set(NAMES)
     before = await contents(hosts.store)
     dry = await collect(hosts, vault, dry_run=True)
     assert await contents(hosts.store) == before
-    assert (dry.removed, dry.removed_bytes > 0) == (3, True)
+    assert (dry.removed, dry.removed_bytes > 0) == (2, True)
     assert await collect(hosts, vault) == dry
-    assert await held(hosts) == set(NAMES[3:])
+    assert await held(hosts) == set(NAMES[2:])
     assert (await collect(hosts, vault)).removed == 0
     await check(hosts, vault, files)
     # What is in a bundle that was written again can be written.
     await append(vault, NAMES[3], b"more")
     files[NAMES[3]] += b"more"
     await check(hosts, vault, files)
+
+
+async def test_what_is_given_up_is_left_out_at_once(hosts: Hosts) -> None:
+    files = numbered()
+    vault = await filled(hosts, files)
+    await vault.remove(NAMES[2])
+    del files[NAMES[2]]
+    dry = await collect(hosts, vault, 0, dry_run=True)
+    assert await held(hosts) == set(NAMES)
+    assert await collect(hosts, vault, 0) == dry
+    assert dry.removed == 1
+    assert await held(hosts) == set(NAMES) - {NAMES[2]}
+    await check(hosts, vault, files)
+
+
+async def test_what_is_in_the_trash_stays_until_that_is_emptied(hosts: Hosts) -> None:
+    assert hosts.descriptor is not None
+    hosts.descriptor = msgspec.structs.replace(hosts.descriptor, trash_seconds=3600.0)
+    vault = await filled(hosts, numbered())
+    await vault.remove(NAMES[2])
+    assert (await collect(hosts, vault, 0)).removed == 0
+    assert await held(hosts) == set(NAMES)
+    emptied = await collect(hosts, vault, 2 * 3600.0)
+    assert (emptied.emptied, emptied.removed) == (1, 1)
+    assert await held(hosts) == set(NAMES) - {NAMES[2]}
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
@@ -265,9 +288,7 @@ async def test_a_tombstone_stays_as_long_as_it_hides_something(hosts: Hosts) -> 
     store = BundledStore(hosts.store, deadline=DEADLINE)
     with pytest.raises(PreconditionFailed):
         await store.delete(manifest_key(NAMES[0]))
-    assert (await collect(hosts, vault, 2 * FORGOTTEN_AFTER)).removed == 0
     dry = await collect(hosts, vault, 2 * FORGOTTEN_AFTER, exclusive=True, dry_run=True)
-    # With `exclusive` it need not be half of it.
     collected = await collect(hosts, vault, 2 * FORGOTTEN_AFTER, exclusive=True)
     assert collected == dry
     assert collected.removed == 2
