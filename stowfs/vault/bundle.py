@@ -31,6 +31,9 @@ VERSION = 1
 MEMBERS = 1000
 """Manifests in a bundle at most: what a listing has of objects on a page."""
 
+ENOUGH = 64
+"""Manifests that are sent together, as soon as there are so many: each then costs a twentieth of a request."""
+
 BODY_LIMIT = 64 * 1024
 """Bytes of a manifest that is bundled: to read one, all of its bundle is read; a larger one has enough to itself."""
 
@@ -97,6 +100,15 @@ class Bundle:
     @cached_property
     def _places(self) -> dict[str, int]:
         return {member.name: place for place, member in enumerate(self.header.members)}
+
+    @property
+    def held(self) -> tuple[Member, ...]:
+        """What it holds, not what it only claims."""
+        return self.header.members if self.state == "committed" else ()
+
+    def holds(self, name: str) -> bool:
+        """Whether it holds something under a name."""
+        return self.state == "committed" and name in self._places
 
     def member(self, name: str) -> Member | None:
         """What it has, or claims, under a name."""
@@ -172,6 +184,12 @@ class _Version(msgspec.Struct):
 _version_decoder = msgspec.json.Decoder(_Version)
 
 
+def may_have(key: str, members: Iterable[Member]) -> bool:
+    """Whether a bundle under that key can have these members, by their names."""
+    prefix, _ = place_of(key)
+    return all("/" not in member.name and may_be_bundled(key_in(prefix, member.name)) for member in members)
+
+
 def _encode(header: Header, payload: bytes = b"") -> bytes:
     return codec.compress(_encoder.encode(header)) + payload
 
@@ -214,7 +232,7 @@ def decode(key: str, etag: str, body: bytes) -> Whole:
     if (
         sizes != len(payload)
         or len(names) != len(header.members)
-        or not all(may_be_bundled(key_in(bundle.prefix, name)) and "/" not in name for name in names)
+        or not may_have(key, header.members)
         or (header.state == "committed") != (header.digest is not None)
         or (header.state != "committed" and sizes)
         or (header.state == "void" and names)

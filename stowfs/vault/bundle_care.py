@@ -62,12 +62,9 @@ async def walk(
     ends: list[tuple[str, str]] = []
     async for expanded in store.expanded(MANIFESTS):
         listed = {info.key: info for info in expanded.bundles}
-        met = await store.bundles.local(expanded.bundles)
-        met |= await store.bundles.read([info for info in expanded.bundles if info.key not in met], [])
-        for bundle in met.values():
-            names = [member.name for member in bundle.header.members if bundle.state == "committed"]
-            within[bundle.key] = Passed(listed[bundle.key], len(names))
-            last = max((key_in(bundle.prefix, name) for name in names), default=bundle.key)
+        for bundle in await store.bundles.load(expanded.bundles, damaged=[]):
+            within[bundle.key] = Passed(listed[bundle.key], len(bundle.held))
+            last = max((key_in(bundle.prefix, member.name) for member in bundle.held), default=bundle.key)
             heapq.heappush(ends, (last, bundle.key))
         for line in expanded.hidden:
             prefix, name = place_of(line.key)

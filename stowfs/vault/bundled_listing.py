@@ -13,7 +13,7 @@ import trio
 
 from stowfs.store.base import ObjectInfo, ObjectStore, Page
 from stowfs.store.rules import PAGE_SIZE
-from stowfs.vault.bundle import Bundle, Member, token
+from stowfs.vault.bundle import Member, token
 from stowfs.vault.bundles import Bundles
 from stowfs.vault.lru import Lru
 from stowfs.vault.naming import MANIFESTS, bundles_prefix, is_bundle, key_in, place_of
@@ -256,7 +256,7 @@ class BundledListing:
         Where one has to be read, so are some of those that are `following` and will be wanted next.
         """
         local = await self._bundles.local(infos)
-        found = {key: _members(bundle) for key, bundle in local.items()}
+        found: dict[str, Sequence[Member]] = {key: bundle.held for key, bundle in local.items()}
         rest = [info for info in infos if info.key not in found]
         if rest and self._indexed is not None:
             found |= await self._indexed(rest, among=len(infos) + len(following))
@@ -272,7 +272,7 @@ class BundledListing:
         unread: list[ObjectInfo] = []
         bundles = await self._bundles.read([*rest, *ahead], unread)
         keys = {info.key for info in rest}
-        found |= {key: _members(bundle) for key, bundle in bundles.items() if key in keys}
+        found |= {key: bundle.held for key, bundle in bundles.items() if key in keys}
         if damaged is not None:
             damaged += sorted((info for info in unread if info.key in keys), key=lambda info: info.key)
         return found
@@ -292,11 +292,6 @@ class BundledListing:
             for member in held.get(info.key, ())
         ]
         return lines, damaged
-
-
-def _members(bundle: Bundle) -> Sequence[Member]:
-    """What a bundle holds, not what it only claims."""
-    return bundle.header.members if bundle.state == "committed" else ()
 
 
 def _ends(objects: Sequence[ObjectInfo]) -> Iterator[int]:

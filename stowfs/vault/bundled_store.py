@@ -79,7 +79,7 @@ class BundledStore(ObservedStore):
         self._may_hold = may_hold
         self._deadline = deadline
         self._read_only = read_only
-        self._listing = BundledListing(inner, self.bundles, self._holds, indexed)
+        self._listing = BundledListing(inner, self.bundles, may_hold, indexed)
         self._settled = Lru[str](SETTLED, lambda _: 1)
 
     async def get(
@@ -113,7 +113,7 @@ class BundledStore(ObservedStore):
             match condition:
                 case IfMatch(etag) if is_token(etag):
                     return await self._replace(key, body, etag)
-                case IfAbsent() if may_be_bundled(key) and await self._holds(place_of(key)[0]):
+                case IfAbsent() if may_be_bundled(key) and await self._may_hold(place_of(key)[0]):
                     return await self._create(key, body)
                 case _:
                     return await self.inner.put(key, body, condition)
@@ -178,9 +178,6 @@ class BundledStore(ObservedStore):
         with self._changing(prefix):
             return await put_bundle(self.inner, self.bundles, prefix, manifests, deadline=self._deadline)
 
-    async def _holds(self, prefix: str) -> bool:
-        return await self._may_hold(prefix)
-
     def _is_known(self, key: str, token: str) -> bool:
         prefix, name = place_of(key)
         bundle = self.bundles.known(key_of_token(token, prefix))
@@ -194,7 +191,7 @@ class BundledStore(ObservedStore):
     async def _holder(self, key: str) -> Bundle | None:
         """The committed bundle that holds something under a key now."""
         prefix, name = place_of(key)
-        if not await self._holds(prefix):
+        if not await self._may_hold(prefix):
             return None
         if (known := self.bundles.holding(prefix, name)) is not None:
             return known
@@ -203,19 +200,16 @@ class BundledStore(ObservedStore):
     async def _find(self, listed: Sequence[ObjectInfo], name: str) -> Bundle | None:
         """The committed one of the listed bundles that holds a name."""
         local = await self.bundles.local(listed)
-        for key in sorted(local):
-            if local[key].state == "committed" and local[key].member(name) is not None:
-                return local[key]
+        for _, bundle in sorted(local.items()):
+            if bundle.holds(name):
+                return bundle
         rest = [info for info in listed if info.key not in local]
         if len(rest) >= MANY:
             # The index of the store may tell which one it is: to read all of them for one name would be slow.
             damaged: list[ObjectInfo] = []
             held = await self._listing.held_by(rest, damaged=damaged)
             rest = [info for info in rest if any(member.name == name for member in held.get(info.key, ()))] + damaged
-        for bundle in await self.bundles.load(rest):
-            if bundle.state == "committed" and bundle.member(name) is not None:
-                return bundle
-        return None
+        return next((bundle for bundle in await self.bundles.load(rest) if bundle.holds(name)), None)
 
     async def _in_bundle(self, bundle: Bundle, name: str) -> Found | None:
         member = bundle.member(name)
@@ -228,33 +222,34 @@ class BundledStore(ObservedStore):
         found = Found(fresh.body[len(FRESH) :], fresh.etag)
         if self._settled.get(key) == fresh.etag:
             return found
-        if (rival := await self._rival(key)) is not None:
+        rival, claims = await self._look(key) if self._read_only else (await self._rival(key), ())
+        if rival is not None:
             return rival
-        if self._read_only and await self._is_claimed(key):
+        if claims:
             return Found(found.body, found.etag + UNSETTLED)
         self._settled.put(key, fresh.etag)
         return found
 
+    async def _look(self, key: str) -> tuple[Found | None, Sequence[Bundle]]:
+        """What a committed bundle holds under a key; and, if there is none, the pending ones that claim it."""
+        prefix, name = place_of(key)
+        claims = []
+        for bundle in await self.bundles.of(prefix):
+            if (found := await self._in_bundle(bundle, name)) is not None:
+                return found, []
+            if bundle.member(name) is not None:
+                claims.append(bundle)
+        return None, claims
+
     async def _rival(self, key: str) -> Found | None:
         """What a committed bundle holds under a key. If there is none, there never will be one as long as there is an
-        object under that key (unless this host may not write)."""
-        prefix, name = place_of(key)
-        undecided = True
-        while undecided:
-            undecided = False
-            for bundle in await self.bundles.of(prefix):
-                if bundle.member(name) is None:
-                    continue
-                if (found := await self._in_bundle(bundle, name)) is not None:
-                    return found
-                if not self._read_only:
-                    undecided = True
-                    await make_void(self.inner, bundle, deadline=self._deadline)
-        return None
-
-    async def _is_claimed(self, key: str) -> bool:
-        prefix, name = place_of(key)
-        return any(bundle.member(name) is not None for bundle in await self.bundles.of(prefix))
+        object under that key."""
+        while True:
+            rival, claims = await self._look(key)
+            if not claims:
+                return rival
+            for bundle in claims:
+                await make_void(self.inner, bundle, deadline=self._deadline)
 
     async def _create(self, key: str, body: bytes) -> str:
         etag = await self.inner.put(key, FRESH + body, IF_ABSENT)

@@ -12,15 +12,12 @@ from dataclasses import dataclass, field
 import trio
 
 from stowfs.errors import StowError
-from stowfs.vault.bundle import BODY_LIMIT, BYTES
+from stowfs.vault.bundle import BODY_LIMIT, BYTES, ENOUGH
 from stowfs.vault.bundled_directories import BundledDirectories
 from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.bundling import Manifest
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import manifest_key, may_be_bundled, place_of
-
-ENOUGH = 64
-"""Manifests that are sent together, as soon as there are so many: each then costs a twentieth of a request."""
 
 LEAST = 2
 """Manifests that are worth a bundle, which takes three requests; one alone takes two."""
@@ -31,11 +28,10 @@ PATIENCE = 0.25
 
 @dataclass(eq=False)
 class _Batch:
-    """What is sent together; `etags` of what was created by it, by name, or why that is not known."""
+    """What is sent together, by name; the `etags` of what was created by it, or why that is not known."""
 
     prefix: str
-    manifests: list[Manifest] = field(default_factory=list)
-    names: set[str] = field(default_factory=set)
+    manifests: dict[str, Manifest] = field(default_factory=dict)
     size: int = 0
     done: trio.Event = field(default_factory=trio.Event)
     etags: dict[str, str] = field(default_factory=dict)
@@ -52,8 +48,8 @@ class Bundler:
         self._directories = directories
         self._nursery = nursery
         self.enabled = enabled
-        # Commits under way; and of them those that wait in a batch that gathers.
-        self._under_way = self._waiting = 0
+        # Commits under way, those among them that wait in a batch that gathers.
+        self._under_way = 0
         self._gathering: dict[str, _Batch] = {}
         # Whether a task looks already whether others come.
         self._looking = False
@@ -80,7 +76,7 @@ class Bundler:
         if not await self._directories.holds(prefix):
             return None
         gathering = self._gathering.get(prefix)
-        if gathering is not None and name in gathering.names:
+        if gathering is not None and name in gathering.manifests:
             return None  # a bundle has a name once: who is second finds out by itself who is first
         batch = self._join(prefix, Manifest(name, own.manifest.commit, own.body))
         await batch.done.wait()
@@ -96,17 +92,18 @@ class Bundler:
         if batch is None:
             batch = self._gathering[prefix] = _Batch(prefix)
             self._nursery.start_soon(self._send_later, batch)
-        batch.manifests.append(manifest)
-        batch.names.add(manifest.name)
+        batch.manifests[manifest.name] = manifest
         batch.size += len(manifest.body)
-        self._waiting += 1
         if len(batch.manifests) >= ENOUGH:
             self._send(batch)
         self._send_unless_others_come()
         return batch
 
+    def _all_wait(self) -> bool:
+        return sum(len(batch.manifests) for batch in self._gathering.values()) >= self._under_way
+
     def _send_unless_others_come(self) -> None:
-        if self._gathering and self._waiting >= self._under_way and not self._looking:
+        if self._gathering and not self._looking and self._all_wait():
             self._looking = True
             self._nursery.start_soon(self._look_again)
 
@@ -115,7 +112,7 @@ class Bundler:
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
         self._looking = False
-        if self._waiting >= self._under_way:
+        if self._all_wait():
             for batch in list(self._gathering.values()):
                 self._send(batch)
 
@@ -126,14 +123,13 @@ class Bundler:
 
     def _send(self, batch: _Batch) -> None:
         del self._gathering[batch.prefix]
-        self._waiting -= len(batch.manifests)
         self._under_way -= len(batch.manifests)
         self._nursery.start_soon(self._put, batch)
 
     async def _put(self, batch: _Batch) -> None:
         try:
             if len(batch.manifests) >= LEAST:
-                batch.etags = await self._store.put_together(batch.prefix, batch.manifests)
+                batch.etags = await self._store.put_together(batch.prefix, [*batch.manifests.values()])
         except StowError as error:
             batch.error = error
         finally:

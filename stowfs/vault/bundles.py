@@ -123,10 +123,11 @@ class Bundles:
                 directory.asked = asked
             return directory.bundles
 
-    async def load(self, listed: Sequence[ObjectInfo]) -> list[Bundle]:
-        """Those of the listed bundles that are there still, by key; one may be a later version by then."""
+    async def load(self, listed: Sequence[ObjectInfo], damaged: list[ObjectInfo] | None = None) -> list[Bundle]:
+        """Those of the listed bundles that are there still, by key; one may be a later version by then. `damaged` as in
+        `read`."""
         found = await self.local(listed)
-        found |= await self.read([info for info in listed if info.key not in found])
+        found |= await self.read([info for info in listed if info.key not in found], damaged)
         return [found[key] for key in sorted(found)]
 
     async def local(self, listed: Sequence[ObjectInfo]) -> dict[str, Bundle]:
@@ -140,7 +141,8 @@ class Bundles:
             else:
                 missing.append(info)
         for start in range(0, len(missing), PART):
-            found.update((bundle.key, bundle) for bundle in await self._cached(missing[start : start + PART]))
+            cached = await self._cached(missing[start : start + PART])
+            found.update((whole.bundle.key, whole.bundle) for whole in cached)
         return found
 
     async def read(self, listed: Sequence[ObjectInfo], damaged: list[ObjectInfo] | None = None) -> dict[str, Bundle]:
@@ -199,18 +201,15 @@ class Bundles:
         """What a committed bundle holds under a name. Raises `ObjectNotFound` where it does not any more."""
         payload = self._payloads.get(bundle.etag)
         if payload is None:
-            info = ObjectInfo(bundle.key, 0, bundle.etag, 0.0)
-            if not await self._cached([info]):
-                whole = await self.committed(bundle.key)
-                if whole is None or whole.bundle.member(name) is None:
-                    raise ObjectNotFound(f"{bundle.key} does not hold {name} any more")
-                # Where many are read at once it may be out of memory already.
-                return whole.bundle.manifest(name, whole.payload)
-            payload = self._payloads.get(bundle.etag)
-            assert payload is not None
+            cached = await self._cached([ObjectInfo(bundle.key, 0, bundle.etag, 0.0)])
+            whole = cached[0] if cached else await self.committed(bundle.key)
+            if whole is None or whole.bundle.member(name) is None:
+                raise ObjectNotFound(f"{bundle.key} does not hold {name} any more")
+            # Where many are read at once it may be out of memory already.
+            bundle, payload = whole.bundle, whole.payload
         return bundle.manifest(name, payload)
 
-    async def _cached(self, listed: Sequence[ObjectInfo]) -> list[Bundle]:
+    async def _cached(self, listed: Sequence[ObjectInfo]) -> list[Whole]:
         """Those that the hot tier has as they were listed."""
         if self._cache is None:
             return []
@@ -225,7 +224,7 @@ class Bundles:
             except (CorruptObject, UnsupportedVersion):
                 continue  # another version of stowfs took it for good: it is fetched, and judged, again
             self.remember(whole)
-            found.append(whole.bundle)
+            found.append(whole)
         return found
 
     def _directory(self, prefix: str) -> _Directory:

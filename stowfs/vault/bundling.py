@@ -42,21 +42,29 @@ async def put_bundle(
         known.remember(decode(key, claimed.etag, claimed.body))
         taken = await _taken(store, known, prefix, key, {manifest.name for manifest in manifests})
         kept = [manifest for manifest in manifests if manifest.name not in taken]
-        if kept:
-            body = bundles_format.committed([(manifest.name, manifest.commit, manifest.body) for manifest in kept])
-            commit = _Become(body, over=claimed)
-            committed = await commit.carry_out(store, key, deadline=deadline) or commit.met
-            whole = decode(key, committed.etag, committed.body) if committed is not None else None
-            # Nobody but its owner commits a bundle: one that is committed is this, though perhaps rewritten since.
-            if whole is not None and whole.bundle.state == "committed":
-                known.remember(whole)
-                return {member.name: whole.bundle.token(member) for member in whole.bundle.header.members}
+        committed = await _commit(store, key, claimed, kept, deadline=deadline) if kept else None
+        if committed is not None:
+            known.remember(committed)
+            return {member.name: committed.bundle.token(member) for member in committed.bundle.held}
     if not claim.doubted:
         # A claim that may still be on its way could land when the key is free, and a commit after it.
         with contextlib.suppress(StoreError):
             # Claimed by nobody, or void: it is collected some time.
             await store.delete(key)
     return {}
+
+
+async def _commit(
+    store: ObjectStore, key: str, claimed: Found, kept: Sequence[Manifest], *, deadline: float
+) -> Whole | None:
+    """The bundle with what it is to hold; None where somebody has made it void."""
+    commit = _Become(
+        bundles_format.committed([(manifest.name, manifest.commit, manifest.body) for manifest in kept]), over=claimed
+    )
+    there = await commit.carry_out(store, key, deadline=deadline) or commit.met
+    whole = decode(key, there.etag, there.body) if there is not None else None
+    # Nobody but its owner commits a bundle: one that is committed is this, though perhaps rewritten since.
+    return whole if whole is not None and whole.bundle.state == "committed" else None
 
 
 async def make_void(store: ObjectStore, bundle: Bundle, *, deadline: float) -> bool:

@@ -104,7 +104,7 @@ class Catalog:
         if trust and self._absences.covers(path):
             return None
         known = await self._known(path)
-        if trust and (snapshot := self._confirmed(known) or await self._listed_in_bundle(path)) is not None:
+        if trust and (snapshot := await self._as_listed(path, known)) is not None:
             return snapshot
         self._asking.add(path)
         try:
@@ -125,8 +125,10 @@ class Catalog:
             return None
         return self._keep(known, listed)
 
-    async def _listed_in_bundle(self, path: str) -> Snapshot | None:
-        """What a bundle holds under a path, where a listing has shown that within the revalidation time."""
+    async def _as_listed(self, path: str, known: Snapshot | None) -> Snapshot | None:
+        """What a listing has shown under a path within the revalidation time, if it is known or a bundle holds it."""
+        if (snapshot := self._confirmed(known)) is not None:
+            return snapshot
         if (listed := self._tags.current(path)) is None:
             return None
         tag, asked = listed
@@ -180,7 +182,7 @@ class Catalog:
             async def fetch(path: str) -> Snapshot | None:
                 seen = known.get(path)
                 try:
-                    return self._confirmed(seen) or await self._listed_in_bundle(path) or await self._ask(path, seen)
+                    return await self._as_listed(path, seen) or await self._ask(path, seen)
                 except StowError as error:
                     log.debug("not fetched ahead: %s", error)
                     return None

@@ -260,18 +260,16 @@ class _Collection:
             if snapshot.dictionary:
                 self._dictionaries.add(snapshot.dictionary.name)
             deadline, before = self._now() - MARGIN, self._now() - self._trash
-            # With `exclusive`, what is hidden has been left out already.
-            bundled = is_token(snapshot.etag) or (info.key in self._hidden and not self._exclusive)
             if expired_before(snapshot, deadline):
                 if self._dry_run or await self._vault.give_up_expired(snapshot.path, before=deadline):
                     self._expired.append(snapshot.size)
-                    self._give_up(info, bundled)
+                    self._give_up(info.key, snapshot)
             elif is_due(snapshot, before):
                 if self._dry_run or await self._vault.empty_trash(snapshot.path, before=before):
                     self._emptied.append(snapshot.size)
-                    self._give_up(info, bundled)
+                    self._give_up(info.key, snapshot)
             elif not snapshot.manifest.holds_something:
-                self._give_up(info, bundled)
+                self._give_up(info.key, snapshot)
                 if not snapshot.manifest.bundles:
                     await self._remove(info, snapshot.etag)
         except (CorruptObject, UnsupportedVersion) as error:
@@ -279,9 +277,11 @@ class _Collection:
         finally:
             self._progress.advance(info.size)
 
-    def _give_up(self, info: ObjectInfo, bundled: bool) -> None:
-        if bundled:
-            self.given_up.add(info.key)
+    def _give_up(self, key: str, given_up: Snapshot) -> None:
+        """Notes what is to leave a bundle."""
+        # With `exclusive`, what is hidden has been left out already.
+        if is_token(given_up.etag) or (key in self._hidden and not self._exclusive):
+            self.given_up.add(key)
 
     async def _segment(self, info: ObjectInfo) -> None:
         try:

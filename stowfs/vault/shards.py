@@ -21,8 +21,8 @@ from stowfs import codec
 from stowfs.config import MIB
 from stowfs.errors import CorruptObject, UnsupportedVersion
 from stowfs.vault import version as versions
-from stowfs.vault.bundle import MEMBERS, Member, id_of
-from stowfs.vault.naming import INDEX_POINTER, KEY_LIMIT, MANIFESTS, key_in, may_be_bundled, place_of, shard_key
+from stowfs.vault.bundle import MEMBERS, Member, id_of, may_have
+from stowfs.vault.naming import INDEX_POINTER, KEY_LIMIT, MANIFESTS, shard_key
 from stowfs.vault.ring import new_id
 from stowfs.vault.untrusted import Count, Digest, Revision, Word, parse
 from stowfs.vault.version import Version
@@ -181,8 +181,7 @@ def decode_members(key: str, packed: PackedMembers) -> list[Member]:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CorruptObject(f"what is indexed of {key} is not valid: {error}") from error
     id_of(key)
-    prefix, _ = place_of(key)
-    if not all("/" not in member.name and may_be_bundled(key_in(prefix, member.name)) for member in members):
+    if not may_have(key, members):
         raise CorruptObject(f"what is indexed of {key} cannot be in a bundle")
     return members
 

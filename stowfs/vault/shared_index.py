@@ -16,7 +16,7 @@ import trio
 from stowfs.config import MIB
 from stowfs.errors import CorruptObject, ObjectNotFound, StowError, UnsupportedVersion
 from stowfs.store.base import NotModified, ObjectInfo, ObjectStore
-from stowfs.vault.bundle import Member
+from stowfs.vault.bundle import ENOUGH, Member
 from stowfs.vault.lru import Lru
 from stowfs.vault.naming import INDEX_POINTER, bundles_prefix, place_of, shard_key
 from stowfs.vault.shards import (
@@ -45,9 +45,6 @@ POINTER_AGE = 60.0
 
 MISSING = 256
 """Manifests that the index lacks from which on somebody should write it: fewer are read by a new host in a second."""
-
-IN_A_BUNDLE = 64
-"""Manifests that a bundle is taken to hold of which the index knows nothing: so many are put together, if there are."""
 
 SETTLE = 10.0
 """Seconds for which nothing must be missing before the index is written: who lists a large directory, or one after the
@@ -171,7 +168,8 @@ class SharedIndex:
                     except CorruptObject:
                         row = None  # of a later version of stowfs, or made to do harm: then the bundle is read
                     if row is None or row[0] != bundle.etag:
-                        self._note_missing(info, bundle.key).held += len(members) or IN_A_BUNDLE
+                        # Where nothing is known of a bundle, it is taken to be as full as they become.
+                        self._note_missing(info, bundle.key).held += len(members) or ENOUGH
                     else:
                         found[bundle.key] = members
                         self._held.put(bundle.key, row)

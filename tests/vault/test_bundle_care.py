@@ -29,6 +29,7 @@ from stowfs.vault.vault import Vault
 from tests.support.audit import audit, contents
 from tests.support.dictionaries import conversation, dictionary, keys, use
 from tests.support.faults import FaultyStore, Rule, Stall
+from tests.support.together import write_together
 from tests.support.vaults import ATTRIBUTES, DEADLINE, Hosts, append, read, write
 from tests.vault.test_expiry import write_until
 from tests.vault.test_promises import log_lines
@@ -46,18 +47,11 @@ def later(seconds: float) -> Callable[[], float]:
     return lambda: time.time() + seconds
 
 
-async def create(vault: Vault, files: dict[str, bytes]) -> None:
-    """Commits conversations at once, so that they are bundled."""
-    async with trio.open_nursery() as nursery:
-        for path, data in files.items():
-            nursery.start_soon(write, vault, path, data)
-
-
 async def filled(hosts: Hosts, files: dict[str, bytes]) -> Vault:
     """A host that has put them into one bundle."""
     vault = await hosts.start("a", bundles=True)
     await vault.make_directory("d", ATTRIBUTES)
-    await create(vault, files)
+    await write_together(vault, files)
     assert len((await only_bundle(hosts)).bundle.header.members) == len(files)
     return vault
 
@@ -146,7 +140,7 @@ async def test_who_commits_a_bundle_after_it_was_collected_creates_one_by_one(
     # The second time it is written, it is committed.
     rule = faulty.add(Rule(stall, "put", f"{PREFIX}%+*", nth=2))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(create, vault, files)
+        nursery.start_soon(write_together, vault, files)
         await stall.reached.wait()
         faulty.rules.remove(rule)
         collected = await collect(hosts, await hosts.start("gc"))
@@ -173,7 +167,7 @@ async def test_a_bundle_that_is_committed_meanwhile_stays(hosts: Hosts, faulty: 
 
     async with trio.open_nursery() as nursery:
         async with trio.open_nursery() as owner:
-            owner.start_soon(create, vault, files)
+            owner.start_soon(write_together, vault, files)
             await of_owner.reached.wait()
             nursery.start_soon(collect_meanwhile)
             await of_collection.reached.wait()
@@ -275,7 +269,7 @@ async def test_a_bundle_that_holds_nothing_is_removed_and_then_what_it_was_hidde
     assert list(await contents(hosts.store, "manifests/")) == [manifest_key("d")]
     await check(hosts, vault, {})
     await vault.make_directory("d", ATTRIBUTES)
-    await create(vault, numbered())
+    await write_together(vault, numbered())
     assert await held(hosts) == set(NAMES)
     await check(hosts, vault, numbered())
 

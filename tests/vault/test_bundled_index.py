@@ -28,7 +28,8 @@ from stowfs.vault.vault import Vault
 from stowfs.vault.version import Version
 from stowfs.vault.version import decode as decode_version
 from tests.support.faults import FaultyStore, Rule, Stall
-from tests.support.vaults import ATTRIBUTES, Hosts, append, write
+from tests.support.together import write_together
+from tests.support.vaults import ATTRIBUTES, Hosts, append
 
 BELIEVED = 100.0
 
@@ -60,9 +61,8 @@ async def make(vault: Vault, directories: Mapping[str, int], *, first: int = 0) 
         if not first:
             await vault.make_directory(directory, ATTRIBUTES)
         for start in range(first, first + count, IN_A_BUNDLE):
-            async with trio.open_nursery() as nursery:
-                for number in range(start, min(start + IN_A_BUNDLE, first + count)):
-                    nursery.start_soon(write, vault, f"{directory}/{number:05}", b"")
+            numbers = range(start, min(start + IN_A_BUNDLE, first + count))
+            await write_together(vault, {f"{directory}/{number:05}": b"" for number in numbers})
 
 
 async def bundles_in(store: FaultyStore) -> list[str]:

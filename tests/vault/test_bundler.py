@@ -12,15 +12,14 @@ import trio.testing
 from stowfs.errors import CorruptObject, NoSuchPath, PathExists, StowError
 from stowfs.store.base import IF_ABSENT
 from stowfs.vault import bundle as bundles
-from stowfs.vault.bundle import BODY_LIMIT
-from stowfs.vault.bundler import ENOUGH
+from stowfs.vault.bundle import BODY_LIMIT, ENOUGH
 from stowfs.vault.naming import MANIFESTS
 from stowfs.vault.ring import new_id
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
 from tests.support.faults import FailBefore, FaultyStore, Rule
+from tests.support.together import at_once, bundled, patient, write_together
 from tests.support.vaults import ATTRIBUTES, Hosts, append, read, write
-from tests.vault.test_crash_bundled import at_once, bundled, patient, write_together
 from tests.vault.test_promises import log_lines, noise
 
 __all__ = ["patient"]

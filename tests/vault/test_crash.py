@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from stowfs.errors import NoSuchPath
-from stowfs.store.memory import MemoryStore
 from stowfs.vault.vault import Vault
-from tests.support.audit import Audit, audit
-from tests.support.faults import TROUBLE, FaultyStore, Rule
+from tests.support.audit import audit
+from tests.support.crash import check_counts, crash_with_trouble, until_untroubled
+from tests.support.faults import TROUBLE, FaultyStore
 from tests.support.vaults import Hosts, append, edit, read, write
 from tests.vault.test_promises import log_lines, noise
 
@@ -73,12 +73,7 @@ async def _state(vault: Vault) -> State:
 @pytest.mark.parametrize("trouble", TROUBLE)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_commit_is_all_or_nothing(kind: str, trouble: str, tmp_path: Path) -> None:
-    for nth in range(1, 100):
-        store = FaultyStore(MemoryStore())
-        if not await _run(KINDS[kind], trouble, nth, store, tmp_path / str(nth)):
-            assert nth > 1
-            return
-    raise AssertionError("a commit makes no end of requests")
+    await until_untroubled(partial(_run, KINDS[kind], trouble), tmp_path)
 
 
 async def _run(kind: Kind, trouble: str, nth: int, store: FaultyStore, directory: Path) -> bool:
@@ -88,22 +83,17 @@ async def _run(kind: Kind, trouble: str, nth: int, store: FaultyStore, directory
         for path, data in {**kind.before, "bystander": log_lines(700, 1)}.items():
             await write(vault, path, data)
         await vault.drain()
-        action = TROUBLE[trouble]()
-        rule = store.add(Rule(action, nth=nth))
-        acknowledged = await hosts.attempt("a", partial(kind.do, vault), action)
-        await hosts.crash("a")
-        happened = rule.seen >= nth
-        store.rules.clear()
-        vault = await hosts.start("a")
+        crashed = await crash_with_trouble(hosts, "a", store, partial(kind.do, vault), trouble, nth)
+        vault = crashed.vault
         assert await vault.drain(10) == 0
         outcomes = await store.carry_out_late()
         state = await _state(vault)
-        if acknowledged:
+        if crashed.acknowledged:
             assert state == kind.after, (trouble, nth)
         else:
             assert state in (kind.before, kind.after, kind.between), (trouble, nth, [*state])
         assert await _state(await hosts.start("b")) == state
-        _check_counts(await audit(store.inner), trouble, nth, outcomes)
+        check_counts(await audit(store.inner), trouble, nth, outcomes)
         # Life goes on, on top of whatever recovery left behind.
         for path in state:
             await append(vault, path, TURN)
@@ -112,10 +102,5 @@ async def _run(kind: Kind, trouble: str, nth: int, store: FaultyStore, directory
             await write(vault, "x", OLD, exclusive=True)
         assert await read(vault, "bystander") == log_lines(700, 1)
         await vault.drain(10)
-        _check_counts(await audit(store.inner), trouble, nth, outcomes)
-        return happened
-
-
-def _check_counts(result: Audit, trouble: str, nth: int, outcomes: list[Exception | None]) -> None:
-    assert result.safe, (trouble, nth, result)
-    assert not result.too_high, (trouble, nth, result, outcomes)
+        check_counts(await audit(store.inner), trouble, nth, outcomes)
+        return crashed.troubled

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from stowfs.locks import Lock
-from stowfs.store.memory import MemoryStore
 from stowfs.vault.backlog import Unshown
 from stowfs.vault.draft import Draft
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
+from tests.support.crash import check_counts, until_untroubled
 from tests.support.faults import TROUBLE, Action, FaultyStore, Rule
 from tests.support.vaults import ATTRIBUTES, Hosts, append, flush, read, write
-from tests.vault.test_crash import LARGE, NEW, OLD, TURN, State, _check_counts, _state
+from tests.vault.test_crash import LARGE, NEW, OLD, TURN, State, _state
 from tests.vault.test_promises import log_lines
 
 
@@ -99,15 +99,10 @@ CASES = [(kind, False) for kind in KINDS] + [(kind, True) for kind in KINDS if K
 @pytest.mark.parametrize("trouble", TROUBLE)
 @pytest.mark.parametrize(("kind", "more"), CASES)
 async def test_what_is_acknowledged_reaches_the_store(kind: str, trouble: str, more: bool, tmp_path: Path) -> None:
-    for nth in range(1, 100):
-        store = FaultyStore(MemoryStore())
-        if not await _run(KINDS[kind], trouble, nth, store, tmp_path / str(nth), more=more):
-            assert nth > 1
-            return
-    raise AssertionError("a commit makes no end of requests")
+    await until_untroubled(partial(_run, KINDS[kind], more, trouble), tmp_path)
 
 
-async def _run(kind: Kind, trouble: str, nth: int, store: FaultyStore, directory: Path, *, more: bool) -> bool:
+async def _run(kind: Kind, more: bool, trouble: str, nth: int, store: FaultyStore, directory: Path) -> bool:
     """One commit with trouble at its `nth` request; whether it had that many."""
     async with Hosts(store, directory, asynchronous=True, deadline=0.5) as hosts:
         vault = await hosts.start("a")
@@ -136,13 +131,13 @@ async def _run(kind: Kind, trouble: str, nth: int, store: FaultyStore, directory
         assert vault.backlog.drafts == []
         host = await hosts.start("b")
         assert await _state(host) == expected
-        _check_counts(await audit(store.inner), trouble, nth, outcomes)
+        check_counts(await audit(store.inner), trouble, nth, outcomes)
         await append(vault, "x", TURN)
         assert await read(vault, "x") == expected["x"] + TURN
         assert await read(vault, "bystander") == log_lines(700, 1)
         assert {entry.path async for entry in vault.walk()} == {"x", "bystander"}, "nothing was kept beside it"
         await vault.drain(10)
-        _check_counts(await audit(store.inner), trouble, nth, outcomes)
+        check_counts(await audit(store.inner), trouble, nth, outcomes)
         return happened
 
 

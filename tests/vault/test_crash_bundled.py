@@ -4,27 +4,28 @@ As in `test_crash`, with trouble at every store request. Of several that are cre
 those that were acknowledged are there; and no reference is counted wrongly.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
-import trio
 
-from stowfs.errors import NoSuchPath, StowError
+from stowfs.errors import NoSuchPath
 from stowfs.locks import Lock
-from stowfs.store.base import ObjectStore
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.backlog import Unshown
-from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.naming import MANIFESTS, is_bundle
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
-from tests.support.faults import TROUBLE, FaultyStore, Rule
+from tests.support.crash import check_counts, crash_with_trouble, until_untroubled
+from tests.support.faults import TROUBLE, FaultyStore
+from tests.support.together import at_once, bundled, patient, write_together
 from tests.support.vaults import ATTRIBUTES, DEADLINE, Hosts, append, flush, read, write
-from tests.vault.test_crash import State, _check_counts
+from tests.vault.test_crash import State
 from tests.vault.test_promises import log_lines
+
+__all__ = ["patient"]
 
 # The first two share segments.
 OLD = log_lines(250, 1)
@@ -33,46 +34,8 @@ LARGE = log_lines(300, 3)
 TURN = log_lines(100, 4)
 SMALL = b'{"role":"user","content":"hello"}\n'
 PATHS = ("d/x", "d/y", "d/z")
-PATIENCE = 60.0
-"""Seconds for which commits wait for one another: as long as it takes on a machine that is busy with other things."""
-
 TOGETHER = {"d/x": NEW, "d/y": OLD, "d/z": SMALL}
 """Two of them have segments."""
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is committed at once goes together, however slow the machine is."""
-    monkeypatch.setattr("stowfs.vault.bundler.PATIENCE", PATIENCE)
-
-
-async def at_once(works: Iterable[Callable[[], Awaitable[object]]]) -> None:
-    """Does all of it at once. Raises the first error, when all have ended."""
-    errors: list[StowError] = []
-
-    async def one(work: Callable[[], Awaitable[object]]) -> None:
-        try:
-            await work()
-        except StowError as error:
-            errors.append(error)
-
-    async with trio.open_nursery() as nursery:
-        for work in works:
-            nursery.start_soon(one, work)
-    if errors:
-        raise errors[0]
-
-
-async def write_together(vault: Vault, contents: State) -> None:
-    """Commits several new conversations at once."""
-    await at_once(partial(write, vault, path, data) for path, data in contents.items())
-
-
-async def bundled(store: ObjectStore) -> set[str]:
-    """The names in directory d that are in committed bundles."""
-    found = BundledStore(store, deadline=DEADLINE, read_only=True)
-    bundles = [bundle for bundle in await found.bundles.of(f"{MANIFESTS}d/") if bundle.state == "committed"]
-    return {member.name for bundle in bundles for member in bundle.header.members}
 
 
 async def _replace(vault: Vault) -> None:
@@ -112,17 +75,11 @@ async def _state(vault: Vault) -> State:
 @pytest.mark.parametrize("trouble", TROUBLE)
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_each_of_several_is_there_or_not(trouble: str, asynchronous: bool, tmp_path: Path) -> None:
-    untroubled = False
-    for nth in range(1, 100):
-        store = FaultyStore(MemoryStore())
-        untroubled = not await _create_together(trouble, nth, store, tmp_path / str(nth), asynchronous=asynchronous)
-        if untroubled:
-            break
-    assert untroubled, "a commit makes no end of requests"
+    store = await until_untroubled(partial(_create_together, asynchronous, trouble), tmp_path)
     assert await bundled(store.inner) == {"x", "y", "z"}
 
 
-async def _create_together(trouble: str, nth: int, store: FaultyStore, directory: Path, *, asynchronous: bool) -> bool:
+async def _create_together(asynchronous: bool, trouble: str, nth: int, store: FaultyStore, directory: Path) -> bool:
     """Several commits with trouble at their `nth` request; whether they had that many."""
     async with Hosts(store, directory, bundles=True, deadline=0.5 if asynchronous else DEADLINE) as hosts:
         vault = await hosts.start("a", asynchronous=asynchronous)
@@ -136,13 +93,8 @@ async def _create_together(trouble: str, nth: int, store: FaultyStore, directory
                 draft.write(0, data)
                 await vault.acknowledge(draft)
             work = partial(_flush_together, vault)
-        action = TROUBLE[trouble]()
-        rule = store.add(Rule(action, nth=nth))
-        acknowledged = await hosts.attempt("a", work, action)
-        await hosts.crash("a")
-        happened = rule.seen >= nth
-        store.rules.clear()
-        vault = await hosts.start("a", asynchronous=asynchronous)
+        crashed = await crash_with_trouble(hosts, "a", store, work, trouble, nth, asynchronous=asynchronous)
+        vault = crashed.vault
         if asynchronous:
             await flush(vault)
         assert await vault.drain(10) == 0
@@ -150,13 +102,13 @@ async def _create_together(trouble: str, nth: int, store: FaultyStore, directory
         state = await _state(vault)
         for path, data in state.items():
             assert data == TOGETHER[path], (trouble, nth, path)
-        if acknowledged or asynchronous:
+        if crashed.acknowledged or asynchronous:
             assert state == TOGETHER, (trouble, nth, [*state])
         assert await _state(await hosts.start("b")) == state
-        _check_counts(await audit(store.inner), trouble, nth, outcomes)
+        check_counts(await audit(store.inner), trouble, nth, outcomes)
         await _life_goes_on(vault, state)
-        _check_counts(await audit(store.inner), trouble, nth, outcomes)
-        return happened
+        check_counts(await audit(store.inner), trouble, nth, outcomes)
+        return crashed.troubled
 
 
 async def _flush_together(vault: Vault) -> None:
@@ -178,12 +130,7 @@ async def _life_goes_on(vault: Vault, state: State) -> None:
 @pytest.mark.parametrize("trouble", TROUBLE)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_is_in_a_bundle_is_replaced_or_not(kind: str, trouble: str, tmp_path: Path) -> None:
-    for nth in range(1, 100):
-        store = FaultyStore(MemoryStore())
-        if not await _change(KINDS[kind], trouble, nth, store, tmp_path / str(nth)):
-            assert nth > 1
-            return
-    raise AssertionError("a commit makes no end of requests")
+    await until_untroubled(partial(_change, KINDS[kind], trouble), tmp_path)
 
 
 async def _change(kind: Kind, trouble: str, nth: int, store: FaultyStore, directory: Path) -> bool:
@@ -197,25 +144,20 @@ async def _change(kind: Kind, trouble: str, nth: int, store: FaultyStore, direct
         assert await bundled(store.inner) == {"x", "y", "z"}
         # Another host than the one that knows them already.
         vault = await hosts.start("c")
-        action = TROUBLE[trouble]()
-        rule = store.add(Rule(action, nth=nth))
-        acknowledged = await hosts.attempt("c", partial(kind.do, vault), action)
-        await hosts.crash("c")
-        happened = rule.seen >= nth
-        store.rules.clear()
-        vault = await hosts.start("c")
+        crashed = await crash_with_trouble(hosts, "c", store, partial(kind.do, vault), trouble, nth)
+        vault = crashed.vault
         assert await vault.drain(10) == 0
         outcomes = await store.carry_out_late()
         state = await _state(vault)
-        if acknowledged:
+        if crashed.acknowledged:
             assert state == kind.after, (trouble, nth)
         else:
             assert state in (TOGETHER, kind.after, kind.between), (trouble, nth, [*state])
         assert await _state(await hosts.start("b")) == state
-        _check_counts(await audit(store.inner), trouble, nth, outcomes)
+        check_counts(await audit(store.inner), trouble, nth, outcomes)
         await _life_goes_on(vault, state)
-        _check_counts(await audit(store.inner), trouble, nth, outcomes)
-        return happened
+        check_counts(await audit(store.inner), trouble, nth, outcomes)
+        return crashed.troubled
 
 
 async def test_the_bundles_are_where_they_are_looked_for(tmp_path: Path) -> None:
