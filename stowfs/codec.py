@@ -176,6 +176,10 @@ class Compressors:
         return zstandard.ZstdCompressor(compression_params=_LONG)
 
 
+def _compressors_for(level: int, dictionary: Dictionary | None) -> Compressors:
+    return _compressors(level) if dictionary is None else dictionary.compressors(level)
+
+
 def train(samples: Sequence[bytes], size: int) -> Dictionary | None:
     """A dictionary of at most `size` bytes for data like `samples`; `None` where they are too few or too much alike.
     Takes seconds."""
@@ -195,8 +199,7 @@ _decompressors = _Contexts(zstandard.ZstdDecompressor)
 
 def compress(data: BytesLike, *, level: int = LEVEL, dictionary: Dictionary | None = None) -> bytes:
     """One zstd frame that holds `data`."""
-    compressors = _compressors(level) if dictionary is None else dictionary.compressors(level)
-    contexts = compressors.of(len(data))
+    contexts = _compressors_for(level, dictionary).of(len(data))
     compressor = contexts.take()
     try:
         frame = compressor.compress(data)
@@ -204,6 +207,18 @@ def compress(data: BytesLike, *, level: int = LEVEL, dictionary: Dictionary | No
         contexts.give(compressor)
     # A copy: what zstandard returns keeps the memory of the worst case, and many frames are kept.
     return bytes(memoryview(frame))
+
+
+def compress_all(contents: Sequence[bytes], *, dictionary: Dictionary | None = None) -> list[bytes]:
+    """What `compress` makes of each, in one step, during which other threads run. None may be empty, or longer than
+    `SMALL`."""
+    contexts = _compressors_for(LEVEL, dictionary).of(SMALL)
+    compressor = contexts.take()
+    try:
+        frames = compressor.multi_compress_to_buffer(list(contents), threads=1)
+    finally:
+        contexts.give(compressor)
+    return [frames[place].tobytes() for place in range(len(frames))]
 
 
 def gains_from_dictionary(size: int) -> bool:

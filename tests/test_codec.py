@@ -100,3 +100,11 @@ def test_a_frame_takes_no_more_memory_than_its_length() -> None:
         tracemalloc.stop()
     assert len(frame) < 1000
     assert taken < 10_000
+
+
+@pytest.mark.parametrize("with_dictionary", [True, False])
+def test_what_is_compressed_together_is_as_if_it_were_alone(made: Dictionary, with_dictionary: bool) -> None:
+    used = made if with_dictionary else None
+    contents = [b"x", TEXT, bytes(codec.SMALL), *(conversation(seed, messages=seed) for seed in range(1, 9))]
+    assert codec.compress_all(contents, dictionary=used) == [codec.compress(data, dictionary=used) for data in contents]
+    assert codec.compress_all([TEXT], dictionary=used) == [codec.compress(TEXT, dictionary=used)]

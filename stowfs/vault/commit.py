@@ -14,13 +14,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import msgspec
-import trio
 
 from stowfs.errors import Deleted, Expired, IsDirectory, PathExists
 from stowfs.hot.index import Sighting
 from stowfs.hot.tier import HotTier
 from stowfs.store.base import ObjectStore
-from stowfs.tasks import run_long
 from stowfs.vault import expiry, succession
 from stowfs.vault import manifest as manifests
 from stowfs.vault.assembly import Assembled, Assembler, Observe
@@ -33,6 +31,7 @@ from stowfs.vault.draft import Draft
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
 from stowfs.vault.naming import display, manifest_key
+from stowfs.vault.packing import Packing
 from stowfs.vault.publish import Moved, Outcome, Overtaken, Published, next_ring, publish
 from stowfs.vault.record import Payload
 from stowfs.vault.recovery import Recovery
@@ -73,7 +72,7 @@ class Committer:
         assembler: Assembler,
         recovery: Recovery,
         bundler: Bundler,
-        threads: trio.CapacityLimiter,
+        packing: Packing,
         *,
         deadline: float,
         trash_seconds: float,
@@ -89,7 +88,7 @@ class Committer:
         self._assembler = assembler
         self._recovery = recovery
         self._bundler = bundler
-        self._threads = threads
+        self._packing = packing
         self._deadline = deadline
         self._trash_seconds = trash_seconds
         self._keep = keep
@@ -290,8 +289,7 @@ class Committer:
             keeps = previous is not None and previous.manifest.bundles
             manifest = msgspec.structs.replace(manifest, bundles=keeps)
         dictionary = await self._dictionaries.active()
-        encode = partial(manifests.encode, manifest, inline, dictionary)
-        body = await run_long(encode, len(inline), self._threads)
+        body = b"".join(await self._packing.compress(manifests.parts(manifest, inline), dictionary))
         own = Snapshot(path, manifest.commit, manifest, body, dictionary, inline)
         if bundled and previous is None and (etag := await self._bundler.publish(own)) is not None:
             return Published(replace(own, etag=etag))

@@ -259,11 +259,16 @@ def encode(
     manifest: Manifest, inline: bytes, dictionary: Dictionary | None = None, *, level: int = codec.LEVEL
 ) -> bytes:
     """The object that stores `manifest` with its inline bytes, compressed at `level`, whatever it was before."""
+    return b"".join(codec.compress(part, level=level, dictionary=dictionary) for part in parts(manifest, inline, level))
+
+
+def parts(manifest: Manifest, inline: bytes, level: int = codec.LEVEL) -> list[bytes]:
+    """What `encode` makes frames of."""
     noted = 0 if level == codec.LEVEL else level
     if manifest.level != noted:
         manifest = msgspec.structs.replace(manifest, level=noted)
-    header = codec.compress(encode_header(manifest), level=level, dictionary=dictionary)
-    return header + codec.compress(inline, level=level, dictionary=dictionary) if inline else header
+    header = encode_header(manifest)
+    return [header, inline] if inline else [header]
 
 
 def decode(path: str, etag: str, body: bytes, dictionary: Dictionary | None = None) -> Snapshot:

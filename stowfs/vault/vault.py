@@ -39,6 +39,7 @@ from stowfs.vault.indexing import Indexer
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.move import Mover, Then
+from stowfs.vault.packing import Packing
 from stowfs.vault.recent_listings import DirectoryListing
 from stowfs.vault.recompress import Recompressor
 from stowfs.vault.recovery import Recovery
@@ -160,7 +161,7 @@ class Vault:
             assembler,
             self._recovery,
             Bundler(store, directories, nursery, enabled=options.bundles and descriptor.bundles),
-            threads,
+            Packing(nursery, threads),
             deadline=options.deadline,
             trash_seconds=descriptor.trash_seconds,
             # What was acknowledged is read from here whether or not the store answers, also when it is stored.
