@@ -15,6 +15,9 @@ from stowfs.errors import MountFailed
 FILE_SYSTEM_TYPE = "fuse.stowfs"
 """What the kernel calls a mount of stowfs: by the option `subtype=stowfs`."""
 
+TREE_ROOT = "conversations"
+"""The directory of a mounted tree in which the conversations are: an id copied from there begins with it."""
+
 FUSE_DEVICE = "/dev/fuse"
 
 UNMOUNT_TIMEOUT = 30.0

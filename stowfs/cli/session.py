@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import trio
 
+from stowfs.cli.mounts import TREE_ROOT
 from stowfs.config import HotTierOptions, StoreOptions, VaultOptions
 from stowfs.errors import NoSuchPath, StoreMissing, StoreUnavailable, UsageError
 from stowfs.hot.tier import HotTier
@@ -30,9 +31,6 @@ from stowfs.vault.vault import Vault, open_vault
 FIRST_CONTACT = 10.0
 """Seconds for which a store that does not answer is asked again before a command fails: a second attempt after a lost
 packet, and still an answer while the user is looking."""
-
-TREE_ROOT = "conversations"
-"""The directory of a mounted tree in which the conversations are: an id copied from there begins with it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """`stowfs flush`: waits until what was acknowledged on this host is in the store."""
 
 import os
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -9,29 +8,11 @@ import click
 import trio
 
 from stowfs.cli.arguments import json_option, seconds_option, store_options
-from stowfs.cli.leftovers import remember
-from stowfs.cli.mounts import canonical, is_dead, mount_entry
+from stowfs.cli.mounts import TREE_ROOT, canonical, is_dead, mount_entry
 from stowfs.cli.output import counted, echo, emit, fail, note
-from stowfs.cli.session import TREE_ROOT, contact
-from stowfs.config import HotTierOptions, StoreOptions, VaultOptions
+from stowfs.config import StoreOptions
 from stowfs.durable import sync_directory
-from stowfs.errors import HotTierBusy, MountFailed
-from stowfs.hot.tier import HotTier, slots
-from stowfs.store.open import parse_store_url
-from stowfs.vault.naming import display
-from stowfs.vault.vault import open_vault
-
-
-@dataclass(frozen=True, slots=True)
-class Flushed:
-    """What became of what waited: conversations stored, those that are not, with the reason; commits settled, those
-    that are not; and slots that a mount holds, which sends them itself."""
-
-    stored: int
-    left: dict[str, str]
-    settled: int
-    unsettled: int
-    busy: int
+from stowfs.errors import MountFailed
 
 
 @click.command()
@@ -62,7 +43,11 @@ def flush(place: str, options: StoreOptions, timeout: float, as_json: bool) -> N
         else:
             echo(f"{mountpoint}: everything is in the store")
         return
-    done = trio.run(partial(_flush_store, place, options, timeout))
+    # Not before it is needed: whoever flushes a mount after each of his steps waits for nothing else.
+    from stowfs.cli.sending import send_left
+    from stowfs.vault.naming import display
+
+    done = trio.run(partial(send_left, place, options, timeout))
     for path, reason in done.left.items():
         note(f"{display(path)} is not in the store yet: {reason}")
     if as_json:
@@ -113,32 +98,3 @@ async def _sync_within(directory: Path, timeout: float) -> None:
             f"{directory} is not flushed: {error.strerror}: what is left is safe on this host, and goes on being sent;"
             " the log of the mount says why it fails"
         ) from error
-
-
-async def _flush_store(place: str, options: StoreOptions, timeout: float) -> Flushed:
-    stored = settled = unsettled = busy = 0
-    left: dict[str, str] = {}
-    tier = HotTierOptions()
-    async with contact(parse_store_url(place), options, writing=True) as reached:
-        for slot in await trio.to_thread.run_sync(slots, tier, reached.descriptor.store_id):
-            try:
-                hot = await HotTier.open(tier, reached.descriptor.store_id, slot)
-            except HotTierBusy:
-                busy += 1
-                continue
-            try:
-                commits, drafts = await trio.to_thread.run_sync(hot.journal.lengths)
-                if commits or drafts:
-                    remember(hot.state_directory, reached.store.url, reached.descriptor)
-                    vault_options = VaultOptions(deadline=options.deadline, bundles=True)
-                    async with open_vault(reached.store, hot, reached.descriptor, vault_options) as vault:
-                        vault.queue_backlog()
-                        entries = await vault.flusher.flush(timeout)
-                        left |= {entry.path: str(entry.failure or "no time was left") for entry in entries}
-                    commits_left, drafts_left = await trio.to_thread.run_sync(hot.journal.lengths)
-                    stored += drafts - drafts_left
-                    settled += commits - commits_left
-                    unsettled += commits_left
-            finally:
-                await hot.close()
-    return Flushed(stored, left, settled, unsettled, busy)
