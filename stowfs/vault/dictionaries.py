@@ -90,9 +90,11 @@ class Dictionaries:
         if self.active_id in ("", self._unusable):
             return None
         if self._active is None or self._active.id != self.active_id:
-            wanted = self.active_id
+            wanted, former = self.active_id, self._active
             try:
                 self._active = await self._get(int(wanted[: codec.NAME_LENGTH], 16))
+                if former is not None and former is not self._active:
+                    former.rest()
             except CorruptObject as error:
                 log.error("what is stored is compressed without a dictionary: %s", error)
                 # The descriptor still names it: that is what another one would be published instead of.
