@@ -152,8 +152,8 @@ class Compressors:
     What is large has contexts of its own, and they are given the memory for `TYPICAL` bytes when they are made:
     otherwise zstd gives it back and asks for more each time that a run is a little larger than the last, as that of a
     conversation is that grows, and so pays for thousands of fresh pages in each append. What is larger still does not
-    grow, and must not make these larger; to make its contexts, of 10 MB, anew each time takes a twentieth of the time
-    that compressing with them takes.
+    grow, and must not make these larger; to make its contexts, of 10 MB, anew for each takes a tenth more time where
+    that is a mebibyte, and is not to be measured where it is two.
     """
 
     def __init__(self, level: int, dictionary: zstandard.ZstdCompressionDict | None = None) -> None:

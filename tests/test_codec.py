@@ -1,6 +1,8 @@
 """Frames with and without dictionaries: each is read with the dictionary it was made with, and with no other."""
 
+import gc
 import tracemalloc
+import weakref
 
 import pytest
 
@@ -108,3 +110,27 @@ def test_what_is_compressed_together_is_as_if_it_were_alone(made: Dictionary, wi
     contents = [b"x", TEXT, bytes(codec.SMALL), *(conversation(seed, messages=seed) for seed in range(1, 9))]
     assert codec.compress_all(contents, dictionary=used) == [codec.compress(data, dictionary=used) for data in contents]
     assert codec.compress_all([TEXT], dictionary=used) == [codec.compress(TEXT, dictionary=used)]
+
+
+def test_contexts_for_long_runs_are_not_kept() -> None:
+    compressors = Compressors(codec.LEVEL)
+    for size, kept in ((1, True), (codec.SMALL + 1, True), (codec.TYPICAL + 1, False)):
+        contexts = compressors.of(size)
+        context = contexts.take()
+        contexts.give(context)
+        assert (contexts.take() is context) == kept
+
+
+def test_contexts_go_with_the_dictionary_that_rests() -> None:
+    resting = dictionary(3)
+    compressors = weakref.ref(resting.compressors(codec.LEVEL))
+    frame = codec.compress(TEXT, dictionary=resting)
+    gc.disable()
+    try:
+        resting.rest()
+        assert compressors() is None
+    finally:
+        gc.enable()
+    # It is used on as before.
+    assert codec.compress(TEXT, dictionary=resting) == frame
+    assert codec.decompress(frame, expected=len(TEXT), dictionary=resting) == TEXT

@@ -1,8 +1,8 @@
 """Compression of small things, for many commits at once: together, in a thread.
 
-To compress a small conversation takes less than the way to a thread and back, and yet a fifth of what its commit takes
-of the event loop. So what many commits have to compress at about the same time goes there together, and is compressed
-in one step, during which the interpreter is free for others. A commit that is alone compresses where it is.
+To compress a small conversation takes less than the way to a thread and back, and yet a quarter of what its commit
+takes of the event loop. So what many commits have to compress at about the same time goes there together, and is
+compressed in one step, during which the interpreter is free for others. A commit that is alone compresses where it is.
 """
 
 from collections import deque

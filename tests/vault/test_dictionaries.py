@@ -382,3 +382,20 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(CorruptObject, match="not loaded"):
             known.loaded(frames[number])
     assert {known.loaded(frames[number]) is not None for number in numbers[2:]} == {True}
+
+
+async def test_of_several_dictionaries_only_the_active_one_takes_memory_to_compress_with(
+    monkeypatch: pytest.MonkeyPatch, first: Dictionary, second: Dictionary
+) -> None:
+    store = MemoryStore()
+    await create_descriptor(store)
+    dictionaries = Dictionaries(store)
+    resting: list[str] = []
+    monkeypatch.setattr(Dictionary, "rest", lambda self: resting.append(self.id))
+    for made in (first, second):
+        assert await dictionaries.publish(made, deadline=5.0)
+        for _ in range(2):
+            active = await dictionaries.active()
+            assert active is not None
+            assert active.id == made.id
+    assert resting == [first.id]
