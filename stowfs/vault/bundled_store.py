@@ -222,7 +222,7 @@ class BundledStore(ObservedStore):
         found = Found(fresh.body[len(FRESH) :], fresh.etag)
         if self._settled.get(key) == fresh.etag:
             return found
-        rival, claims = await self._look(key) if self._read_only else (await self._rival(key), ())
+        rival, claims = await self._rival(key)
         if rival is not None:
             return rival
         if claims:
@@ -241,19 +241,19 @@ class BundledStore(ObservedStore):
                 claims.append(bundle)
         return None, claims
 
-    async def _rival(self, key: str) -> Found | None:
-        """What a committed bundle holds under a key. If there is none, there never will be one as long as there is an
-        object under that key."""
+    async def _rival(self, key: str) -> tuple[Found | None, Sequence[Bundle]]:
+        """As `_look`; but nothing claims the key any more, unless this host may not write. Then, if there is no rival,
+        there never will be one as long as there is an object under that key."""
         while True:
             rival, claims = await self._look(key)
-            if not claims:
-                return rival
+            if not claims or self._read_only:
+                return rival, claims
             for bundle in claims:
                 await make_void(self.inner, bundle, deadline=self._deadline)
 
     async def _create(self, key: str, body: bytes) -> str:
         etag = await self.inner.put(key, FRESH + body, IF_ABSENT)
-        rival = await self._rival(key)
+        rival, _ = await self._rival(key)
         if rival is None:
             self._settled.put(key, etag)
             return etag
@@ -273,7 +273,7 @@ class BundledStore(ObservedStore):
             own = await read_or_none(self.inner, key)
             if own is None or not own.body.startswith(FRESH):
                 raise
-            rival = await self._rival(key)
+            rival, _ = await self._rival(key)
             if rival is None or rival.etag != token:
                 raise
             return await self.inner.put(key, body, IfMatch(own.etag))

@@ -6,7 +6,7 @@ miss; a damaged object in the store is `CorruptObject`.
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +17,7 @@ from stowfs.errors import CorruptObject, ObjectNotFound, StowError
 from stowfs.hot.segments import CachedSegment, SegmentFiles
 from stowfs.store.base import ObjectStore
 from stowfs.vault import record as records
-from stowfs.vault.batching import Batcher
+from stowfs.vault.batching import Batcher, carry_out
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.lru import Lru
 from stowfs.vault.naming import blob_key, segment_key
@@ -66,9 +66,13 @@ class SegmentReader:
         self._dictionaries = dictionaries
         self._nursery = nursery
         self._memory = Lru[bytes](memory, len)
-        self._unpacking = Batcher(nursery, threads, threads=round(threads.total_tokens), most=BATCH)
+        self._unpacking = Batcher[Callable[[], bytes], bytes](
+            nursery, threads, carry_out, threads=round(threads.total_tokens), most=BATCH
+        )
         # One at a time: more threads write no faster to a page cache, and take turns at the interpreter.
-        self._writing = Batcher(nursery, trio.CapacityLimiter(1), threads=1, most=BATCH)
+        self._writing = Batcher[Callable[[], None], None](
+            nursery, trio.CapacityLimiter(1), carry_out, threads=1, most=BATCH
+        )
         self._flights: dict[str, _Flight] = {}
         self._unwritten = 0
         self.counts = SegmentCounts()

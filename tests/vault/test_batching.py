@@ -1,27 +1,24 @@
 """Short blocking calls that share their way to a worker thread."""
 
 import threading
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
-import pytest
 import trio
 import trio.testing
+from outcome import Outcome
 
-from stowfs.vault import batching
-from stowfs.vault.batching import Batcher
+from stowfs.vault.batching import Batcher, carry_out
 
 
-async def test_calls_that_come_while_the_threads_are_busy_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_that_come_while_the_threads_are_busy_go_together() -> None:
     release = threading.Event()
     together: list[int] = []
-    carry_out = batching._carry_out
 
-    def counted(calls: list[Any]) -> None:
+    def counted(calls: Sequence[Callable[[], int]]) -> list[Outcome[int]]:
         together.append(len(calls))
-        carry_out(calls)
+        return carry_out(calls)
 
-    monkeypatch.setattr(batching, "_carry_out", counted)
     results: dict[int, int] = {}
 
     def square(number: int) -> int:
@@ -33,7 +30,7 @@ async def test_calls_that_come_while_the_threads_are_busy_go_together(monkeypatc
         results[number] = await batcher.run(partial(square, number))
 
     async with trio.open_nursery() as nursery:
-        batcher = Batcher(nursery, trio.CapacityLimiter(2), threads=2, most=8)
+        batcher = Batcher(nursery, trio.CapacityLimiter(2), counted, threads=2, most=8)
         for number in range(2):
             nursery.start_soon(call, number)
             await trio.testing.wait_all_tasks_blocked(0.01)
@@ -57,7 +54,7 @@ async def test_a_call_that_fails_fails_alone() -> None:
             failed.append(str(error))
 
     async with trio.open_nursery() as nursery:
-        batcher = Batcher(nursery, trio.CapacityLimiter(1), threads=1, most=8)
+        batcher = Batcher[Callable[[], int], int](nursery, trio.CapacityLimiter(1), carry_out, threads=1, most=8)
         for number in (1, 0, 2, 5):
             nursery.start_soon(call, number)
     assert sorted(results) == [2, 5, 10]
@@ -67,7 +64,7 @@ async def test_a_call_that_fails_fails_alone() -> None:
 async def test_what_was_begun_is_carried_out_though_the_callers_are_cancelled() -> None:
     done: list[int] = []
     async with trio.open_nursery() as nursery:
-        batcher = Batcher(nursery, trio.CapacityLimiter(1), threads=1, most=2)
+        batcher = Batcher[Callable[[], None], None](nursery, trio.CapacityLimiter(1), carry_out, threads=1, most=2)
         for number in range(5):
             nursery.start_soon(batcher.run, partial(done.append, number))
         nursery.cancel_scope.cancel()

@@ -13,6 +13,7 @@ from stowfs.cli.output import counted, echo, emit, fail, note
 from stowfs.config import StoreOptions
 from stowfs.durable import sync_directory
 from stowfs.errors import MountFailed
+from stowfs.vault.naming import display
 
 
 @click.command()
@@ -45,7 +46,6 @@ def flush(place: str, options: StoreOptions, timeout: float, as_json: bool) -> N
         return
     # Not before it is needed: whoever flushes a mount after each of his steps waits for nothing else.
     from stowfs.cli.sending import send_left
-    from stowfs.vault.naming import display
 
     done = trio.run(partial(send_left, place, options, timeout))
     for path, reason in done.left.items():
