@@ -137,7 +137,7 @@ class Committer:
                 assembled = await self._assembler.assemble(draft, stays, partial(self._acquire, transaction))
                 # The content that is kept may come from a version that is not under this name any more.
                 await transaction.acquire_existing(assembled.digests)
-                manifest = succession.of_draft(draft, assembled, transaction.id, previous)
+                manifest = succession.of_draft(draft, assembled, transaction.id, previous, transaction.blobs)
                 if previous is not None and not transaction.recorded and is_what_is_there(manifest, previous):
                     # Unless somebody has written something else since: then this is what comes last.
                     current = await self._catalog.current(draft.path, trust=False)

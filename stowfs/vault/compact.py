@@ -2,10 +2,10 @@
 of writers and readers, and of other compactions.
 
 First the dictionary: one is trained for the whole store, and used from then on, by all hosts, if that gains. Then
-every live manifest and every segment that something references is compressed again, each by one compare-and-swap, if it
-shrinks by enough (see `recompress`); those manifests that are in a bundle are with it. What has been done says so, so
-that a compaction that was interrupted, or is repeated later, goes on where there is something to do; it only tries
-again what gained too little.
+every segment that something references and every live manifest is compressed again, each by one compare-and-swap, if it
+shrinks by enough (see `recompress`); those manifests that are in a bundle are with it. Manifests come last, since they
+say where large segments are. What has been done says so, so that a compaction that was interrupted, or is repeated
+later, goes on where there is something to do; it only tries again what gained too little.
 """
 
 import time
@@ -60,8 +60,8 @@ async def compact_store(
     if train:
         trained = await train_best(store, vault.dictionaries, dry_run=dry_run, deadline=vault.options.deadline)
     work = _Compaction(store, vault, dry_run=dry_run, progress=progress)
-    await work.manifests()
     await work.segments()
+    await work.manifests()
     return work.result(trained)
 
 
@@ -73,6 +73,8 @@ class _Compaction:
         self._progress = progress
         self._manifests: list[Saving] = []
         self._segments: list[Saving] = []
+        # Where large segments are, by digest: some 200 bytes for each megabyte of conversations.
+        self._blobs: dict[str, str] = {}
         self._unread: list[Kept] = []
 
     def result(self, trained: Trained | None) -> Compacted:
@@ -108,7 +110,9 @@ class _Compaction:
         try:
             snapshot = found or await read_manifest(self._store, self._vault.dictionaries, info.key)
             if snapshot is not None and snapshot.manifest.live and snapshot.is_conversation:
-                self._manifests.append(await self._vault.recompressor.manifest(snapshot, dry_run=self._dry_run))
+                self._manifests.append(
+                    await self._vault.recompressor.manifest(snapshot, self._blobs, dry_run=self._dry_run)
+                )
         except (CorruptObject, UnsupportedVersion) as error:
             self._unread.append(Kept(info.key, str(error)))
         finally:
@@ -139,7 +143,10 @@ class _Compaction:
     async def _segment(self, info: ObjectInfo) -> None:
         try:
             digest = digest_of_segment(info.key)
-            self._segments.append(await self._vault.recompressor.segment(digest, dry_run=self._dry_run))
+            saving = await self._vault.recompressor.segment(digest, dry_run=self._dry_run)
+            self._segments.append(saving)
+            if saving.blob is not None:
+                self._blobs[digest] = saving.blob
         except (CorruptObject, UnsupportedVersion) as error:
             self._unread.append(Kept(info.key, str(error)))
         finally:

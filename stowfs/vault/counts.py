@@ -48,15 +48,18 @@ class _Request:
     done: trio.Event = field(default_factory=trio.Event)
     error: Exception | None = None
     count: int = 0
+    blob: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Acquired:
-    """The outcome of an acquire: `saturated` means that from now on nobody counts this segment."""
+    """The outcome of an acquire: `saturated` means that from now on nobody counts this segment; `blob` is the revision
+    key of its bytes, where they are redirected."""
 
     digest: str
     count: int
     saturated: bool
+    blob: str | None
 
 
 CLOCK_ALLOWANCE = 3600.0
@@ -101,7 +104,7 @@ class Counts:
         """
         request = _Request("acquire", commit, Operation(operation_id(commit, "acquire")), payload)
         await self._submit(digest, request, exists=exists or payload is None)
-        return Acquired(digest, request.count, request.count >= self._many)
+        return Acquired(digest, request.count, request.count >= self._many, request.blob)
 
     async def release(self, commit: str, digest: str, *, nth: int = 1, retried: bool = False) -> None:
         """Takes away a reference that `commit` gives up: of one that gives up several, the `nth` (from 1).
@@ -130,8 +133,8 @@ class Counts:
             await self._delete_blob(digest, transition.redirect)
         return transition.killed
 
-    async def recompress(self, payload: Payload, *, first: Found | Unread = UNREAD) -> bool:
-        """Replaces the stored form of a live segment. Returns whether it did.
+    async def recompress(self, payload: Payload, *, first: Found | Unread = UNREAD) -> Payload | None:
+        """Replaces the stored form of a live segment. Returns it as it is stored then, or None where it is not.
 
         `first`: the record as the caller has read it. A blob that was replaced stays until `drop_replaced`.
         """
@@ -141,7 +144,8 @@ class Counts:
         await compare_and_swap(self._store, key, transition, first=first, deadline=self._deadline)
         if not transition.applied:
             await self._drop_own_blob(payload)
-        return transition.applied
+            return None
+        return payload
 
     async def drop_replaced(self, digest: str, *, before: float) -> bool:
         """Deletes the blob that was replaced before the time `before`, when no reader can be following the old record
@@ -295,6 +299,7 @@ class _Change:
         after = self._apply(before)
         for request in self._batch:
             request.count = after.header.ref_count if after else 0
+            request.blob = after.header.redirect if after else None
         redirect = self._payload.redirect if self._payload else None
         self.published = redirect is not None and after is not None and after.header.redirect == redirect
         return None if after is None or after is before else records.encode(after)

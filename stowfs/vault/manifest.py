@@ -9,9 +9,15 @@ A directory has no pieces; the inline bytes of a symbolic link are its target, a
 it keeps the pieces (and so their references) as long as the conversation can be undeleted, and the ring always, since a
 writer may still have to find out there what became of its commit. What comes after a directory, under the same key,
 keeps its `bundles` (see `bundled_directories`).
+
+`blobs` are hints: where the bytes of large segments were when the manifest was written, so that a reader need not ask
+their records first. They prove nothing and hold nothing back: the bytes have to match the SHA-256, and where there are
+none any more, or others, the record tells. Segments that a page lists have none, since pages are the same whoever
+makes them, and never change.
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Literal
@@ -35,6 +41,7 @@ from stowfs.vault.untrusted import (
     Nanoseconds,
     Owner,
     Permissions,
+    RevisionHint,
     Size,
     Word,
     parse,
@@ -129,6 +136,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     bundles: bool = False
     # The zstd level of the frames, where they were recompressed (0: that of commits).
     level: Level = 0
+    # Revision keys of the first references of level 0 among `pieces`, in their order; see `blobs_of`.
+    blobs: tuple[RevisionHint, ...] = ()
 
     @property
     def live(self) -> bool:
@@ -234,6 +243,12 @@ class Snapshot:
         return hashlib.sha256(_encoder.encode(self.manifest.content)).hexdigest()
 
     @cached_property
+    def blobs(self) -> Mapping[str, str]:
+        """Where the bytes of segments probably are that have redirects: revision keys by digest."""
+        digests = (piece.digest for piece in self.top_references if piece.level == 0)
+        return {digest: blob for digest, blob in zip(digests, self.manifest.blobs, strict=False) if blob}
+
+    @cached_property
     def top_references(self) -> tuple[Reference, ...]:
         """The references that stand in the manifest itself, in order."""
         return tuple(piece for piece in self.manifest.pieces if isinstance(piece, Reference))
@@ -248,6 +263,14 @@ class _Version(msgspec.Struct):
 
 
 _version_decoder = msgspec.json.Decoder(_Version)
+
+
+def blobs_of(pieces: Sequence[Piece], *known: Mapping[str, str]) -> tuple[str, ...]:
+    """What `Manifest.blobs` is for these pieces. `known`: see `Snapshot.blobs`; what comes first is believed."""
+    digests = (piece.digest for piece in pieces if isinstance(piece, Reference) and piece.level == 0)
+    blobs = [next((blobs[digest] for blobs in known if digest in blobs), "") for digest in digests]
+    last = max((place for place, blob in enumerate(blobs) if blob), default=-1)
+    return tuple(blobs[: last + 1])
 
 
 def encode_header(manifest: Manifest) -> bytes:

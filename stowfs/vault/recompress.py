@@ -4,15 +4,15 @@ Manifests in a bundle (see `bundle`) are recompressed together, with the bundle:
 object again.
 
 A version that is recompressed stays the version it is. Commit id, ring, attributes and bytes are the same; only the
-frames are others, and so the ETag. Whoever has it open or cached goes on with it; a PUT that was conditional on the old
-ETag is refused, and made again as after any other change. Every body is smaller than the one it replaces, so no ETag
-comes twice though the commit id does.
+frames are others, and so the ETag, and where its large segments are. Whoever has it open or cached goes on with it; a
+PUT that was conditional on the old ETag is refused, and made again as after any other change. One body is replaced by
+another of that version only, so whatever ETag comes twice is that of the same one.
 
 What is written is decompressed and compared first. A manifest or record that changes meanwhile is left as it is then:
 it has become somebody's newer version, or is smaller already.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -32,10 +32,10 @@ from stowfs.vault.cas import compare_and_swap
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.counts import Counts
 from stowfs.vault.dictionaries import Dictionaries
-from stowfs.vault.manifest import Snapshot
+from stowfs.vault.manifest import Snapshot, blobs_of
 from stowfs.vault.naming import blob_key, key_in, manifest_key, path_of_manifest, segment_key
 from stowfs.vault.record import Payload
-from stowfs.vault.segments import unpack_verified
+from stowfs.vault.segments import NO_BLOBS, unpack_verified
 from stowfs.vault.untrusted import read_bounded
 
 LEVEL = codec.BEST_LEVEL
@@ -47,15 +47,17 @@ these."""
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """Bytes of one object before and after; the same where it was left as it is."""
+    """Bytes of one object before and after; the same where it was left as it is. `blob`: the revision key under which
+    the bytes of a segment are now, where they are redirected."""
 
     before: int
     after: int
+    blob: str | None = None
 
     @property
     def changed(self) -> bool:
         """Whether it was (or would be) written again."""
-        return self.after < self.before
+        return self.after != self.before
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +90,21 @@ class Recompressor:
         self._threads = threads
         self._deadline = deadline
 
-    async def manifest(self, snapshot: Snapshot, *, dry_run: bool = False) -> Saving:
-        """Stores the manifest of a version again where that is worth it. Raises store errors."""
+    async def manifest(
+        self, snapshot: Snapshot, blobs: Mapping[str, str] = NO_BLOBS, *, dry_run: bool = False
+    ) -> Saving:
+        """Stores the manifest of a version again where that is worth it, or large segments are not where it says.
+
+        `blobs`: where they are (see `Snapshot.blobs`), as far as that is known. Raises store errors.
+        """
         size = snapshot.stored_size
         dictionary = await self._dictionaries.active()
-        if snapshot.manifest.level == LEVEL and _id(snapshot.dictionary) == _id(dictionary):
+        found = blobs_of(snapshot.manifest.pieces, blobs, snapshot.blobs)
+        astray = found != snapshot.manifest.blobs
+        if not astray and snapshot.manifest.level == LEVEL and _id(snapshot.dictionary) == _id(dictionary):
             return Saving(size, size)
-        body = await trio.to_thread.run_sync(_manifest, snapshot, dictionary, limiter=self._threads)
-        if not _is_worth_it(size, len(body)):
+        body = await trio.to_thread.run_sync(_manifest, snapshot, dictionary, found, limiter=self._threads)
+        if not astray and not _is_worth_it(size, len(body)):
             return Saving(size, size)
         if not dry_run:
             replace = _Replace(snapshot.etag, body)
@@ -160,7 +169,7 @@ class Recompressor:
             return Saving(0, 0)  # removed since it was listed
         record = records.decode(digest, found.body)
         header = record.header
-        kept = Saving(header.stored_size, header.stored_size)
+        kept = Saving(header.stored_size, header.stored_size, header.redirect)
         dictionary = await self._dictionaries.active_for(header.raw_size)
         name = dictionary.name if dictionary else None
         done = header.level == LEVEL and header.dictionary == name
@@ -178,17 +187,18 @@ class Recompressor:
         if not _is_worth_it(len(stored), len(compressed)):
             return kept
         payload = Payload(digest, compressed, header.raw_size, header.type, name, level=LEVEL)
-        if dry_run or await self._counts.recompress(payload, first=found):
-            return Saving(len(stored), len(compressed))
-        return kept
+        if dry_run:
+            return Saving(len(stored), len(compressed), header.redirect)
+        written = await self._counts.recompress(payload, first=found)
+        return kept if written is None else Saving(len(stored), len(compressed), written.redirect)
 
 
-def _manifest(snapshot: Snapshot, dictionary: Dictionary | None) -> bytes:
-    """The body of a version. Raises `CorruptObject` unless it is that."""
-    body = manifests.encode(snapshot.manifest, snapshot.inline, dictionary, level=LEVEL)
+def _manifest(snapshot: Snapshot, dictionary: Dictionary | None, blobs: tuple[str, ...]) -> bytes:
+    """The body of a version, with these `Manifest.blobs`. Raises `CorruptObject` unless it is that."""
+    manifest = msgspec.structs.replace(snapshot.manifest, level=LEVEL, blobs=blobs)
+    body = manifests.encode(manifest, snapshot.inline, dictionary, level=LEVEL)
     again = manifests.decode(snapshot.path, snapshot.etag, body, dictionary)
-    same = msgspec.structs.replace(again.manifest, level=snapshot.manifest.level) == snapshot.manifest
-    if not same or again.inline != snapshot.inline:
+    if again.manifest != manifest or again.inline != snapshot.inline:
         raise CorruptObject("a manifest is not what it was after it was compressed: the memory of this host is broken")
     return body
 
@@ -209,7 +219,7 @@ def _manifests(
         done = snapshot.manifest.level == LEVEL and _id(snapshot.dictionary) == _id(dictionary)
         if done or not snapshot.manifest.live or not snapshot.is_conversation:
             continue
-        again = _manifest(snapshot, dictionary)
+        again = _manifest(snapshot, dictionary, snapshot.manifest.blobs)
         if len(again) < len(body):
             smaller[key] = again
     return smaller, unread

@@ -158,7 +158,10 @@ def unpack(digest: str, raw_size: int, compressed: bytes, dictionary: Dictionary
     check the SHA-256."""
     if not 0 <= raw_size <= RAW_LIMIT:
         raise CorruptObject(f"segment {digest} claims {raw_size} bytes")
-    return codec.decompress(compressed, expected=raw_size, dictionary=dictionary)
+    try:
+        return codec.decompress(compressed, expected=raw_size, dictionary=dictionary)
+    except CorruptObject as error:
+        raise CorruptObject(f"segment {digest}: {error}") from error
 
 
 def acquire(

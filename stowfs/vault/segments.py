@@ -6,7 +6,7 @@ miss; a damaged object in the store is `CorruptObject`.
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,6 +20,7 @@ from stowfs.vault import record as records
 from stowfs.vault.batching import Batcher, carry_out
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.lru import Lru
+from stowfs.vault.manifest import Reference
 from stowfs.vault.naming import blob_key, segment_key
 from stowfs.vault.record import Payload
 from stowfs.vault.untrusted import read_bounded
@@ -30,6 +31,9 @@ INLINE_DECODE = 16 * 1024
 """Compressed bytes up to which a segment is decompressed and checked on the event loop: below, a thread costs more
 than the work."""
 
+
+NO_BLOBS: Mapping[str, str] = {}
+"""For who does not know where the bytes of any segment are."""
 
 UNWRITTEN = 32
 """Segments that readers have and the disk has not yet, at most: several batches, some megabytes, or a dozen of them
@@ -87,24 +91,28 @@ class SegmentReader:
         """Bytes of decompressed segments in memory."""
         return self._memory.used
 
-    async def fetch(self, digest: str) -> bytes:
-        """The raw bytes of a segment, verified. Raises `CorruptObject` and store errors."""
+    async def fetch(self, reference: Reference, blobs: Mapping[str, str] = NO_BLOBS) -> bytes:
+        """The raw bytes of a segment, verified. `blobs`: where its bytes probably are (see `Snapshot.blobs`).
+
+        Raises `CorruptObject` and store errors.
+        """
+        digest = reference.digest
         data = self._memory.get(digest)
         if data is not None:
             self.counts.memory_hits += 1
             return data
-        flight = self._flights.get(digest) or self._start(digest)
+        flight = self._flights.get(digest) or self._start(reference, blobs)
         await flight.landed.wait()
         if flight.error is not None:
             raise flight.error
         assert flight.data is not None
         return flight.data
 
-    def prefetch(self, digests: Iterable[str]) -> None:
+    def prefetch(self, references: Iterable[Reference], blobs: Mapping[str, str] = NO_BLOBS) -> None:
         """Begins to fetch segments that will probably be asked for; errors are left to whoever asks."""
-        for digest in digests:
-            if self._memory.get(digest) is None and digest not in self._flights:
-                self._start(digest)
+        for reference in references:
+            if self._memory.get(reference.digest) is None and reference.digest not in self._flights:
+                self._start(reference, blobs)
 
     async def keep(self, payloads: Iterable[Payload]) -> None:
         """Keeps segments on the disk that the caller has just stored: they can be read without the store."""
@@ -116,15 +124,16 @@ class SegmentReader:
         """Keeps the pages among them: the next commit asks what they reference."""
         await self.keep(payload for payload in payloads if payload.type == "page")
 
-    def _start(self, digest: str) -> "_Flight":
-        flight = self._flights[digest] = _Flight()
-        self._nursery.start_soon(self._fly, digest, flight)
+    def _start(self, reference: Reference, blobs: Mapping[str, str]) -> "_Flight":
+        flight = self._flights[reference.digest] = _Flight()
+        self._nursery.start_soon(self._fly, reference, blobs.get(reference.digest), flight)
         return flight
 
-    async def _fly(self, digest: str, flight: "_Flight") -> None:
+    async def _fly(self, reference: Reference, blob: str | None, flight: "_Flight") -> None:
+        digest = reference.digest
         fetched = None
         try:
-            flight.data, fetched = await self._load(digest)
+            flight.data, fetched = await self._load(reference, blob)
             self._memory.put(digest, flight.data)
             if fetched is not None and self._unwritten >= UNWRITTEN:
                 # The disk cannot follow: readers go at its pace.
@@ -148,8 +157,9 @@ class SegmentReader:
         finally:
             self._unwritten -= 1
 
-    async def _load(self, digest: str) -> tuple[bytes, CachedSegment | None]:
+    async def _load(self, reference: Reference, blob: str | None) -> tuple[bytes, CachedSegment | None]:
         """The raw bytes of a segment, and as what it was fetched where it was not on the disk."""
+        digest = reference.digest
         cached = await self._files.get(bytes.fromhex(digest))
         if cached is not None:
             try:
@@ -160,8 +170,20 @@ class SegmentReader:
                 log.warning("cached segment %s is damaged and is fetched again: %s", digest, error)
                 await self._files.discard(bytes.fromhex(digest))
         self.counts.misses += 1
+        if blob is not None and reference.level == 0:
+            try:
+                return await self._load_blob(reference, blob)
+            except (ObjectNotFound, CorruptObject) as error:
+                log.info("segment %s is not where a manifest says: %s", digest, error)
         segment = await self._get(digest)
         return await self._open(digest, segment), segment
+
+    async def _load_blob(self, reference: Reference, blob: str) -> tuple[bytes, CachedSegment]:
+        """As `_load`, from the store, without its record. What was made with a dictionary is taken for damaged: only
+        the record says whether that is the right one."""
+        found = await read_bounded(self._store, blob_key(reference.digest, blob))
+        segment = CachedSegment(None, reference.size, found.body)
+        return await self._open(reference.digest, segment), segment
 
     async def _get(self, digest: str) -> CachedSegment:
         """A segment as the store has it, following its redirect."""

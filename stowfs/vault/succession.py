@@ -6,23 +6,26 @@ are left to whoever writes what it gives.
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from stowfs.errors import IsDirectory, NameTooLong, NoSuchPath, NotDirectory, PathExists, UsageError
 from stowfs.vault.assembly import Assembled
 from stowfs.vault.draft import Draft
-from stowfs.vault.manifest import TARGET_LIMIT, Attributes, Manifest, Snapshot
+from stowfs.vault.manifest import TARGET_LIMIT, Attributes, Manifest, Snapshot, blobs_of
 from stowfs.vault.naming import display
 from stowfs.vault.publish import next_ring
 
 Successor = Callable[[Snapshot | None], Manifest]
 
 
-def of_draft(draft: Draft, assembled: Assembled, commit: str, previous: Snapshot | None) -> Manifest:
-    """The version with the id `commit` that a draft becomes."""
+def of_draft(
+    draft: Draft, assembled: Assembled, commit: str, previous: Snapshot | None, blobs: Mapping[str, str]
+) -> Manifest:
+    """The version with the id `commit` that a draft becomes. `blobs`: those of what this commit acquired."""
     inline = assembled.inline
+    bases = [snapshot.blobs for snapshot in (draft.base, previous) if snapshot is not None]
     return Manifest(
         commit=commit,
         ring=next_ring(previous, commit),
@@ -33,6 +36,7 @@ def of_draft(draft: Draft, assembled: Assembled, commit: str, previous: Snapshot
         inline=len(inline),
         inline_digest=assembled.inline_digest,
         facts=assembled.facts,
+        blobs=blobs_of(assembled.pieces, blobs, *bases),
     )
 
 

@@ -83,6 +83,8 @@ class Transaction:
         # What this commit is known to have counted, and what nobody counts any more.
         self.counted: set[str] = set()
         self._uncounted: set[str] = set()
+        # Of what it acquired: see `Snapshot.blobs`.
+        self.blobs: dict[str, str] = {}
         self.row = Row(commit or new_id(), kind, path)
 
     @property
@@ -148,6 +150,7 @@ class Transaction:
 
         await self._record(msgspec.structs.replace(self.row, acquire=(*self.row.acquire, *wanted)))
         done = await each(count, wanted)
+        self.blobs.update((a.digest, a.blob) for a in done if a.blob is not None)
         now = time.time()
         await self._index.note_sightings(
             {bytes.fromhex(a.digest): Sighting("saturated" if a.saturated else "stored", now) for a in done}

@@ -24,6 +24,8 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Revision = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+RevisionHint = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{32})?\Z")]
+"""Or nothing, where it is not known."""
 Word = Annotated[str, msgspec.Meta(max_length=1024)]
 """An id or a name: stowfs writes at most 200 characters of any."""
 Moment = Annotated[float, msgspec.Meta(ge=0, le=2e11)]

@@ -18,6 +18,7 @@ from stowfs.store.open import open_store, parse_store_url
 from stowfs.store.probe import probe
 from stowfs.vault.counts import Counts
 from stowfs.vault.dictionaries import Dictionaries
+from stowfs.vault.manifest import Reference
 from stowfs.vault.record import MANY, REDIRECT_ABOVE, Header, Payload
 from stowfs.vault.ring import new_id
 from stowfs.vault.segments import SegmentReader
@@ -67,7 +68,7 @@ async def raw(store: ObjectStore, payload: Payload, directory: Path) -> bytes:
     async with trio.open_nursery() as nursery:
         reader = SegmentReader(store, files, Dictionaries(store), nursery, memory=0, threads=threads)
         try:
-            return await reader.fetch(payload.digest)
+            return await reader.fetch(Reference(payload.digest, payload.raw_size))
         except CorruptObject as error:
             corrupt = error  # to be raised without the nursery's group around it
         finally:

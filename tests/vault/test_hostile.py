@@ -100,7 +100,7 @@ def good_store() -> tuple[Descriptor, dict[str, bytes], dict[str, frozenset[str]
 
 async def _keys(vault: Vault, snapshot: Snapshot) -> frozenset[str]:
     async def fetch(reference: Reference) -> bytes:
-        return await vault.segments.fetch(reference.digest)
+        return await vault.segments.fetch(reference)
 
     keys = {manifest_key(snapshot.path)}
     for digest in await pages.digests(snapshot.manifest.pieces, fetch):

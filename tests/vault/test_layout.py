@@ -34,7 +34,7 @@ def layout_of(sizes: list[int]) -> Layout:
 def ahead(layout: Layout, start: int, size: int) -> list[int]:
     """The numbers of the segments that are fetched ahead after a read."""
     end = min(start + size, layout.starts[-1])
-    return [int(digest, 16) for digest in layout.ahead(start, end, layout.covering(start, end)[-1], LIMIT)]
+    return [int(piece.digest, 16) for piece in layout.ahead(start, end, layout.covering(start, end)[-1], LIMIT)]
 
 
 def test_the_window_of_a_sequential_reader_doubles_up_to_its_limit() -> None:
@@ -119,7 +119,7 @@ async def test_segments_ahead_of_a_cold_sequential_read_are_asked_for_together(t
         b = await hosts.start("b")
         opened = await b.head("x")
         stall = Stall()
-        rule = store.add(Rule(stall, "get", "segments/*", times=None))
+        rule = store.add(Rule(stall, "get", "blobs/*", times=None))
         got: dict[int, bytes] = {}
 
         async def read(start: int) -> None:

@@ -45,6 +45,7 @@ def manifests_with_inline(draw: st.DrawFn) -> tuple[Manifest, bytes]:
         inline_digest=hashlib.sha256(inline).hexdigest() if inline else "",
         facts=draw(st.builds(Facts, st.text(), st.booleans(), st.none() | st.text(), st.none() | st.text())),
         deleted=draw(st.none() | st.floats(0, 2e11)),
+        blobs=tuple(draw(st.lists(st.just("") | st.binary(min_size=16, max_size=16).map(bytes.hex), max_size=8))),
     ), inline
 
 
