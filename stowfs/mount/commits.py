@@ -91,6 +91,8 @@ class Commits:
             return
         except Exception as error:
             inode.failure = error
+            # It may have been moved onto another version before that.
+            self._merged(inode, before, _base_size(draft) - before.base_size)
             raise
         try:
             await self.about_to_show(inode, before, committed)
@@ -174,11 +176,9 @@ class Commits:
                 async with inode.lock:
                     await self._vault.backlog.withdraw(draft)
                 return
-            before = _Before(inode.version, draft.acknowledged)
-
             inode.attempted = True
             try:
-                if not await self._vault.backlog.flush(draft, inode.lock, _Shown(self, inode, before)):
+                if not await self._vault.backlog.flush(draft, inode.lock, _Shown(self, inode)):
                     async with inode.lock:
                         self._gone(inode)
             finally:
@@ -307,11 +307,20 @@ class Commits:
         else:
             # Merged with the work of another host, or beaten by it.
             self.adopt(inode, committed)
+            self._merged(inode, before, committed.size - before.size)
+        if before.intent is Intent.APPEND:
+            self._inodes.contention.appended(inode.path)
         if announced:
             # It is going to ask. Told so once more, the kernel would pass over the answer to what it asks just now, and
             # take the old size for the end after all.
             inode.told, inode.kernel_size, inode.doubted = inode.packed, inode.size, False
         self._inodes.committed(inode)
+
+    def _merged(self, inode: Inode, before: "_Before", distance: int) -> None:
+        """What was appended to the inode moved by so many bytes, to come after the work of another host."""
+        if before.intent is Intent.APPEND and distance > 0:
+            self._inodes.contention.merged(inode.path)
+            inode.moved(before.base_size, distance)
 
     def _gone(self, inode: Inode) -> None:
         """The file has expired or was deleted elsewhere before this host could know that the store had it: it is gone,
@@ -334,6 +343,7 @@ class _Before:
         self.version = version
         self.intent = draft.intent
         self.size = draft.size
+        self.base_size = _base_size(draft)
         self.attributes = draft.attributes
 
     def becomes(self, committed: Snapshot) -> bool:
@@ -345,18 +355,27 @@ class _Before:
 class _Shown:
     """An inode that shows a draft which is committed in the background."""
 
-    def __init__(self, commits: Commits, inode: Inode, before: _Before) -> None:
+    def __init__(self, commits: Commits, inode: Inode) -> None:
         self._commits = commits
         self._inode = inode
-        self._before = before
+        self._before: _Before | None = None
+
+    def began(self, acknowledged: Draft) -> None:
+        self._before = _Before(self._inode.version, acknowledged)
 
     async def about_to_change(self, committed: Snapshot) -> None:
+        assert self._before is not None
         await self._commits.about_to_show(self._inode, self._before, committed)
 
     def settled(self, committed: Snapshot, *, clean: bool) -> None:
+        assert self._before is not None
         if clean:
             self._inode.draft = None
         self._commits.committed(self._inode, self._before, committed)
+
+
+def _base_size(draft: Draft) -> int:
+    return draft.base.size if draft.base is not None else 0
 
 
 def _is_safe(draft: Draft) -> bool:

@@ -5,7 +5,8 @@ and ends with its commit (`Commits`). Whoever looks at or changes it holds the i
 """
 
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from mmap import PAGESIZE
 
 import msgspec
@@ -15,6 +16,7 @@ from stowfs.mount.commits import Commits, Invalidate, follows
 from stowfs.mount.inodes import Inode, Inodes, now_ns
 from stowfs.mount.local_names import is_probe
 from stowfs.mount.moves import Moves
+from stowfs.mount.readers import Reader
 from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display
@@ -31,14 +33,17 @@ class Contents:
         self._commits = commits
         self._invalidate = invalidate
 
-    async def read(self, inode: Inode, start: int, end: int) -> bytes:
-        """The bytes of an open file, with the writes of this host. Raises `CorruptObject` and store errors."""
+    async def read(self, inode: Inode, start: int, end: int, reader: Reader | None = None) -> bytes:
+        """The bytes of an open file, with the writes of this host; with `reader` of what that sees.
+
+        Raises `CorruptObject` and store errors.
+        """
         if inode.draft is not None:
             async with inode.lock:
                 # The commit that was waited for may have ended it.
                 if inode.draft is not None:
-                    return await inode.draft.read(start, end)
-        return await self._vault.read(self._base(inode), start, end)
+                    return await _read(inode.draft.read, start, end, reader)
+        return await _read(partial(self._vault.read, self._base(inode)), start, end, reader)
 
     async def write(self, inode: Inode, offset: int, data: bytes, *, appending: bool) -> None:
         """Writes to an open file; with `appending` (an O_APPEND handle) at its end.
@@ -127,6 +132,14 @@ class Contents:
         if inode.snapshot is None:
             raise CorruptObject(f"{display(inode.path)} was never stored, and what was written to it was given up")
         return inode.snapshot
+
+
+async def _read(read: Callable[[int, int], Awaitable[bytes]], start: int, end: int, reader: Reader | None) -> bytes:
+    """The bytes that a reader sees there, or those that are there."""
+    if reader is None:
+        return await read(start, end)
+    # All places are told now: while the first of them is read, others may move.
+    return b"".join([await read(*place) for place in reader.ranges(start, end)])
 
 
 def _is_mapped_page(inode: Inode, draft: Draft, offset: int, length: int) -> bool:

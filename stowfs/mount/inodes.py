@@ -30,6 +30,7 @@ import trio
 
 from stowfs.locks import Lock
 from stowfs.mount.moves import is_within
+from stowfs.mount.readers import Contention, Reader
 from stowfs.vault import expiry
 from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Attributes, Snapshot
@@ -81,6 +82,7 @@ class Inode:
         "number",
         "packed",
         "path",
+        "readers",
         "settled",
         "snapshot",
         "told",
@@ -135,6 +137,8 @@ class Inode:
         self.doubted = False
         # It is about to show something else: the kernel may not believe what it is told for any longer than that.
         self.changing = False
+        # Who reads it past the page cache, since it is contended.
+        self.readers: tuple[Reader, ...] = ()
 
     @property
     def lock(self) -> Lock:
@@ -205,6 +209,11 @@ class Inode:
         expires_ns = self.attributes.expires_ns
         return expires_ns is not None and expiry.is_over(expires_ns)
 
+    def moved(self, offset: int, length: int) -> None:
+        """Its bytes from `offset` on moved by `length`: what others have appended was put before what this host has."""
+        for reader in self.readers:
+            reader.put_before(offset, length)
+
     def show(self, version: Version, as_of: float | None = None) -> None:
         """From now on this is the version the inode shows. `as_of`: when it was known to be the newest, if that is not
         just now."""
@@ -225,6 +234,7 @@ class Inodes:
         self._uncommitted: set[Inode] = set()
         # Number, and time of the last change of its entries, by path: of inodes that were dropped.
         self._remembered: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self.contention = Contention()
 
     def __getitem__(self, number: int) -> Inode:
         """Raises `KeyError` for a number the kernel has forgotten."""

@@ -94,6 +94,7 @@ class Lookup:
             return self._inodes.add(path, version, as_of)
         if inode.version is not None and inode.version.commit == version.commit:
             return inode
+        self._inodes.contention.changed_elsewhere(path)
         if inode.handles:
             return self._inodes.add(path, version, as_of)
         inode.show(version, as_of)

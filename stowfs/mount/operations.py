@@ -92,9 +92,8 @@ class FileSystem(Session):
             info = await self._opened(inode, flags, writing=writing)
             return info, self._looked_up(inode)
         # A writer even with O_RDONLY: its flush is what stores the new file.
-        info = FileInfo(
-            fh=self._new_handle(inode, flags, writing=True), direct_io=_is_for_appends(flags), keep_cache=True
-        )
+        info = self._new_handle(inode, flags, writing=True)
+        info.keep_cache = True
         return info, self._looked_up(inode)
 
     @handler
@@ -277,17 +276,16 @@ class FileSystem(Session):
             raise
         unchanged = inode.cached == inode.content
         inode.cached = inode.content
-        return FileInfo(
-            fh=self._new_handle(inode, flags, writing=writing),
-            direct_io=_is_for_appends(flags),
-            keep_cache=unchanged,
-        )
+        info = self._new_handle(inode, flags, writing=writing)
+        info.keep_cache = unchanged
+        return info
 
     @handler
     async def read(self, fh: FileHandleT, offset: int, size: int) -> bytes:
         if self._generated.number_of(fh) is not None:
             return self._generated.read(fh, offset, offset + size)
-        return await self._contents.read(self._handles[fh].inode, offset, offset + size)
+        handle = self._handles[fh]
+        return await self._contents.read(handle.inode, offset, offset + size, handle.reader)
 
     @handler
     async def write(self, fh: FileHandleT, offset: int, data: bytes) -> int:
@@ -313,6 +311,7 @@ class FileSystem(Session):
             return
         handle = self._handles.pop(fh)
         handle.inode.mappers -= handle.mapping
+        handle.inode.readers = tuple(reader for reader in handle.inode.readers if reader is not handle.reader)
         await self._open_files.close(handle.inode, writing=handle.writing)
 
     # Directories
@@ -377,13 +376,6 @@ def _may_write(flags: int) -> bool:
     """Whether a handle changes its file. With O_TRUNC, Linux lets whoever may write cut a file with O_RDONLY, too; then
     its flush is what stores that."""
     return bool(flags & (os.O_ACCMODE | os.O_TRUNC))
-
-
-def _is_for_appends(flags: int) -> bool:
-    """Whether a handle can only append. It goes past the page cache, through which the kernel may cut a write in two
-    where a page ends; what another host appends could come between the halves. One that can be read, too, may have to
-    be mapped, which needs the cache."""
-    return bool(flags & os.O_APPEND) and flags & os.O_ACCMODE == os.O_WRONLY
 
 
 def _new_attributes(mode: int, ctx: RequestContext) -> Attributes:

@@ -10,6 +10,7 @@ import pyfuse3
 from pyfuse3 import (
     EntryAttributes,
     FileHandleT,
+    FileInfo,
     FUSEError,
     StatvfsData,
 )
@@ -31,6 +32,7 @@ from stowfs.mount.monitor import Monitor
 from stowfs.mount.moves import Moves
 from stowfs.mount.open_files import OpenFiles
 from stowfs.mount.options import ENTRY_TIMEOUT, MountOptions
+from stowfs.mount.readers import Reader
 from stowfs.mount.tree import Tree
 from stowfs.mount.walks import Walks
 from stowfs.store.counting import RequestCounts
@@ -64,6 +66,8 @@ class Handle:
     appending: bool
     # May have mapped it for writing.
     mapping: bool
+    # Where it reads past the page cache: what it sees.
+    reader: Reader | None
 
 
 class Session(pyfuse3.Operations):
@@ -201,13 +205,24 @@ class Session(pyfuse3.Operations):
         inode.lookups += 1
         return self._answer(inode)
 
-    def _new_handle(self, inode: Inode, flags: int, *, writing: bool) -> FileHandleT:
+    def _new_handle(self, inode: Inode, flags: int, *, writing: bool) -> FileInfo:
+        """A handle; what the kernel is told of its page cache is left to the caller, save for `direct_io`."""
         mapping = flags & os.O_ACCMODE == os.O_RDWR
         inode.mappers += mapping
+        reader = Reader() if not writing and inode.path in self._inodes.contention else None
+        if reader is not None:
+            inode.readers = (*inode.readers, reader)
         handle = self._next_handle()
-        self._handles[handle] = Handle(inode, writing, bool(flags & os.O_APPEND), mapping)
-        return handle
+        self._handles[handle] = Handle(inode, writing, bool(flags & os.O_APPEND), mapping, reader)
+        return FileInfo(fh=handle, direct_io=reader is not None or _is_for_appends(flags))
 
     def _next_handle(self) -> FileHandleT:
         self._last_handle += 1
         return FileHandleT(self._last_handle)
+
+
+def _is_for_appends(flags: int) -> bool:
+    """Whether a handle can only append. It goes past the page cache, through which the kernel may cut a write in two
+    where a page ends; what another host appends could come between the halves. One that can be read, too, may have to
+    be mapped, which needs the cache."""
+    return bool(flags & os.O_APPEND) and flags & os.O_ACCMODE == os.O_WRONLY

@@ -46,7 +46,10 @@ _decoder = msgspec.msgpack.Decoder(DraftState)
 
 
 class Shown(Protocol):
-    """Whoever shows a draft to programs. Both are called with the lock of the draft held."""
+    """Whoever shows a draft to programs. All are called with the lock of the draft held."""
+
+    def began(self, acknowledged: Draft) -> None:
+        """A commit of this began."""
 
     async def about_to_change(self, committed: Snapshot) -> None:
         """The draft is in this version: it will be based on that, or be that."""
@@ -57,6 +60,9 @@ class Shown(Protocol):
 
 class Unshown:
     """Nobody shows a draft."""
+
+    def began(self, acknowledged: Draft) -> None:
+        """Nobody needs to know."""
 
     async def about_to_change(self, committed: Snapshot) -> None:
         """Nobody needs to know."""
@@ -218,6 +224,7 @@ class Backlog:
                 return True
             # What a commit does to the draft on its way must not be seen by the next attempt.
             frozen, plan = acknowledged.freeze(), acknowledged.take_plan()
+            shown.began(acknowledged)
 
         async def attempting() -> None:
             async with lock:

@@ -132,6 +132,35 @@ def test_an_open_handle_keeps_its_version(mounts: Mounts, how: str) -> None:
     assert read(a.root / "f") == new
 
 
+def test_a_reader_keeps_what_it_saw_where_appends_of_two_hosts_are_merged(mounts: Mounts) -> None:
+    a, b = mounts.start("a"), mounts.start("b")
+    write(a.root / "log", "start\n")
+    python(
+        "import mmap\n"
+        "def begin(path, line):\n"
+        "    log = os.open(path, os.O_WRONLY | os.O_APPEND); os.write(log, line); return log\n"
+        "ours, theirs = begin(args[0], b'a1\\n'), begin(args[1], b'b1\\n')\n"
+        "os.close(theirs); os.close(ours)\n"
+        "reader = os.open(args[0], os.O_RDONLY)\n"
+        "ours, theirs = begin(args[0], b'a2\\n'), begin(args[1], b'b2\\n')\n"
+        "seen = os.read(reader, 100)\n"
+        "assert seen == b'start\\nb1\\na1\\na2\\n', seen\n"
+        "os.close(theirs); os.close(ours)\n"
+        "assert os.read(reader, 100) == b''\n"
+        "assert os.pread(reader, 100, 0) == seen\n"
+        # What is appended here follows, for everybody.
+        "os.close(begin(args[0], b'a3\\n'))\n"
+        "assert os.read(reader, 100) == b'a3\\n'\n"
+        "again = os.open(args[0], os.O_RDONLY)\n"
+        "whole = os.read(again, 100)\n"
+        "assert whole == b'start\\nb1\\na1\\nb2\\na2\\na3\\n', whole\n"
+        "assert mmap.mmap(again, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)[:] == whole\n"
+        "os.close(reader); os.close(again)",
+        a.root / "log",
+        b.root / "log",
+    )
+
+
 def test_writes_to_a_handle_that_was_overtaken_are_not_lost(mounts: Mounts) -> None:
     a, b = mounts.start("a"), mounts.start("b")
     write(a.root / "f", "base text")

@@ -349,6 +349,9 @@ async def test_changes_during_a_commit_follow_it(tmp_path: Path) -> None:
         class Reader:
             """Sees what is shown before and after a commit changes it."""
 
+            def began(self, acknowledged: Draft) -> None:
+                assert acknowledged is draft.acknowledged
+
             async def about_to_change(self, committed: Snapshot) -> None:
                 seen.append((await draft.read(0, 100), None))
 

@@ -1,0 +1,98 @@
+"""What a reader has seen stays where it was, whatever others put before it; and which files have such readers."""
+
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stowfs.mount import readers
+from stowfs.mount.readers import CONTENDED, PATHS, Contention, Reader
+
+LINES = st.binary(min_size=1, max_size=9)
+
+
+class File:
+    """A file with a base that all hosts know, and what was appended here since; and its readers."""
+
+    def __init__(self) -> None:
+        self.base = b""
+        self.own = b""
+        self.readers: list[tuple[Reader, bytearray]] = []
+
+    def open(self) -> None:
+        self.readers.append((Reader(), bytearray(self.base + self.own)))
+
+    def append(self, line: bytes) -> None:
+        self.own += line
+        for _, seen in self.readers:
+            seen += line
+
+    def merge(self, theirs: bytes) -> None:
+        """What others have appended comes before what was appended here."""
+        for reader, _ in self.readers:
+            reader.put_before(len(self.base), len(theirs))
+        self.base += theirs + self.own
+        self.own = b""
+
+    def read(self, reader: Reader, start: int, end: int) -> bytes:
+        content = self.base + self.own
+        return b"".join(content[slice(*place)] for place in reader.ranges(start, end))
+
+
+@given(st.lists(st.just("open") | st.tuples(st.sampled_from(["append", "merge"]), LINES), max_size=30), st.data())
+def test_what_was_seen_stays_and_what_is_appended_here_follows(
+    steps: list[str | tuple[str, bytes]], data: st.DataObject
+) -> None:
+    file = File()
+    for step in steps:
+        match step:
+            case ("append", bytes(line)):
+                file.append(line)
+            case ("merge", bytes(line)):
+                file.merge(line)
+            case _:
+                file.open()
+        for reader, seen in file.readers:
+            start = data.draw(st.integers(0, len(seen)))
+            end = data.draw(st.integers(start, len(seen) + 3))
+            assert file.read(reader, start, end) == seen[start:end]
+
+
+def test_a_reader_that_is_open_for_very_long_goes_on_at_the_end() -> None:
+    file = File()
+    file.append(b"begin")
+    file.open()
+    for number in range(readers.MOST + 50):
+        file.append(b"%d\n" % number)
+        file.merge(b"others\n" * (number % 3 + 1))
+    ((reader, seen),) = file.readers
+    assert file.read(reader, len(seen) - 500, len(seen) + 500) == seen[-500:]
+    assert len(reader.ranges(0, len(seen))) <= readers.MOST + 1
+
+
+async def test_a_file_is_contended_while_two_hosts_append_to_it(autojump_clock: trio.testing.MockClock) -> None:
+    contention = Contention()
+    contention.changed_elsewhere("x")
+    contention.appended("y")
+    assert "x" not in contention
+    assert "y" not in contention
+    contention.appended("x")
+    assert "x" not in contention
+    contention.changed_elsewhere("x")
+    contention.merged("z")
+    await trio.sleep(CONTENDED - 1)
+    assert "x" in contention
+    assert "y" not in contention
+    contention.merged("z")
+    await trio.sleep(2)
+    assert "x" not in contention
+    assert "z" in contention
+    contention.changed_elsewhere("y")
+    assert "y" not in contention
+
+
+async def test_so_many_files_are_known_and_no_more() -> None:
+    contention = Contention()
+    for number in range(2 * PATHS):
+        contention.merged(str(number))
+    assert [number for number in range(2 * PATHS) if str(number) in contention] == list(range(PATHS, 2 * PATHS))
