@@ -14,8 +14,8 @@ from stowfs.config import KIB, MIB
 from stowfs.errors import CorruptObject
 from stowfs.vault import pages
 from stowfs.vault.lru import Lru
-from stowfs.vault.manifest import Piece, Reference, Snapshot
-from stowfs.vault.segments import NO_BLOBS, SegmentReader
+from stowfs.vault.manifest import NO_BLOBS, Piece, Reference, Snapshot
+from stowfs.vault.segments import SegmentReader
 
 MEMORY = 32 * MIB
 """Bytes of versions whose expanded pieces are kept, with their inline bytes (up to 2 MiB each): as many as are usually

@@ -11,9 +11,9 @@ writer may still have to find out there what became of its commit. What comes af
 keeps its `bundles` (see `bundled_directories`).
 
 `blobs` are hints: where the bytes of large segments were when the manifest was written, so that a reader need not ask
-their records first. They prove nothing and hold nothing back: the bytes have to match the SHA-256, and where there are
-none any more, or others, the record tells. Segments that a page lists have none, since pages are the same whoever
-makes them, and never change.
+their records first. Nothing relies on them: the bytes have to match the SHA-256, and where there are none any more, or
+others, the record tells; no collection looks at them. Segments that a page lists have none, since pages are the same
+whoever makes them, and never change.
 """
 
 import hashlib
@@ -160,6 +160,10 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.deleted is None or bool(self.pieces)
 
 
+NO_BLOBS: Mapping[str, str] = {}
+"""For who does not know where the bytes of any segment are."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """One version of one conversation, directory or symbolic link as it lies in the store; immutable.
@@ -245,6 +249,8 @@ class Snapshot:
     @cached_property
     def blobs(self) -> Mapping[str, str]:
         """Where the bytes of segments probably are that have redirects: revision keys by digest."""
+        if not self.manifest.blobs:
+            return NO_BLOBS
         digests = (piece.digest for piece in self.top_references if piece.level == 0)
         return {digest: blob for digest, blob in zip(digests, self.manifest.blobs, strict=False) if blob}
 

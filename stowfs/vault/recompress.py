@@ -32,10 +32,10 @@ from stowfs.vault.cas import compare_and_swap
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.counts import Counts
 from stowfs.vault.dictionaries import Dictionaries
-from stowfs.vault.manifest import Snapshot, blobs_of
+from stowfs.vault.manifest import NO_BLOBS, Snapshot, blobs_of
 from stowfs.vault.naming import blob_key, key_in, manifest_key, path_of_manifest, segment_key
 from stowfs.vault.record import Payload
-from stowfs.vault.segments import NO_BLOBS, unpack_verified
+from stowfs.vault.segments import unpack_verified
 from stowfs.vault.untrusted import read_bounded
 
 LEVEL = codec.BEST_LEVEL

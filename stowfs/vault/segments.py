@@ -20,7 +20,7 @@ from stowfs.vault import record as records
 from stowfs.vault.batching import Batcher, carry_out
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.lru import Lru
-from stowfs.vault.manifest import Reference
+from stowfs.vault.manifest import NO_BLOBS, Reference
 from stowfs.vault.naming import blob_key, segment_key
 from stowfs.vault.record import Payload
 from stowfs.vault.untrusted import read_bounded
@@ -31,9 +31,6 @@ INLINE_DECODE = 16 * 1024
 """Compressed bytes up to which a segment is decompressed and checked on the event loop: below, a thread costs more
 than the work."""
 
-
-NO_BLOBS: Mapping[str, str] = {}
-"""For who does not know where the bytes of any segment are."""
 
 UNWRITTEN = 32
 """Segments that readers have and the disk has not yet, at most: several batches, some megabytes, or a dozen of them
@@ -174,7 +171,7 @@ class SegmentReader:
             try:
                 return await self._load_blob(reference, blob)
             except (ObjectNotFound, CorruptObject) as error:
-                log.info("segment %s is not where a manifest says: %s", digest, error)
+                log.debug("segment %s is not where a manifest says: %s", digest, error)
         segment = await self._get(digest)
         return await self._open(digest, segment), segment
 
