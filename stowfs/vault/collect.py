@@ -167,6 +167,7 @@ class _Collection:
         self._freed: list[int] = []
         self._waiting: list[int] = []
         self._removed: list[int] = []
+        self._left_out: list[int] = []
         self._kept: list[Kept] = []
         self._unsettled = 0
         self._replaced_blobs = 0
@@ -187,8 +188,8 @@ class _Collection:
             segment_bytes=sum(self._freed),
             waiting=len(self._waiting),
             waiting_bytes=sum(self._waiting),
-            removed=len(self._removed),
-            removed_bytes=sum(self._removed),
+            removed=len(self._removed) + len(self._left_out),
+            removed_bytes=sum(self._removed) + sum(self._left_out),
             unsettled=self._unsettled,
             replaced=self._replaced_blobs,
             kept=tuple(self._kept),
@@ -208,7 +209,8 @@ class _Collection:
             dry_run=self._dry_run,
         )
         await care.run()
-        self._removed += care.removed
+        # Where nothing is changed, a second time meets what the first one met.
+        self._left_out = care.removed if self._dry_run else self._left_out + care.removed
         self._dictionaries |= care.dictionaries
         self._kept += [Kept(key, reason) for key, reason in care.unread.items()]
 

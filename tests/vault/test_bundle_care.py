@@ -327,6 +327,24 @@ async def test_what_expires_in_a_bundle_is_given_up(hosts: Hosts) -> None:
         await vault.set_deadline("d/expires", None)
 
 
+async def test_a_dry_run_counts_what_is_hidden_once(hosts: Hosts) -> None:
+    """Though it goes through the bundles twice, where something in them has expired."""
+    vault = await hosts.start("a", bundles=True)
+    await vault.make_directory("d", ATTRIBUTES)
+    soon = time.time_ns() + 3600 * 10**9
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write_until, vault, "d/expires", b"expires", soon)
+        for name in ("d/replaced", "d/stays"):
+            nursery.start_soon(write, vault, name, name.encode())
+    size = next(member.size for member in (await only_bundle(hosts)).bundle.held if member.name == "replaced")
+    await write(vault, "d/replaced", b"again", await vault.head("d/replaced"))
+    dry = await collect(hosts, vault, exclusive=True, dry_run=True)
+    assert (dry.expired, dry.removed, dry.removed_bytes) == (1, 1, size)
+    assert len(await held(hosts)) == 3
+    await collect(hosts, vault, exclusive=True)
+    assert await held(hosts) == {"d/stays"}
+
+
 async def test_what_was_in_a_bundle_comes_back_from_the_trash_until_its_time_is_over(
     faulty: FaultyStore, tmp_path: Path
 ) -> None:
