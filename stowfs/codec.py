@@ -88,17 +88,18 @@ class _Contexts(Generic[T]):
         self._kept = kept
         self._free: deque[T] = deque()
 
-    def take(self) -> T:
-        """A context that nobody else uses until it is given back."""
+    @contextmanager
+    def one(self) -> Iterator[T]:
+        """A context that nobody else uses meanwhile."""
         try:
-            return self._free.pop()
+            context = self._free.pop()
         except IndexError:
-            return self._make()
-
-    def give(self, context: T) -> None:
-        """Gives back what was taken."""
-        if self._kept:
-            self._free.append(context)
+            context = self._make()
+        try:
+            yield context
+        finally:
+            if self._kept:
+                self._free.append(context)
 
 
 class Dictionary:
@@ -123,9 +124,9 @@ class Dictionary:
         self.decompressors = _Contexts(lambda: zstandard.ZstdDecompressor(dict_data=for_reading))
         self._digested: dict[int, Compressors] = {}
         self._lock = threading.Lock()
-        with _damage_is_corruption("a dictionary"):
+        with _damage_is_corruption("a dictionary"), self.decompressors.one() as decompressor:
             # Here it is digested, and found out to be damaged.
-            self.decompressors.take().decompress(_EMPTY)
+            decompressor.decompress(_EMPTY)
 
     def rest(self) -> None:
         """Gives up the memory that compressing with it takes; whoever does so once more takes it again."""
@@ -208,12 +209,8 @@ _decompressors = _Contexts(zstandard.ZstdDecompressor)
 
 def compress(data: BytesLike, *, level: int = LEVEL, dictionary: Dictionary | None = None) -> bytes:
     """One zstd frame that holds `data`."""
-    contexts = _compressors_for(level, dictionary).of(len(data))
-    compressor = contexts.take()
-    try:
+    with _compressors_for(level, dictionary).of(len(data)).one() as compressor:
         frame = compressor.compress(data)
-    finally:
-        contexts.give(compressor)
     # A copy: what zstandard returns keeps the memory of the worst case, and many frames are kept.
     return bytes(memoryview(frame))
 
@@ -221,12 +218,8 @@ def compress(data: BytesLike, *, level: int = LEVEL, dictionary: Dictionary | No
 def compress_all(contents: Sequence[bytes], *, dictionary: Dictionary | None = None) -> list[bytes]:
     """What `compress` makes of each, in one step, during which other threads run. None may be empty, or longer than
     `SMALL`."""
-    contexts = _compressors_for(LEVEL, dictionary).of(SMALL)
-    compressor = contexts.take()
-    try:
+    with _compressors_for(LEVEL, dictionary).of(SMALL).one() as compressor:
         frames = compressor.multi_compress_to_buffer(list(contents), threads=1)
-    finally:
-        contexts.give(compressor)
     return [frames[place].tobytes() for place in range(len(frames))]
 
 
@@ -303,12 +296,8 @@ def _reading(frame: BytesLike, dictionary: Dictionary | None) -> Iterator[zstand
     if number and (dictionary is None or dictionary.number != number):
         raise CorruptObject(f"a compressed frame needs the dictionary {dictionary_name(number)}")
     contexts = dictionary.decompressors if number and dictionary is not None else _decompressors
-    decompressor = contexts.take()
-    try:
-        with _damage_is_corruption("a compressed frame"):
-            yield decompressor
-    finally:
-        contexts.give(decompressor)
+    with contexts.one() as decompressor, _damage_is_corruption("a compressed frame"):
+        yield decompressor
 
 
 @contextmanager

@@ -85,10 +85,9 @@ def test_what_grows_does_not_ask_for_memory_each_time(made: Dictionary, with_dic
     compressors = Dictionary(made.data).compressors(codec.LEVEL) if with_dictionary else Compressors(codec.LEVEL)
     sizes = set()
     for size in range(codec.SMALL + 1, codec.TYPICAL, 10_000):
-        compressor = compressors.of(size).take()
-        compressor.compress(text[:size])
-        sizes.add(compressor.memory_size())
-        compressors.of(size).give(compressor)
+        with compressors.of(size).one() as compressor:
+            compressor.compress(text[:size])
+            sizes.add(compressor.memory_size())
     assert len(sizes) == 1
 
 
@@ -116,9 +115,10 @@ def test_contexts_for_long_runs_are_not_kept() -> None:
     compressors = Compressors(codec.LEVEL)
     for size, kept in ((1, True), (codec.SMALL + 1, True), (codec.TYPICAL + 1, False)):
         contexts = compressors.of(size)
-        context = contexts.take()
-        contexts.give(context)
-        assert (contexts.take() is context) == kept
+        with contexts.one() as context:
+            pass
+        with contexts.one() as other:
+            assert (other is context) == kept
 
 
 def test_contexts_go_with_the_dictionary_that_rests() -> None:
