@@ -33,7 +33,7 @@ class Contents:
         self._commits = commits
         self._invalidate = invalidate
 
-    async def read(self, inode: Inode, start: int, end: int, reader: Reader | None = None) -> bytes:
+    async def read(self, inode: Inode, start: int, end: int, reader: Reader | None = None) -> bytes | memoryview:
         """The bytes of an open file, with the writes of this host; with `reader` of what that sees.
 
         Raises `CorruptObject` and store errors.
@@ -43,7 +43,7 @@ class Contents:
                 # The commit that was waited for may have ended it.
                 if inode.draft is not None:
                     return await _read(inode.draft.read, start, end, reader)
-        return await _read(partial(self._vault.read, self._base(inode)), start, end, reader)
+        return await _read(partial(self._vault.view, self._base(inode)), start, end, reader)
 
     async def write(self, inode: Inode, offset: int, data: bytes, *, appending: bool) -> None:
         """Writes to an open file; with `appending` (an O_APPEND handle) at its end.
@@ -134,7 +134,9 @@ class Contents:
         return inode.snapshot
 
 
-async def _read(read: Callable[[int, int], Awaitable[bytes]], start: int, end: int, reader: Reader | None) -> bytes:
+async def _read(
+    read: Callable[[int, int], Awaitable[bytes | memoryview]], start: int, end: int, reader: Reader | None
+) -> bytes | memoryview:
     """The bytes that a reader sees there, or those that are there."""
     if reader is None:
         return await read(start, end)

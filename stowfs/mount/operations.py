@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
+from typing import cast
 
 import msgspec
 import pyfuse3
@@ -285,7 +286,8 @@ class FileSystem(Session):
         if self._generated.number_of(fh) is not None:
             return self._generated.read(fh, offset, offset + size)
         handle = self._handles[fh]
-        return await self._contents.read(handle.inode, offset, offset + size, handle.reader)
+        # pyfuse3 sends any buffer; its annotation does not say so.
+        return cast(bytes, await self._contents.read(handle.inode, offset, offset + size, handle.reader))
 
     @handler
     async def write(self, fh: FileHandleT, offset: int, data: bytes) -> int:

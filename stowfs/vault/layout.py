@@ -144,6 +144,10 @@ class LayoutReader:
 
     async def read(self, snapshot: Snapshot, start: int, end: int) -> bytes:
         """The bytes `start` to `end`, clipped at the size. Raises `CorruptObject` and store errors."""
+        return bytes(await self.view(snapshot, start, end))
+
+    async def view(self, snapshot: Snapshot, start: int, end: int) -> bytes | memoryview:
+        """As `read`, without copying what lies in one piece."""
         end = min(end, snapshot.size)
         if start >= end:
             return b""
@@ -160,4 +164,4 @@ class LayoutReader:
             raw = await self.fetch(piece, blobs) if isinstance(piece, Reference) else layout.inline_bytes(i)
             base = layout.starts[i]
             parts.append(memoryview(raw)[max(start - base, 0) : end - base])
-        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)

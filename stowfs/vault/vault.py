@@ -241,6 +241,10 @@ class Vault:
         """The bytes `start` to `end` of a version, clipped at its size. Raises `CorruptObject` and store errors."""
         return await self._layouts.read(snapshot, start, end)
 
+    async def view(self, snapshot: Snapshot, start: int, end: int) -> bytes | memoryview:
+        """As `read`, without copying what lies in one piece of it."""
+        return await self._layouts.view(snapshot, start, end)
+
     async def digests(self, snapshot: Snapshot) -> set[str]:
         """The segments that a version references, pages of references among them."""
         return await self._layouts.digests(snapshot)

@@ -155,3 +155,18 @@ async def test_a_cold_sequential_read_costs_one_request_for_each_segment(
             ("get", "segments"): len({reference.digest for reference in snapshot.top_references}),
         }
         assert b.segments.counts.disk_hits == 0  # Nothing was driven out of memory before it was read.
+
+
+async def test_what_lies_in_one_segment_is_shown_without_a_copy(tmp_path: Path) -> None:
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        data = noise(1 << 20).hex().encode()
+        vault = await hosts.start("a")
+        await write(vault, "x", data)
+        opened = await vault.head("x")
+        views = [await vault.view(opened, start, start + 10) for start in (10, 30)]
+        assert views == [data[10:20], data[30:40]]
+        first, second = views
+        assert isinstance(first, memoryview)
+        assert isinstance(second, memoryview)
+        assert first.obj is second.obj
+        assert await vault.view(opened, 10, len(data)) == data[10:]
