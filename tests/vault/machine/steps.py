@@ -129,6 +129,11 @@ class Step:
         """In three of four cases one of those that are there."""
         return there[self.seed % len(there)] if there and self.nth % 4 else name
 
+    def meets_strays(self, state: State) -> bool:
+        """Whether a move would find names taken below what is no directory any more: what a host had open when that was
+        moved. It keeps the others beside, which the model knows nothing of."""
+        return self.kind == "move" and not state.exists(self.target) and not state.is_empty(self.target)
+
     @property
     def is_idle(self) -> bool:
         """Whether it succeeds without doing anything: a file is given the name it has."""

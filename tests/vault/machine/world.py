@@ -90,6 +90,8 @@ class World(Writers):
                 await self.both(step)
             case "look":
                 await self.look(step.host)
+            case "move" if any(step.meets_strays(state) for state in self.states):
+                event("move: not tried")
             case "move" if self.pending:
                 # Where a file of the directory may still come or go, too many states are possible.
                 await self.rest()
