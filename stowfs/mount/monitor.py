@@ -39,7 +39,7 @@ class Monitor:
             outcomes = self.operations[operation] = Outcomes()
         outcomes.note(seconds, error)
         size = 0
-        if operation == "read" and isinstance(result, bytes):
+        if operation == "read" and isinstance(result, bytes | memoryview):
             size = len(result)
             self.bytes_read += size
         elif operation == "write" and isinstance(result, int):
