@@ -13,10 +13,11 @@ zeros, or an end that is none. So a file of which that is to be expected (`Conte
 Who had it open before may see a line cut, once.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import trio
+
+from stowfs.vault.lru import Lru
 
 CONTENDED = 60.0
 """Seconds within which hosts append to one file that may do so at the same time. For so long it is read past the page
@@ -76,8 +77,8 @@ class Contention:
     """Which files this host and others append to at about the same time, by path. Times are of trio's clock."""
 
     def __init__(self) -> None:
-        self._appended: OrderedDict[str, float] = OrderedDict()
-        self._contended: OrderedDict[str, float] = OrderedDict()
+        self._appended = Lru[float](PATHS, _one)
+        self._contended = Lru[float](PATHS, _one)
 
     def __contains__(self, path: str) -> bool:
         """Whether the bytes of this file may move while somebody reads them."""
@@ -85,25 +86,23 @@ class Contention:
 
     def appended(self, path: str) -> None:
         """This host has appended something."""
-        _note(self._appended, path)
+        self._appended.put(path, trio.current_time())
 
     def changed_elsewhere(self, path: str) -> None:
         """Another host has made a version of it."""
         if _is_recent(self._appended, path):
-            _note(self._contended, path)
+            self.merged(path)
 
     def merged(self, path: str) -> None:
         """Both have changed the same version."""
-        _note(self._contended, path)
+        self._contended.put(path, trio.current_time())
 
 
-def _note(times: OrderedDict[str, float], path: str) -> None:
-    times[path] = trio.current_time()
-    times.move_to_end(path)
-    if len(times) > PATHS:
-        times.popitem(last=False)
+def _one(time: float) -> int:
+    """What a path costs of `PATHS`."""
+    return 1
 
 
-def _is_recent(times: OrderedDict[str, float], path: str) -> bool:
+def _is_recent(times: Lru[float], path: str) -> bool:
     time = times.get(path)
     return time is not None and trio.current_time() - time < CONTENDED
