@@ -93,8 +93,7 @@ class FileSystem(Session):
             info = await self._opened(inode, flags, writing=writing)
             return info, self._looked_up(inode)
         # A writer even with O_RDONLY: its flush is what stores the new file.
-        info = self._new_handle(inode, flags, writing=True)
-        info.keep_cache = True
+        info = self._new_handle(inode, flags, writing=True, keep_cache=True)
         return info, self._looked_up(inode)
 
     @handler
@@ -277,9 +276,7 @@ class FileSystem(Session):
             raise
         unchanged = inode.cached == inode.content
         inode.cached = inode.content
-        info = self._new_handle(inode, flags, writing=writing)
-        info.keep_cache = unchanged
-        return info
+        return self._new_handle(inode, flags, writing=writing, keep_cache=unchanged)
 
     @handler
     async def read(self, fh: FileHandleT, offset: int, size: int) -> bytes:

@@ -205,8 +205,8 @@ class Session(pyfuse3.Operations):
         inode.lookups += 1
         return self._answer(inode)
 
-    def _new_handle(self, inode: Inode, flags: int, *, writing: bool) -> FileInfo:
-        """A handle; what the kernel is told of its page cache is left to the caller, save for `direct_io`."""
+    def _new_handle(self, inode: Inode, flags: int, *, writing: bool, keep_cache: bool) -> FileInfo:
+        """A handle, as the kernel is told of it. `keep_cache`: its page cache has what the inode shows."""
         mapping = flags & os.O_ACCMODE == os.O_RDWR
         inode.mappers += mapping
         reader = Reader() if not writing and inode.path in self._inodes.contention else None
@@ -214,7 +214,8 @@ class Session(pyfuse3.Operations):
             inode.readers = (*inode.readers, reader)
         handle = self._next_handle()
         self._handles[handle] = Handle(inode, writing, bool(flags & os.O_APPEND), mapping, reader)
-        return FileInfo(fh=handle, direct_io=reader is not None or _is_for_appends(flags))
+        direct = reader is not None or _is_for_appends(flags)
+        return FileInfo(fh=handle, direct_io=direct, keep_cache=keep_cache)
 
     def _next_handle(self) -> FileHandleT:
         self._last_handle += 1
