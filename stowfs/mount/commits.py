@@ -178,7 +178,7 @@ class Commits:
                 return
             inode.attempted = True
             try:
-                if not await self._vault.backlog.flush(draft, inode.lock, _Shown(self, inode)):
+                if not await self._vault.backlog.flush(draft, inode.lock, partial(_Shown, self, inode)):
                     async with inode.lock:
                         self._gone(inode)
             finally:
@@ -355,20 +355,15 @@ class _Before:
 class _Shown:
     """An inode that shows a draft which is committed in the background."""
 
-    def __init__(self, commits: Commits, inode: Inode) -> None:
+    def __init__(self, commits: Commits, inode: Inode, acknowledged: Draft) -> None:
         self._commits = commits
         self._inode = inode
-        self._before: _Before | None = None
-
-    def began(self, acknowledged: Draft) -> None:
-        self._before = _Before(self._inode.version, acknowledged)
+        self._before = _Before(inode.version, acknowledged)
 
     async def about_to_change(self, committed: Snapshot) -> None:
-        assert self._before is not None
         await self._commits.about_to_show(self._inode, self._before, committed)
 
     def settled(self, committed: Snapshot, *, clean: bool) -> None:
-        assert self._before is not None
         if clean:
             self._inode.draft = None
         self._commits.committed(self._inode, self._before, committed)

@@ -16,7 +16,7 @@ A draft is committed from a frozen copy, while the owner goes on writing.
 import logging
 import math
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Protocol
 
@@ -46,10 +46,7 @@ _decoder = msgspec.msgpack.Decoder(DraftState)
 
 
 class Shown(Protocol):
-    """Whoever shows a draft to programs. All are called with the lock of the draft held."""
-
-    def began(self, acknowledged: Draft) -> None:
-        """A commit of this began."""
+    """Whoever shows a draft to programs, for one commit of it. All is called with the lock of the draft held."""
 
     async def about_to_change(self, committed: Snapshot) -> None:
         """The draft is in this version: it will be based on that, or be that."""
@@ -58,10 +55,14 @@ class Shown(Protocol):
         """So it is now. `clean`: there is nothing else in it."""
 
 
+Show = Callable[[Draft], Shown]
+"""Who shows a draft, where a commit begins of what is acknowledged of it. It is called with the lock held, too."""
+
+
 class Unshown:
     """Nobody shows a draft."""
 
-    def began(self, acknowledged: Draft) -> None:
+    def __init__(self, acknowledged: Draft) -> None:
         """Nobody needs to know."""
 
     async def about_to_change(self, committed: Snapshot) -> None:
@@ -211,7 +212,7 @@ class Backlog:
         self._spool.remove(removal.id)
         self._removals.remove(removal)
 
-    async def flush(self, draft: Draft, lock: Lock, shown: Shown) -> bool:
+    async def flush(self, draft: Draft, lock: Lock, show: Show) -> bool:
         """Commits what is acknowledged of a draft. One at a time; the caller does not hold `lock`, the draft's.
 
         False where it is gone, with what was written to it: then nothing of it is acknowledged any more. Raises what
@@ -224,7 +225,7 @@ class Backlog:
                 return True
             # What a commit does to the draft on its way must not be seen by the next attempt.
             frozen, plan = acknowledged.freeze(), acknowledged.take_plan()
-            shown.began(acknowledged)
+            shown = show(acknowledged)
 
         async def attempting() -> None:
             async with lock:

@@ -189,7 +189,7 @@ class Vault:
     def queue_backlog(self) -> None:
         """Has the flusher send what an earlier process left. For a vault whose owner writes nothing itself."""
         for draft in self.backlog.drafts:
-            commit = partial(self.backlog.flush, draft, Lock(), Unshown())
+            commit = partial(self.backlog.flush, draft, Lock(), Unshown)
             self.flusher.add(draft.id, draft.path, draft.spooled, commit)
 
     async def run_flusher(self) -> None:

@@ -213,7 +213,7 @@ async def edit(vault: Vault, path: str, offset: int, data: bytes) -> Snapshot:
 async def flush(vault: Vault) -> None:
     """Brings everything into the store that is acknowledged."""
     for draft in vault.backlog.drafts:
-        await vault.backlog.flush(draft, Lock(), Unshown())
+        await vault.backlog.flush(draft, Lock(), Unshown)
 
 
 async def read(vault: Vault, path: str) -> bytes:

@@ -349,7 +349,7 @@ async def test_changes_during_a_commit_follow_it(tmp_path: Path) -> None:
         class Reader:
             """Sees what is shown before and after a commit changes it."""
 
-            def began(self, acknowledged: Draft) -> None:
+            def __init__(self, acknowledged: Draft) -> None:
                 assert acknowledged is draft.acknowledged
 
             async def about_to_change(self, committed: Snapshot) -> None:
@@ -359,7 +359,7 @@ async def test_changes_during_a_commit_follow_it(tmp_path: Path) -> None:
                 assert draft.base is committed
                 seen.append((b"", clean))
 
-        commit = partial(a.backlog.flush, draft, lock, Reader())
+        commit = partial(a.backlog.flush, draft, lock, Reader)
         async with store.held("put", "manifests/*", commit), lock:
             draft.write(4, b"two ")
             await a.acknowledge(draft)

@@ -154,5 +154,5 @@ async def _attempt(
             more(draft)
             await vault.acknowledge(draft)
 
-    flush_draft = partial(vault.backlog.flush, draft, lock, Unshown())
+    flush_draft = partial(vault.backlog.flush, draft, lock, Unshown)
     await hosts.attempt("a", flush_draft, action, meanwhile=write_more if more else None)

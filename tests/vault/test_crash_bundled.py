@@ -112,7 +112,7 @@ async def _create_together(asynchronous: bool, trouble: str, nth: int, store: Fa
 
 
 async def _flush_together(vault: Vault) -> None:
-    await at_once(partial(vault.backlog.flush, draft, Lock(), Unshown()) for draft in vault.backlog.drafts)
+    await at_once(partial(vault.backlog.flush, draft, Lock(), Unshown) for draft in vault.backlog.drafts)
 
 
 async def _life_goes_on(vault: Vault, state: State) -> None:
