@@ -308,8 +308,7 @@ class Commits:
             # Merged with the work of another host, or beaten by it.
             self.adopt(inode, committed)
             self._merged(inode, before, committed.size - before.size)
-        if before.intent is Intent.APPEND:
-            self._inodes.contention.appended(inode.path)
+        self._inodes.contention.committed(inode.path, appended=before.intent is Intent.APPEND)
         if announced:
             # It is going to ask. Told so once more, the kernel would pass over the answer to what it asks just now, and
             # take the old size for the end after all.

@@ -9,8 +9,9 @@ meanwhile, this handle does not see, as it sees no other version than the one th
 it does.
 
 The kernel has one page cache and one size for all who have a file open: where bytes move under these, programs see
-zeros, or an end that is none. So a file of which that is to be expected (`Contention`) is read past both (`direct_io`).
-Who had it open before may see a line cut, once.
+zeros, or an end that is none. So a file of which that is to be expected (`Contention`) is read past both (`direct_io`):
+while hosts append to it at about the same time, and while something is appended here to a version that somebody else
+has made, since who made it may be about to make the next one. Who had it open before may see a line cut, once.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ CONTENDED = 60.0
 cache, which costs time where it is read again, and cannot be mapped shared."""
 
 PATHS = 1000
-"""Paths of which it is known when something was appended. More files than this are hardly appended to in a minute."""
+"""Paths of which it is known when something was appended, and who made what is there. More files than this are hardly
+appended to in a minute."""
 
 MOST = 1000
 """Places at which a reader notes that something was put, some 100 KB. Only who has a file open for hours while others
@@ -79,17 +81,24 @@ class Contention:
     def __init__(self) -> None:
         self._appended = Lru[float](PATHS, _one)
         self._contended = Lru[float](PATHS, _one)
+        # Whose newest version is of this mount, as far as it knows, and since when.
+        self._own = Lru[float](PATHS, _one)
 
-    def __contains__(self, path: str) -> bool:
-        """Whether the bytes of this file may move while somebody reads them."""
-        return _is_recent(self._contended, path)
+    def moves(self, path: str, *, appending: bool) -> bool:
+        """Whether bytes of this file may move while somebody reads them. `appending`: something has been appended here,
+        and is not committed yet."""
+        return _is_recent(self._contended, path) or (appending and self._own.get(path) is None)
 
-    def appended(self, path: str) -> None:
-        """This host has appended something."""
-        self._appended.put(path, trio.current_time())
+    def committed(self, path: str, *, appended: bool) -> None:
+        """This host has made a version of it, or `appended` to it what has become one."""
+        now = trio.current_time()
+        self._own.put(path, now)
+        if appended:
+            self._appended.put(path, now)
 
     def changed_elsewhere(self, path: str) -> None:
         """Another host has made a version of it."""
+        self._own.drop(path)
         if _is_recent(self._appended, path):
             self.merged(path)
 

@@ -36,6 +36,7 @@ from stowfs.mount.readers import Reader
 from stowfs.mount.tree import Tree
 from stowfs.mount.walks import Walks
 from stowfs.store.counting import RequestCounts
+from stowfs.vault.draft import Intent
 from stowfs.vault.manifest import Attributes
 from stowfs.vault.naming import display, join
 from stowfs.vault.vault import Vault
@@ -209,7 +210,9 @@ class Session(pyfuse3.Operations):
         """A handle, as the kernel is told of it. `keep_cache`: its page cache has what the inode shows."""
         mapping = flags & os.O_ACCMODE == os.O_RDWR
         inode.mappers += mapping
-        reader = Reader() if not writing and inode.path in self._inodes.contention else None
+        appending = inode.draft is not None and inode.draft.intent is Intent.APPEND
+        moves = self._inodes.contention.moves(inode.path, appending=appending)
+        reader = Reader() if moves and not writing else None
         if reader is not None:
             inode.readers = (*inode.readers, reader)
         handle = self._next_handle()

@@ -132,14 +132,15 @@ def test_an_open_handle_keeps_its_version(mounts: Mounts, how: str) -> None:
     assert read(a.root / "f") == new
 
 
+BEGIN = "def begin(path, line):\n    log = os.open(path, os.O_WRONLY | os.O_APPEND); os.write(log, line); return log\n"
+"""Appends a line that is committed when the descriptor is closed."""
+
+
 def test_a_reader_keeps_what_it_saw_where_appends_of_two_hosts_are_merged(mounts: Mounts) -> None:
     a, b = mounts.start("a"), mounts.start("b")
     write(a.root / "log", "start\n")
     python(
-        "import mmap\n"
-        "def begin(path, line):\n"
-        "    log = os.open(path, os.O_WRONLY | os.O_APPEND); os.write(log, line); return log\n"
-        "ours, theirs = begin(args[0], b'a1\\n'), begin(args[1], b'b1\\n')\n"
+        "import mmap\n" + BEGIN + "ours, theirs = begin(args[0], b'a1\\n'), begin(args[1], b'b1\\n')\n"
         "os.close(theirs); os.close(ours)\n"
         "reader = os.open(args[0], os.O_RDONLY)\n"
         "ours, theirs = begin(args[0], b'a2\\n'), begin(args[1], b'b2\\n')\n"
@@ -159,6 +160,39 @@ def test_a_reader_keeps_what_it_saw_where_appends_of_two_hosts_are_merged(mounts
         a.root / "log",
         b.root / "log",
     )
+
+
+def test_a_reader_keeps_what_it_saw_of_the_first_line_that_a_mount_appends_to_what_another_host_made(
+    mounts: Mounts,
+) -> None:
+    a, b = mounts.start("a"), mounts.start("b")
+    write(b.root / "log", "start\n")
+    python(
+        BEGIN + "ours = begin(args[0], b'a1\\n')\n"
+        "reader = os.open(args[0], os.O_RDONLY)\n"
+        "seen = os.read(reader, 100)\n"
+        "assert seen == b'start\\na1\\n', seen\n"
+        "os.close(begin(args[1], b'b1\\n')); os.close(ours)\n"
+        "assert os.read(reader, 100) == b''\n"
+        "assert os.pread(reader, 100, 0) == seen\n"
+        "os.close(reader)",
+        a.root / "log",
+        b.root / "log",
+    )
+    assert read(a.root / "log") == "start\nb1\na1\n"
+
+
+def test_a_file_that_only_this_mount_appends_to_can_be_mapped_meanwhile(mounts: Mounts) -> None:
+    mount = mounts.start("a")
+    write(mount.root / "log", "start\n")
+    mapped = python(
+        "import mmap\n" + BEGIN + "log = begin(args[0], b'more\\n')\n"
+        "reader = os.open(args[0], os.O_RDONLY)\n"
+        "print(mmap.mmap(reader, 0, mmap.MAP_SHARED, mmap.PROT_READ)[:].decode().split())\n"
+        "os.close(log)",
+        mount.root / "log",
+    )
+    assert mapped == "['start', 'more']"
 
 
 def test_writes_to_a_handle_that_was_overtaken_are_not_lost(mounts: Mounts) -> None:

@@ -70,29 +70,42 @@ def test_a_reader_that_is_open_for_very_long_goes_on_at_the_end() -> None:
     assert len(reader.ranges(0, len(seen))) <= readers.MOST + 1
 
 
+def moving(contention: Contention, paths: str, *, appending: bool = False) -> str:
+    """Those of the paths whose bytes may move."""
+    return "".join(path for path in paths if contention.moves(path, appending=appending))
+
+
 async def test_a_file_is_contended_while_two_hosts_append_to_it(autojump_clock: trio.testing.MockClock) -> None:
     contention = Contention()
     contention.changed_elsewhere("x")
-    contention.appended("y")
-    assert "x" not in contention
-    assert "y" not in contention
-    contention.appended("x")
-    assert "x" not in contention
+    contention.committed("y", appended=True)
+    assert moving(contention, "xy") == ""
+    contention.committed("x", appended=True)
+    assert moving(contention, "x") == ""
     contention.changed_elsewhere("x")
     contention.merged("z")
     await trio.sleep(CONTENDED - 1)
-    assert "x" in contention
-    assert "y" not in contention
+    assert moving(contention, "xyz") == "xz"
     contention.merged("z")
     await trio.sleep(2)
-    assert "x" not in contention
-    assert "z" in contention
+    assert moving(contention, "xyz") == "z"
     contention.changed_elsewhere("y")
-    assert "y" not in contention
+    assert moving(contention, "xyz") == "z"
+
+
+async def test_what_is_appended_may_move_unless_this_mount_made_what_it_is_appended_to() -> None:
+    contention = Contention()
+    assert moving(contention, "x", appending=True) == "x"
+    contention.committed("x", appended=False)
+    assert moving(contention, "x", appending=True) == ""
+    contention.changed_elsewhere("x")
+    assert moving(contention, "x", appending=True) == "x"
+    assert moving(contention, "x") == ""
 
 
 async def test_so_many_files_are_known_and_no_more() -> None:
     contention = Contention()
     for number in range(2 * PATHS):
         contention.merged(str(number))
-    assert [number for number in range(2 * PATHS) if str(number) in contention] == list(range(PATHS, 2 * PATHS))
+    known = [number for number in range(2 * PATHS) if contention.moves(str(number), appending=False)]
+    assert known == list(range(PATHS, 2 * PATHS))
