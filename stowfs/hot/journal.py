@@ -8,6 +8,7 @@ what is asked for while a transaction is under way gathers in a batch, which is 
 import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -16,6 +17,7 @@ from stowfs.errors import HotTierFailed, UnsupportedVersion
 from stowfs.hot.database import OtherSchema, connect, transaction
 from stowfs.hot.failures import DAMAGED, primary_code, state_error, state_errors
 from stowfs.locks import Lock
+from stowfs.workers import Workers
 
 SCHEMA_VERSION = 2
 SCHEMA = """
@@ -83,7 +85,7 @@ class Journal:
         self._next = _Batch()
         self._turn = Lock()
         # Its own thread: it must not queue behind requests to the store for one of trio's common threads.
-        self._limiter = trio.CapacityLimiter(1)
+        self._thread = Workers(1)
         self._transactions = 0
 
     @classmethod
@@ -137,7 +139,7 @@ class Journal:
     async def rows(self) -> list[JournalRow]:
         """Every commit in flight, the one that was recorded first first."""
         async with self._turn:
-            return await trio.to_thread.run_sync(self._read, limiter=self._limiter)
+            return await trio.to_thread.run_sync(self._read)
 
     async def change_drafts(self, put: Iterable[DraftRow] = (), drop: Iterable[str] = ()) -> None:
         """Adds or replaces rows (which keep their age) and drops others, all or nothing. Dropping what is not there is
@@ -158,7 +160,7 @@ class Journal:
     async def drafts(self) -> list[DraftRow]:
         """Every acknowledged draft, the one that was recorded first first."""
         async with self._turn:
-            return await trio.to_thread.run_sync(self._read_drafts, limiter=self._limiter)
+            return await trio.to_thread.run_sync(self._read_drafts)
 
     def lengths(self) -> tuple[int, int]:
         """How many commits are in flight, and how many drafts are acknowledged; blocks."""
@@ -169,6 +171,7 @@ class Journal:
 
     def close(self) -> None:
         """Closes the database; blocks. Nothing may be under way."""
+        self._thread.close()
         with state_errors("closing the journal"):
             self._connection.close()
 
@@ -204,7 +207,7 @@ class Journal:
         with trio.CancelScope(shield=True):
             async with self._turn:
                 self._next = _Batch()
-                await trio.to_thread.run_sync(self._commit, batch.changes, limiter=self._limiter)
+                await self._thread.run(partial(self._commit, batch.changes))
                 batch.done.set()
 
     def _commit(self, batch: list[_Change]) -> None:

@@ -48,7 +48,7 @@ from stowfs.store.base import (
 from stowfs.store.rules import PAGE_SIZE, check_key
 from stowfs.store.s3_account import RENEW, Client, translated
 from stowfs.store.s3_errors import translate
-from stowfs.store.workers import Workers
+from stowfs.workers import Workers
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Worker threads for blocking requests: what `trio.to_thread` does, at a third of its cost, for what a store does a
+"""Worker threads for blocking requests: what `trio.to_thread` does, at less of its cost, for what is done a
 thousand times a second.
 
 The threads take calls from one queue, so that one that is busy anyway takes the next without being woken, and answers
@@ -41,7 +41,7 @@ class Workers:
         self._open += 1
         if self._threads < min(self._open, self._limit):
             self._threads += 1
-            threading.Thread(target=self._work, name="stowfs request", daemon=True).start()
+            threading.Thread(target=self._work, name="stowfs worker", daemon=True).start()
         self._calls.put(call)
         result: T = await trio.lowlevel.wait_task_rescheduled(call.abandon)
         return result

@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from stowfs.store.workers import Workers
+from stowfs.workers import Workers
 
 TIMEOUT = 10.0
 
