@@ -16,6 +16,7 @@ from stowfs.errors import MountFailed
 from stowfs.hot.tier import HotTier
 from stowfs.mount.about import About
 from stowfs.mount.allocator import limit_heaps
+from stowfs.mount.collector import spare_collector
 from stowfs.mount.kernel import capacity_of, mount_flags, set_read_ahead
 from stowfs.mount.monitor import Monitor, access_log
 from stowfs.mount.operations import FileSystem
@@ -52,6 +53,7 @@ async def serve(
     the vault.
     """
     limit_heaps()
+    spare_collector()
     about = About(store.url, descriptor.store_id, mountpoint, options, str(hot.state_directory))
     with access_log(options.access_log) as lines:
         async with open_vault(store, hot, descriptor, options.for_vault()) as vault:
