@@ -152,9 +152,9 @@ class Oracle:
             self._violated(read, f"found {_shown(value)} at {path}, not {' or '.join(values)}")
             return
         self._note_seen(file, read, min(ranks))
-        change = next((c for c in file.changes if c.began.number == min(ranks)), None)
+        change = next((c for c in file.changes if {c.began.number} == set(ranks)), None)
         if change is not None and change.began.kind == "rename" and path == change.began.path:
-            # The old name goes when the new one is there.
+            # The old name goes when the new one is there. Unless it may be a later removal that was seen.
             rename = change.worker, change.began.number
             self._renamed[rename] = min(self._renamed.get(rename, math.inf), read.ended.at)
             if change.began.target.startswith("own/"):

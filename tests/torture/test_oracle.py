@@ -157,6 +157,21 @@ def race(*times: tuple[float, float], outcome: Outcome = "done") -> Story:
     return story
 
 
+def test_an_absence_that_a_removal_explains_tells_nothing_of_a_rename_in_doubt() -> None:
+    def moved(*later: Kind) -> list[str]:
+        story = written()
+        story.read(FILE, "a0.2")
+        story.did("a0", "rename", FILE, target="own/a0/whole-1", outcome="unknown")
+        for kind in later:
+            story.did("a0", kind, FILE, part="a0.4")
+        story.read(FILE)
+        story.read("own/a0/whole-1")
+        return story.violations(asynchronous=True)
+
+    assert not moved("replace", "remove")
+    assert len(moved()) == 1
+
+
 def test_one_of_two_replacements_at_the_same_time_wins_for_good() -> None:
     story = race((10, 20), (10, 20))
     story.read("races/0", "a0.1", times=(21, 22))
