@@ -10,10 +10,12 @@ it does.
 
 The kernel has one page cache and one size for all who have a file open: where bytes move under these, programs see
 zeros, or an end that is none. So a file of which that is to be expected (`Contention`) is read past both (`direct_io`):
-while hosts append to it at about the same time, and while something is appended here to a version that somebody else
-has made, since who made it may be about to make the next one. Who had it open before may see a line cut, once.
+while hosts append to it at about the same time; and while something that was appended here is not committed, unless
+nobody else seems to use the store, and what it was appended to is of this mount, too. Who had it open before may see a
+line cut, once.
 """
 
+import math
 from dataclasses import dataclass
 
 import trio
@@ -23,6 +25,9 @@ from stowfs.vault.lru import Lru
 CONTENDED = 60.0
 """Seconds within which hosts append to one file that may do so at the same time. For so long it is read past the page
 cache, which costs time where it is read again, and cannot be mapped shared."""
+
+OTHERS = 3600.0
+"""Seconds for which it is expected that another host which has changed something changes more."""
 
 PATHS = 1000
 """Paths of which it is known when something was appended, and who made what is there. More files than this are hardly
@@ -83,11 +88,15 @@ class Contention:
         self._contended = Lru[float](PATHS, _one)
         # Whose newest version is of this mount, as far as it knows, and since when.
         self._own = Lru[float](PATHS, _one)
+        # When another host was last seen to have changed something.
+        self._others = -math.inf
 
     def moves(self, path: str, *, appending: bool) -> bool:
         """Whether bytes of this file may move while somebody reads them. `appending`: something has been appended here,
         and is not committed yet."""
-        return _is_recent(self._contended, path) or (appending and self._own.get(path) is None)
+        if _is_recent(self._contended, path):
+            return True
+        return appending and (self._own.get(path) is None or trio.current_time() - self._others < OTHERS)
 
     def committed(self, path: str, *, appended: bool) -> None:
         """This host has made a version of it, or `appended` to it what has become one."""
@@ -98,6 +107,7 @@ class Contention:
 
     def changed_elsewhere(self, path: str) -> None:
         """Another host has made a version of it."""
+        self._others = trio.current_time()
         self._own.drop(path)
         if _is_recent(self._appended, path):
             self.merged(path)

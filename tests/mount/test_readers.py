@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stowfs.mount import readers
-from stowfs.mount.readers import CONTENDED, PATHS, Contention, Reader
+from stowfs.mount.readers import CONTENDED, OTHERS, PATHS, Contention, Reader
 
 LINES = st.binary(min_size=1, max_size=9)
 
@@ -93,14 +93,19 @@ async def test_a_file_is_contended_while_two_hosts_append_to_it(autojump_clock: 
     assert moving(contention, "xyz") == "z"
 
 
-async def test_what_is_appended_may_move_unless_this_mount_made_what_it_is_appended_to() -> None:
+async def test_what_is_appended_may_move_unless_this_mount_seems_to_be_alone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     contention = Contention()
-    assert moving(contention, "x", appending=True) == "x"
+    assert moving(contention, "xy", appending=True) == "xy"
     contention.committed("x", appended=False)
-    assert moving(contention, "x", appending=True) == ""
+    contention.committed("y", appended=False)
+    assert moving(contention, "xy", appending=True) == ""
     contention.changed_elsewhere("x")
-    assert moving(contention, "x", appending=True) == "x"
-    assert moving(contention, "x") == ""
+    assert moving(contention, "xy", appending=True) == "xy"
+    assert moving(contention, "xy") == ""
+    await trio.sleep(OTHERS + 1)
+    assert moving(contention, "xy", appending=True) == "x"
 
 
 async def test_so_many_files_are_known_and_no_more() -> None:
