@@ -21,6 +21,9 @@ MEMORY = 32 * MIB
 """Bytes of versions whose expanded pieces are kept, with their inline bytes (up to 2 MiB each): as many as are usually
 open, or one of some 20 GiB. The current one is kept in any case."""
 
+OVERHEAD = 2500
+"""Bytes of Python objects that a version and its layout cost besides, about: most conversations have few others."""
+
 PIECE = 200
 """Bytes of Python objects for a piece, about."""
 
@@ -65,7 +68,7 @@ class Layout:
         self.starts = [0, *accumulate(sizes)]
         inline = [piece if isinstance(piece, int) else 0 for piece in pieces]
         self._inline_starts = [0, *accumulate(inline)]
-        self.cost = snapshot.manifest.inline + PIECE * len(pieces)
+        self.cost = OVERHEAD + snapshot.stored_size + snapshot.manifest.inline + PIECE * len(pieces)
         # The one that was used last comes last. Who reads from the beginning is expected to go on.
         self._streams = [Stream(0)]
 

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ import trio
 from stowfs.config import KIB, MIB
 from stowfs.conversation.segmenter import DEFAULT_PARAMETERS
 from stowfs.store.memory import MemoryStore
+from stowfs.vault import manifest as manifests
 from stowfs.vault.layout import AHEAD, NEAR, STREAMS, Layout
 from stowfs.vault.manifest import Attributes, Manifest, Piece, Reference, Snapshot
+from stowfs.vault.ring import Ring, new_id
 from stowfs.vault.run_sizes import LARGER
+from stowfs.vault.runs import sha256
 from tests.support.faults import FaultyStore, Rule, Stall
 from tests.support.vaults import Hosts, read_in_steps, write
 from tests.vault.test_promises import log_lines, noise
@@ -43,6 +47,35 @@ def test_the_window_of_a_sequential_reader_doubles_up_to_its_limit() -> None:
     assert [len(window) for window in windows] == [2, 4, 8, 16, *[LIMIT] * 6]
     assert [window[0] for window in windows] == list(range(1, 11))
     assert all(window == list(range(window[0], window[0] + len(window))) for window in windows)
+
+
+@pytest.mark.parametrize(("size", "segments"), [(100, 0), (9000, 0), (100, 500)])
+def test_a_version_costs_as_much_as_it_takes(size: int, segments: int) -> None:
+    """So that the memory for versions holds no more than that, however small they are."""
+    ring = Ring(tuple(new_id() for _ in range(3)))
+    pieces = [Reference(f"{number:064x}", 1 << 20) for number in range(segments)]
+    inline = random.Random(1).randbytes(size)
+    manifest = Manifest(
+        ring.recent[-1],
+        ring,
+        Attributes(0o644, 0, 0, 1, 1),
+        size=size + segments * (1 << 20),
+        pieces=(*pieces, size),
+        inline=size,
+        inline_digest=sha256(inline),
+    )
+    body = manifests.encode(manifest, inline)
+    tracemalloc.start()
+    try:
+        layouts = []
+        for number in range(200):
+            snapshot = manifests.decode(f"path/{number}", "etag", bytes(bytearray(body)))
+            layouts.append(Layout(snapshot, list(snapshot.manifest.pieces)))
+            assert layouts[-1].inline_bytes(segments) == inline
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.5 < taken / sum(layout.cost for layout in layouts) < 1.6
 
 
 def test_no_more_than_so_many_bytes_are_fetched_ahead() -> None:
