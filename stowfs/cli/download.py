@@ -8,14 +8,14 @@ followed, of those that are copied neither. A symbolic link is copied as it is, 
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
 import trio
 
 from stowfs.cli.output import Progress
-from stowfs.cli.pool import is_below, work_through
+from stowfs.cli.pool import is_below
 from stowfs.cli.tally import Tally
 from stowfs.config import MIB
 from stowfs.errors import NotDirectory, StowError
@@ -35,14 +35,6 @@ PERMISSIONS = 0o777
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
-    """A local directory to be made; `attributes` are `None` where the store has none for it."""
-
-    target: str
-    attributes: Attributes | None
-
-
-@dataclass(frozen=True, slots=True)
 class Item:
     """A conversation or symbolic link, and the local path it gets."""
 
@@ -50,66 +42,112 @@ class Item:
     snapshot: Snapshot
 
 
-async def find(vault: Vault, found: Snapshot, directory: str) -> tuple[list[Folder], list[Item]]:
-    """What `get` of `found` makes in the local `directory`: directories, each before what is in it, and files.
+async def get(vault: Vault, found: Snapshot, directory: str, tally: Tally, progress: Progress) -> None:
+    """Copies `found` into the local `directory`, while it is walked through: no more is in memory than is under way.
 
-    The top directory of the store stands for what is in it.
+    The top directory of the store stands for what is in it. Errors of single directories and files go to `tally`.
+    Raises errors of listing; what was found until then is copied.
     """
-    parent, name = split(found.path)
+    folders = _Folders(found, directory, tally)
+
+    async def get_files(items: trio.MemoryReceiveChannel[Item]) -> None:
+        async for item in items:
+            try:
+                folders.check_above(item.target)
+                if item.snapshot.is_symlink:
+                    await trio.to_thread.run_sync(_link, item)
+                else:
+                    await _write(vault, item, progress)
+                tally.copied(item.snapshot.size)
+            except (OSError, OverflowError, StowError) as error:
+                tally.failed(item.snapshot.path, error)
+
+    failure: StowError | None = None
+    async with trio.open_nursery() as nursery:
+        sender, receiver = trio.open_memory_channel[Item](READS)
+        for _ in range(READS):
+            nursery.start_soon(get_files, receiver)
+        async with sender:
+            try:
+                async with aclosing(_walk(vault, found, folders)) as items:
+                    async for item in items:
+                        progress.expect(item.snapshot.size)
+                        await sender.send(item)
+            except StowError as error:
+                failure = error
+    # After the files: each entry made in a directory changes its time.
+    await folders.finish()
+    if failure is not None:
+        raise failure
+
+
+async def _walk(vault: Vault, found: Snapshot, folders: "_Folders") -> AsyncGenerator[Item]:
+    """The files of a copy, each after the directories above it were made."""
     if not found.is_directory:
-        return [], [Item(os.path.join(directory, name), found)]
-    folders: dict[str, Attributes | None] = {found.path: found.attributes if found.path else None}
-    files: list[Snapshot] = []
+        yield Item(folders.local(found.path), found)
+        return
+    await folders.make(found.path, found.attributes if found.path else None)
     async for snapshot in vault.walk(found.path):
         if snapshot.is_directory:
-            folders[snapshot.path] = snapshot.attributes
+            await folders.make(snapshot.path, snapshot.attributes)
         else:
-            files.append(snapshot)
-            # Its directory may be missing in the store, after a removal on another host.
-            above = split(snapshot.path)[0]
-            while above not in folders:
-                folders[above] = None
-                above = split(above)[0]
-
-    def local(path: str) -> str:
-        return os.path.join(directory, path[len(parent) :].lstrip("/")) if path else directory
-
-    ordered = sorted(folders, key=lambda path: path.count("/") if path else -1)
-    return [Folder(local(path), folders[path]) for path in ordered], [Item(local(s.path), s) for s in files]
+            await folders.make(split(snapshot.path)[0], None)
+            yield Item(folders.local(snapshot.path), snapshot)
 
 
-async def get(vault: Vault, folders: list[Folder], items: list[Item], tally: Tally, progress: Progress) -> None:
-    """Makes the directories and files. Errors of single ones go to `tally`."""
-    blocked: set[str] = set()
-    for folder in folders:
+class _Folders:
+    """The local directories of a copy: made as they are met, and given their attributes in the end."""
+
+    def __init__(self, found: Snapshot, directory: str, tally: Tally) -> None:
+        self._parent = split(found.path)[0]
+        self._directory = directory
+        self._tally = tally
+        # By path in the store, each after the one that it is in. None: the store has no attributes for it.
+        self._attributes: dict[str, Attributes | None] = {}
+        # Local paths of those that could not be made.
+        self._blocked: set[str] = set()
+
+    def local(self, path: str) -> str:
+        """Where what is at `path` in the store goes."""
+        return os.path.join(self._directory, path[len(self._parent) :].lstrip("/")) if path else self._directory
+
+    async def make(self, path: str, attributes: Attributes | None) -> None:
+        """Makes a directory, and those above it, which may be missing in the store after a removal on another host."""
+        missing = []
+        above = path
+        while above not in self._attributes and above != self._parent:
+            missing.append(above)
+            above = split(above)[0]
+        for one in reversed(missing or [path]):
+            if one not in self._attributes:
+                self._attributes[one] = None
+                await self._make(self.local(one))
+        if attributes is not None:
+            self._attributes[path] = attributes
+
+    async def _make(self, target: str) -> None:
         try:
-            _check_above(folder.target, blocked)
-            await trio.to_thread.run_sync(_make_directory, folder.target)
-            tally.directories += 1
+            self.check_above(target)
+            await trio.to_thread.run_sync(_make_directory, target)
+            self._tally.directories += 1
         except (OSError, StowError) as error:
-            blocked.add(folder.target)
-            tally.failed(folder.target, error)
+            self._blocked.add(target)
+            self._tally.failed(target, error)
 
-    async def get_file(item: Item) -> None:
-        try:
-            _check_above(item.target, blocked)
-            if item.snapshot.is_symlink:
-                await trio.to_thread.run_sync(_link, item)
-            else:
-                await _write(vault, item, progress)
-            tally.copied(item.snapshot.size)
-        except (OSError, OverflowError, StowError) as error:
-            tally.failed(item.snapshot.path, error)
+    def check_above(self, target: str) -> None:
+        """Raises `NotDirectory` where the directory of a local path could not be made."""
+        if is_below(target, self._blocked):
+            raise NotDirectory("the directory above it could not be made")
 
-    progress.expect(sum(item.snapshot.size for item in items))
-    await work_through(get_file, items, workers=READS)
-    # The deepest first, and all after the files: each entry made in a directory changes its time.
-    for folder in reversed(folders):
-        if folder.attributes is not None and folder.target not in blocked:
-            try:
-                await trio.to_thread.run_sync(_finish_directory, folder.target, folder.attributes)
-            except (OSError, OverflowError) as error:
-                tally.failed(folder.target, error)
+    async def finish(self) -> None:
+        """Gives them their attributes, the deepest first."""
+        for path, attributes in reversed(self._attributes.items()):
+            target = self.local(path)
+            if attributes is not None and target not in self._blocked:
+                try:
+                    await trio.to_thread.run_sync(_finish_directory, target, attributes)
+                except (OSError, OverflowError) as error:
+                    self._tally.failed(target, error)
 
 
 async def _write(vault: Vault, item: Item, progress: Progress) -> None:
@@ -171,11 +209,6 @@ def _make_directory(path: str) -> None:
         os.mkdir(path, 0o700)
     except FileExistsError:
         _check_directory(path)
-
-
-def _check_above(path: str, blocked: set[str]) -> None:
-    if is_below(path, blocked):
-        raise NotDirectory("the directory above it could not be made")
 
 
 def _check_directory(path: str) -> None:

@@ -52,25 +52,50 @@ NEW_MODE = 0o755
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """Something to be put: a local file, directory or symbolic link, and its path in the store."""
+class Directory:
+    """A local directory to be put, and its path in the store."""
 
     source: str
     path: str
-    status: os.stat_result
+    mode: int
+    mtime_ns: int
 
 
-def find(sources: list[str], target: str, tally: Tally) -> tuple[list[Item], list[Item]]:
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A local file or symbolic link to be put: `name` in the directory `folder`, which is `above` in the store.
+
+    There may be millions: nothing is kept of each that can be made of the rest.
+    """
+
+    folder: str
+    above: str
+    name: str
+    mode: int
+    size: int
+    mtime_ns: int
+
+    @property
+    def source(self) -> str:
+        """Its local path."""
+        return os.path.join(self.folder, self.name)
+
+    @property
+    def path(self) -> str:
+        """Its path in the store."""
+        return join(self.above, self.name)
+
+
+def find(sources: list[str], target: str, tally: Tally) -> tuple[list[Directory], list[Item]]:
     """The directories (parents first) and files under `sources`, each to be put into the directory `target` under its
     own name.
 
     A source that ends in '/.' stands for what is in it. Blocks. What cannot be read or is skipped goes to `tally`.
     """
-    directories: list[Item] = []
+    directories: list[Directory] = []
     files: list[Item] = []
     for source in sources:
-        contents_only = os.path.basename(source.rstrip("/") or "/") in (".", "..", "")
-        path = target if contents_only else join(target, os.path.basename(source.rstrip("/")))
+        folder, name = os.path.split(source.rstrip("/") or "/")
         try:
             # Followed: a link that is named is meant.
             status = os.stat(source)
@@ -78,11 +103,12 @@ def find(sources: list[str], target: str, tally: Tally) -> tuple[list[Item], lis
             tally.failed(source, error)
             continue
         if stat.S_ISDIR(status.st_mode):
+            path = target if name in (".", "..", "") else join(target, name)
             if path:
-                directories.append(Item(source, path, status))
+                directories.append(Directory(source, path, status.st_mode, status.st_mtime_ns))
             _scan(source, path, directories, files, tally)
         elif stat.S_ISREG(status.st_mode):
-            files.append(Item(source, path, status))
+            files.append(_item(folder, target, name, status))
         else:
             tally.skipped(source, "not a regular file")
     return directories, files
@@ -90,7 +116,7 @@ def find(sources: list[str], target: str, tally: Tally) -> tuple[list[Item], lis
 
 async def put(
     vault: Vault,
-    directories: list[Item],
+    directories: list[Directory],
     files: list[Item],
     target: str,
     tally: Tally,
@@ -108,28 +134,28 @@ async def put(
         )
     missing: set[str] = set()
     there = await _names(vault, target)
-    for item in directories:
+    for directory in directories:
         try:
-            if is_below(item.path, missing):
+            if is_below(directory.path, missing):
                 raise NotDirectory("the directory above it could not be made")
-            if not await _make_directory(vault, item.path, _attributes(item.status, now)):
-                there |= await _names(vault, item.path)
+            if not await _make_directory(vault, directory.path, _attributes(directory, now)):
+                there |= await _names(vault, directory.path)
             tally.directories += 1
         except StowError as error:
-            missing.add(item.path)
-            tally.failed(item.source, error)
+            missing.add(directory.path)
+            tally.failed(directory.source, error)
 
     async def put_link(item: Item) -> None:
         try:
             target = os.readlink(os.fsencode(item.source))
-            await vault.make_symlink(item.path, target, _attributes(item.status, now), replace=True)
+            await vault.make_symlink(item.path, target, _attributes(item, now), replace=True)
             tally.copied(len(target))
-            progress.advance(item.status.st_size)
+            progress.advance(item.size)
         except (OSError, StowError) as error:
             tally.failed(item.source, error)
 
     async def begin(item: Item) -> Draft:
-        attributes = _attributes(item.status, now)
+        attributes = _attributes(item, now)
         if item.path not in there:
             return vault.draft(item.path, None, attributes)
         # What is there is replaced, whatever it is by then; but if it is the same, nothing is written.
@@ -151,7 +177,7 @@ async def put(
             for item in items:
                 if is_below(item.path, missing):
                     tally.failed(item.source, NotDirectory("its directory could not be made"))
-                elif stat.S_ISLNK(item.status.st_mode):
+                elif stat.S_ISLNK(item.mode):
                     await put_link(item)
                 else:
                     try:
@@ -169,7 +195,7 @@ async def put(
             for _, draft in drafts:
                 draft.discard()
 
-    total = sum(item.status.st_size for item in files)
+    total = sum(item.size for item in files)
     progress.expect(total)
     async with aclosing(_selection(files)) as selection:
         await vault.trainer.train_first(selection, total)
@@ -182,11 +208,11 @@ def _batches(items: Sequence[Item], count: int) -> Iterator[list[Item]]:
     batch: list[Item] = []
     size = 0
     for item in items:
-        if batch and (size + item.status.st_size > BATCH_SIZE or len(batch) >= min(count, BATCH)):
+        if batch and (size + item.size > BATCH_SIZE or len(batch) >= min(count, BATCH)):
             yield batch
             batch, size = [], 0
         batch.append(item)
-        size += item.status.st_size
+        size += item.size
     if batch:
         yield batch
 
@@ -194,7 +220,7 @@ def _batches(items: Sequence[Item], count: int) -> Iterator[list[Item]]:
 async def _selection(files: list[Item]) -> AsyncGenerator[bytes]:
     """The beginnings of files at random, for a dictionary. What cannot be read is left out here: to copy it will tell
     why."""
-    regular = [item for item in files if stat.S_ISREG(item.status.st_mode)]
+    regular = [item for item in files if stat.S_ISREG(item.mode)]
     for batch in _batches(random.sample(regular, len(regular)), BATCH):
         for content in await trio.to_thread.run_sync(_beginnings, batch):
             yield content
@@ -204,7 +230,7 @@ def _beginnings(items: Sequence[Item]) -> list[bytes]:
     contents = []
     for item in items:
         with contextlib.suppress(OSError), open(item.source, "rb", buffering=0) as file:
-            contents.append(file.read(min(CONTENT, item.status.st_size)))
+            contents.append(file.read(min(CONTENT, item.size)))
     return contents
 
 
@@ -223,12 +249,12 @@ def _copy_all(drafts: Sequence[tuple[Item, Draft]]) -> list[Exception | None]:
 def _copy(item: Item, draft: Draft) -> None:
     with open(item.source, "rb", buffering=0) as file:
         offset = 0
-        while data := file.read(min(STEP, max(item.status.st_size - offset, PAST_END))):
+        while data := file.read(min(STEP, max(item.size - offset, PAST_END))):
             draft.write(offset, data)
             offset += len(data)
 
 
-def _scan(directory: str, path: str, directories: list[Item], files: list[Item], tally: Tally) -> None:
+def _scan(directory: str, path: str, directories: list[Directory], files: list[Item], tally: Tally) -> None:
     """Adds what is below a local directory; without recursion, since trees may be deeper than Python's stack."""
     pending: list[tuple[str, str]] = [(directory, path)]
     while pending:
@@ -239,14 +265,18 @@ def _scan(directory: str, path: str, directories: list[Item], files: list[Item],
             except OSError as error:
                 tally.failed(entry.path, error)
                 continue
-            item = Item(entry.path, join(path, entry.name), status)
             if stat.S_ISDIR(status.st_mode):
-                directories.append(item)
-                pending.append((item.source, item.path))
+                found = Directory(entry.path, join(path, entry.name), status.st_mode, status.st_mtime_ns)
+                directories.append(found)
+                pending.append((found.source, found.path))
             elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
-                files.append(item)
+                files.append(_item(directory, path, entry.name, status))
             else:
                 tally.skipped(entry.path, "not a regular file")
+
+
+def _item(folder: str, above: str, name: str, status: os.stat_result) -> Item:
+    return Item(folder, above, name, status.st_mode, status.st_size, status.st_mtime_ns)
 
 
 def _listing(directory: str, tally: Tally) -> Iterator["os.DirEntry[str]"]:
@@ -289,7 +319,7 @@ async def _make_directory(vault: Vault, path: str, attributes: Attributes) -> bo
     return True
 
 
-def _attributes(status: os.stat_result, now: int) -> Attributes:
+def _attributes(found: Directory | Item, now: int) -> Attributes:
     """Mode and time of the local file; the owner is who puts it, as with cp(1)."""
-    modified = representable(status.st_mtime_ns)
-    return Attributes(stat.S_IMODE(status.st_mode), os.getuid(), os.getgid(), modified, now)
+    modified = representable(found.mtime_ns)
+    return Attributes(stat.S_IMODE(found.mode), os.getuid(), os.getgid(), modified, now)

@@ -95,9 +95,8 @@ def get(
                 except NoSuchPath as error:
                     tally.failed(name, error)
                     continue
-                folders, items = await download.find(session.vault, found, top)
                 with progress("get") as bar:
-                    await download.get(session.vault, folders, items, tally, bar)
+                    await download.get(session.vault, found, top, tally, bar)
 
     limit_heaps()
     trio.run(run)
