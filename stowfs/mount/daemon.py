@@ -69,9 +69,11 @@ async def _serve(mountpoint: str, file_system: FileSystem, flags: set[str], read
     finished = False
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(_watch_signals, nursery.cancel_scope)
+            nursery.start_soon(file_system.forgetting.run)
+            await nursery.start(_watch_signals, nursery, file_system)
             nursery.start_soon(_announce, mountpoint, ready)
             await pyfuse3.main(min_tasks=IDLE, max_tasks=REQUESTS)
+            await file_system.forgetting.stop()
             await file_system.finish()
             finished = True
             nursery.cancel_scope.cancel()
@@ -94,7 +96,7 @@ async def _announce(mountpoint: str, ready: Callable[[], None]) -> None:
 
 
 async def _watch_signals(
-    scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    nursery: trio.Nursery, file_system: FileSystem, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
@@ -103,8 +105,14 @@ async def _watch_signals(
             name = signal.Signals(number).name
             if not first:
                 log.warning("%s again: ending at once", name)
-                scope.cancel()
+                nursery.cancel_scope.cancel()
                 return
             first = False
             log.info("%s: unmounting", name)
-            pyfuse3.terminate()
+            nursery.start_soon(_terminate, file_system)
+
+
+async def _terminate(file_system: FileSystem) -> None:
+    # As long as requests are answered, the kernel has soon forgotten what it is asked to.
+    await file_system.forgetting.stop()
+    pyfuse3.terminate()

@@ -23,6 +23,7 @@ from stowfs.mount.contents import Contents
 from stowfs.mount.errnos import stale
 from stowfs.mount.extended import ExtendedAttributes
 from stowfs.mount.figures import Inventory
+from stowfs.mount.forgetting import Forgetting, forget_names
 from stowfs.mount.inodes import Inode, Inodes, now_ns
 from stowfs.mount.kernel import invalidate_attributes
 from stowfs.mount.listings import Listing, Listings
@@ -98,6 +99,7 @@ class Session(pyfuse3.Operations):
         root = Attributes(CONVERSATIONS_MODE, *self._owner, self._mounted_ns, self._mounted_ns)
         moves = Moves(vault.options.deadline)
         self._inodes = Inodes(Version("", root, 0, "directory"))
+        self.forgetting = Forgetting(self._inodes, forget_names)
         self._vault = vault
         self._commits = Commits(vault, self._inodes, moves, invalidate_attributes, lifetime=options.lifetime)
         self._commits.restore()

@@ -5,8 +5,9 @@
 While CONTROL/down exists the store cannot be reached, while CONTROL/silent does it takes requests and gives no answer,
 and while CONTROL/defect does, every request of it ends in an error that nobody foresaw. CONTROL/kill, "before N" or
 "after N", ends the process by SIGKILL at the Nth request from then on, before it is sent or when it has taken effect.
-CONTROL/clock holds by how many seconds the clock of deadlines is ahead. CONTROL/requests gets a line for each request:
-operation and key. "ready" is printed when the mount answers.
+CONTROL/clock holds by how many seconds the clock of deadlines is ahead; CONTROL/known, how many inodes the mount may
+know when it begins. CONTROL/requests gets a line for each request: operation and key. "ready" is printed when the mount
+answers.
 """
 
 import logging
@@ -22,6 +23,7 @@ import trio
 
 from stowfs.errors import NotAStore
 from stowfs.hot.tier import HotTier
+from stowfs.mount import forgetting, inodes
 from stowfs.mount.daemon import serve
 from stowfs.mount.options import parse_options
 from stowfs.store.base import ObjectStore
@@ -75,6 +77,9 @@ class ControlledStore(FaultyStore):
 async def main(arguments: list[str]) -> None:
     store_directory, mountpoint, slot, options_text, control = arguments
     options = parse_options([options_text])
+    if (known := Path(control) / "known").exists():
+        inodes.KNOWN = int(known.read_text())
+        forgetting.ENOUGH = inodes.KNOWN * 7 // 8
     expiry.now_ns = lambda: time.time_ns() + _ahead(Path(control) / "clock")
     store = CountingStore(ControlledStore(Path(store_directory), Path(control)))
     descriptor = await _descriptor(store)
