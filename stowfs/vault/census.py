@@ -15,7 +15,7 @@ from stowfs.vault import manifest as manifests
 from stowfs.vault import pages
 from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.dictionaries import DictionaryLost
-from stowfs.vault.findings import Finding, LostDictionary, StrayObject, Undecodable
+from stowfs.vault.findings import Finding, LostDictionary, NewerFormat, StrayObject, Undecodable
 from stowfs.vault.inspection import Inspector
 from stowfs.vault.lru import Lru
 from stowfs.vault.manifest import Piece, Reference, Snapshot
@@ -88,9 +88,12 @@ class Census:
         if is_bundle(info.key):
             try:
                 await self._store.confirm_gone(info.key)
-            except (CorruptObject, UnsupportedVersion) as error:
+            except UnsupportedVersion as error:
                 self.complete = False
-                report(Undecodable(key=info.key, conversations=(), reason=f"a bundle of manifests: {error}"))
+                report(NewerFormat(key=info.key, reason=str(error)))
+            except CorruptObject as error:
+                self.complete = False
+                report(Undecodable(key=info.key, reason=f"a bundle of manifests: {error}"))
             return None
         try:
             path = path_of_manifest(info.key)
@@ -111,7 +114,11 @@ class Census:
                 self.complete = False
                 report(LostDictionary(key=error.key, conversations=(path,), reason=str(error)))
                 return None
-            except (CorruptObject, UnsupportedVersion) as error:
+            except UnsupportedVersion as error:
+                self.complete = False
+                report(NewerFormat(key=info.key, conversations=(path,), reason=str(error)))
+                return None
+            except CorruptObject as error:
                 self.complete = False
                 report(Undecodable(key=info.key, conversations=(path,), reason=str(error)))
                 return None

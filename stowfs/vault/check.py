@@ -33,6 +33,7 @@ from stowfs.vault.findings import (
     Finding,
     LostDictionary,
     MissingBlob,
+    NewerFormat,
     OrphanBlob,
     StrayObject,
     Uncounted,
@@ -67,7 +68,7 @@ SEGMENTS_AT_ONCE = 16
 UPLOAD_AGE = 86400.0
 """Seconds after which an upload is taken to be abandoned: the next attempt of its writer would have ended it."""
 
-BROKEN = (Dangling, MissingBlob, Corrupt, Undecodable, LostDictionary)
+BROKEN = (Dangling, MissingBlob, Corrupt, Undecodable, NewerFormat, LostDictionary)
 """Why the bytes of a segment cannot be had."""
 
 PROBES = "probe/"
@@ -320,6 +321,8 @@ class Checker:
         digest, header, damage = inspection.digest, inspection.header, inspection.damage
         key = segment_key(digest)
         if header is None and damage is not None:
+            if inspection.newer:
+                return [NewerFormat(key=key, conversations=conversations, reason=damage)]
             return [Undecodable(key=key, conversations=conversations, reason=damage, digest=digest)]
         if header is None or header.state == "dead":
             if not references:

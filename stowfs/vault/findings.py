@@ -62,6 +62,16 @@ class Undecodable(Finding):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewerFormat(Finding):
+    """An object that a later stowfs wrote, in a format that this one does not know: nothing is known to be wrong."""
+
+    reason: str
+
+    def describe(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LostDictionary(Finding):
     """A dictionary is missing or damaged: what was compressed with it cannot be read."""
 

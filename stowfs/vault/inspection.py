@@ -32,9 +32,9 @@ class Inspection:
     """One segment as it is in the store.
 
     `etag`: of its record (`None`: there is none). `header`: what the record says, if it makes sense, else `damage`
-    says why not. Of a live segment, `raw` are its bytes; where they cannot be had, `damage` says why, and
-    `blob_missing` whether it is only that the redirected payload is gone, `lost_dictionary` the key of the dictionary
-    that is.
+    says why not, and `newer` whether a later stowfs wrote it. Of a live segment, `raw` are its bytes; where they cannot
+    be had, `damage` says why, and `blob_missing` whether it is only that the redirected payload is gone,
+    `lost_dictionary` the key of the dictionary that is.
     """
 
     digest: str
@@ -42,6 +42,7 @@ class Inspection:
     header: Header | None = None
     raw: bytes | None = None
     damage: str | None = None
+    newer: bool = False
     blob_missing: bool = False
     lost_dictionary: str | None = None
 
@@ -95,7 +96,8 @@ class Inspector:
         try:
             record = records.decode(digest, found.body)
         except (CorruptObject, UnsupportedVersion) as error:
-            return Inspection(digest, found.etag, damage=str(error))
+            newer = isinstance(error, UnsupportedVersion)
+            return Inspection(digest, found.etag, damage=str(error), newer=newer)
         header = record.header
         if header.state == "dead":
             return Inspection(digest, found.etag, header)

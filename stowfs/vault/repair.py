@@ -36,6 +36,7 @@ from stowfs.vault.findings import (
     Finding,
     LostDictionary,
     MissingBlob,
+    NewerFormat,
     OrphanBlob,
     StrayObject,
     Uncounted,
@@ -61,6 +62,7 @@ DICTIONARY = (
     "put it back from a copy of the store, or from a host that used it: it has it under the first eight digits of the"
     " name, in 'dictionaries' below its state directory"
 )
+UPGRADE = "nothing is known to be wrong with it: check with a stowfs that knows its format"
 OVERTAKEN = "it was changed meanwhile: check again"
 
 
@@ -70,6 +72,31 @@ class Outcome:
 
     finding: Finding
     left: str | None
+
+
+def hopeless(finding: Finding, checked: Checked) -> str | None:
+    """Why nothing that is in the store can repair a finding of `checked`; `None` where something may."""
+    match finding:
+        case NewerFormat():
+            return UPGRADE
+        case LostDictionary():
+            return DICTIONARY
+        case StrayObject(temporary=False):
+            return FOREIGN
+        case Dangling(digest=digest) | MissingBlob(digest=digest):
+            return None if checked.spare.get(digest) else LOST
+        case Corrupt(key=key, digest=str(digest)) | Undecodable(key=key, digest=str(digest)):
+            if key == segment_key(digest):
+                return None if checked.spare.get(digest) else LOST
+            return UNCLEAR
+        case Undecodable():
+            return UNCLEAR
+    return None
+
+
+def takes_exclusive(finding: Finding) -> bool:
+    """Whether a finding is repaired only where nothing else uses the store."""
+    return not isinstance(finding, CountTooLow | UnfinishedUpload | StrayObject)
 
 
 async def repair(
@@ -101,35 +128,31 @@ class _Repairer:
         return Outcome(finding, await self._repair(finding))
 
     async def _repair(self, finding: Finding) -> str | None:
+        if (reason := hopeless(finding, self._checked)) is not None:
+            return reason
+        if takes_exclusive(finding) and not self._exclusive:
+            return NEEDS_EXCLUSIVE
         match finding:
             case CountTooLow(digest=digest, references=references, revision=revision):
                 return await self._recount(_Recount(digest, revision, min(references, self._many), settle=False))
             case UnfinishedUpload(key=key, upload_id=upload_id, started=started):
                 await self._store.abort_upload(PendingUpload(key, upload_id, started))
                 return None
-            case LostDictionary():
-                return DICTIONARY
-            case StrayObject(key=key, temporary=True):
+            case StrayObject(key=key, temporary=True) | OrphanBlob(key=key):
                 await self._store.delete(key)
                 return None
-            case StrayObject():
-                return FOREIGN
             case (
                 CountTooHigh(digest=digest, references=references, revision=revision)
                 | Uncounted(digest=digest, references=references, revision=revision)
             ):
-                if not self._exclusive:
-                    return NEEDS_EXCLUSIVE
                 return await self._recount(_Recount(digest, revision, references, settle=True))
-            case OrphanBlob(key=key):
-                if not self._exclusive:
-                    return NEEDS_EXCLUSIVE
-                await self._store.delete(key)
-                return None
-            case Dangling(digest=digest) | MissingBlob(digest=digest):
+            case (
+                Dangling(digest=str(digest))
+                | MissingBlob(digest=str(digest))
+                | Corrupt(digest=str(digest))
+                | Undecodable(digest=str(digest))
+            ):
                 return await self._put_back(digest)
-            case Corrupt(key=key, digest=str(digest)) | Undecodable(key=key, digest=str(digest)):
-                return await self._put_back(digest) if key == segment_key(digest) else UNCLEAR
         return UNCLEAR
 
     async def _recount(self, recount: "_Recount") -> str | None:
@@ -138,8 +161,6 @@ class _Repairer:
 
     async def _put_back(self, digest: str) -> str | None:
         """Makes a record anew that redirects to a payload of the segment that is still in the store."""
-        if self._checked.spare.get(digest) and not self._exclusive:
-            return NEEDS_EXCLUSIVE
         holders = self._checked.references.get(digest, [])
         for revision in sorted(self._checked.spare.get(digest, ())):
             try:

@@ -148,7 +148,7 @@ def test_fsck_names_damage_and_the_conversations_it_touches(stow: Stow, filled: 
     done = stow.run("fsck", filled, status=4)
     (line, summary) = done.stdout.splitlines()
     key = f"segments/{damaged.parent.name}/{damaged.name}"
-    assert re.match(rf"corrupt: {key}: .* \[(kept|runs/1.*)\]: not repaired: pass --repair$", line)
+    assert re.match(rf"corrupt: {key}: .* \[(kept|runs/1.*)\]: its bytes are nowhere in the store: .*$", line)
     assert summary.endswith(": 1 finding, 1 left")
     report = stow.json("fsck", filled, "--repair", "--exclusive", status=4)
     assert report["clean"] is False
@@ -164,10 +164,12 @@ def test_fsck_repairs(stow: Stow, filled: str) -> None:
         header, _, payload = path.read_bytes().partition(b"\n")
         changed = json.loads(header) | {"ref_count": counted}
         path.write_bytes(json.dumps(changed).encode() + b"\n" + payload)
-    assert {f["kind"] for f in stow.json("fsck", filled, "--grace", "0", status=4)["findings"]} == {
-        "count-too-low",
-        "count-too-high",
+    assert {f["kind"]: f["left"] for f in stow.json("fsck", filled, "--grace", "0", status=4)["findings"]} == {
+        "count-too-low": "not repaired: pass --repair",
+        "count-too-high": "not repaired: pass --repair --exclusive while no host uses the store",
     }
+    alone = stow.json("fsck", filled, "--exclusive", status=4)["findings"]
+    assert {f["left"] for f in alone} == {"not repaired: pass --repair"}
     beside = stow.json("fsck", filled, "--repair", "--grace", "0", status=4)["findings"]
     assert {f["kind"]: f["repaired"] for f in beside} == {"count-too-low": True, "count-too-high": False}
     (finding,) = stow.json("fsck", filled, "--repair", "--exclusive")["findings"]
@@ -198,6 +200,8 @@ def test_fsck_says_where_it_could_not_count(stow: Stow, filled: str) -> None:
     manifest.write_bytes(manifest.read_bytes()[:-3])
     done = stow.run("fsck", filled, "--repair", "--exclusive", status=4)
     assert done.stdout.startswith("undecodable: manifests/kept.json: ")
+    # No advice to try what was found to be of no use.
+    assert stow.run("fsck", filled, "--exclusive", status=4).stdout == done.stdout
     assert "counts that are too high were not looked for" in done.stderr
 
 

@@ -19,6 +19,7 @@ from stowfs.vault.findings import (
     Dangling,
     Finding,
     MissingBlob,
+    NewerFormat,
     OrphanBlob,
     StrayObject,
     Undecodable,
@@ -27,7 +28,7 @@ from stowfs.vault.findings import (
 from stowfs.vault.manifest import Manifest, Reference
 from stowfs.vault.naming import blob_key, digest_of_segment, manifest_key, revision_of_blob, segment_key
 from stowfs.vault.record import Operation, Record
-from stowfs.vault.repair import FOREIGN, LOST, UNCLEAR, repair
+from stowfs.vault.repair import FOREIGN, LOST, UNCLEAR, UPGRADE, repair
 from stowfs.vault.ring import Ring, new_id
 from tests.support.audit import audit
 from tests.support.damaged import CONTENT, HOLDERS, SHARED, Subject, payload
@@ -154,9 +155,24 @@ async def test_a_manifest_of_a_later_version(subject: Subject) -> None:
     await subject.change_manifest("two", v=99)
     checked = await subject.check()
     (found,) = checked.findings
-    assert isinstance(found, Undecodable)
+    assert isinstance(found, NewerFormat)
+    assert (found.key, found.conversations) == (manifest_key("two"), ("two",))
     assert "upgrade" in found.reason
     assert not checked.complete
+    # Whoever is told to delete it loses what a later stowfs can read.
+    assert (await subject.repair(exclusive=True))[0].left == UPGRADE
+
+
+async def test_a_record_of_a_later_version_is_left_alone(subject: Subject) -> None:
+    """Also where there is a payload from which an older one could be made."""
+    digest, _ = await subject.blob()
+    await subject.change(digest, v=99)
+    before = await contents(subject.store)
+    found = await subject.only()
+    assert isinstance(found, NewerFormat)
+    assert found.conversations == ("bulky",)
+    assert (await subject.repair(exclusive=True))[0].left == UPGRADE
+    assert await contents(subject.store) == before
 
 
 async def test_a_damaged_record(subject: Subject) -> None:

@@ -16,7 +16,7 @@ from stowfs.config import StoreOptions
 from stowfs.store.open import StoreLocation
 from stowfs.vault.check import GRACE, Checked, Checker
 from stowfs.vault.findings import Finding
-from stowfs.vault.repair import Outcome, repair
+from stowfs.vault.repair import Outcome, hopeless, repair, takes_exclusive
 
 UNREPAIRED = 4
 """The exit status where errors are left, by the convention of fsck(8)."""
@@ -25,6 +25,7 @@ NAMED = 3
 """Conversations that a line names; all of them are in the JSON document."""
 
 NOT_ASKED = "not repaired: pass --repair"
+NOT_ASKED_ALONE = "not repaired: pass --repair --exclusive while no host uses the store"
 
 
 @click.command()
@@ -87,7 +88,9 @@ def fsck(
                 checker = Checker(store, descriptor, grace=grace, exclusive=exclusive, recount=recount, progress=bar)
                 checked = await checker.run()
             if not repairing:
-                return checked, [Outcome(finding, NOT_ASKED) for finding in checked.findings]
+                return checked, [
+                    Outcome(finding, _unasked(finding, checked, exclusive)) for finding in checked.findings
+                ]
             return checked, await repair(store, descriptor, checked, exclusive=exclusive, deadline=options.deadline)
 
     checked, outcomes = trio.run(run)
@@ -101,6 +104,14 @@ def fsck(
     if not checked.complete:
         note("not every reference could be read: counts that are too high were not looked for")
     ctx.exit(UNREPAIRED if left else 0)
+
+
+def _unasked(finding: Finding, checked: Checked, exclusive: bool) -> str:
+    """Why a finding is left where no repair was asked for, and what to do."""
+    reason = hopeless(finding, checked)
+    if reason is not None:
+        return reason
+    return NOT_ASKED_ALONE if takes_exclusive(finding) and not exclusive else NOT_ASKED
 
 
 def _kind(finding: Finding) -> str:
