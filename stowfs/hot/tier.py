@@ -1,9 +1,9 @@
-"""The hot tier of one slot of one store: its directories, its lock, and the five parts in them.
+"""The hot tier of one slot of one store: its directories, its lock, and the parts in them.
 
 State in `{state_root}/{store_id}/{slot}/`: `lock`, `journal.db`, `spool/`, `dictionaries/`. Cache in
-`{cache_root}/{store_id}/{slot}/`: `index.db`, `segments/`. A slot belongs to one process at a time, which holds an
-flock on `lock`; the kernel lets go of it however that process ends. A mount has a slot of its own; a command takes the
-first free one of a family.
+`{cache_root}/{store_id}/{slot}/`: `index.db`, `segments/`, `others`. A slot belongs to one process at a time, which
+holds an flock on `lock`; the kernel lets go of it however that process ends. A mount has a slot of its own; a command
+takes the first free one of a family.
 """
 
 import errno
@@ -23,6 +23,7 @@ from stowfs.hot.dictionaries import DictionaryFiles
 from stowfs.hot.directories import private_directory
 from stowfs.hot.failures import state_errors
 from stowfs.hot.journal import Journal
+from stowfs.hot.others import OtherHosts
 from stowfs.hot.segments import SegmentFiles
 from stowfs.hot.spool import Spool
 
@@ -33,8 +34,8 @@ PID_WIDTH = 20
 
 
 class HotTier:
-    """Local state (journal, spool, dictionaries) and cache (index, segments) of one slot of one store, held by this
-    process alone."""
+    """Local state (journal, spool, dictionaries) and cache (index, segments, what is known of other hosts) of one slot
+    of one store, held by this process alone."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class HotTier:
         index: BufferedIndex,
         segments: SegmentFiles,
         dictionaries: DictionaryFiles,
+        others: OtherHosts,
         cleanup: ExitStack,
     ) -> None:
         self.state_directory = state_directory
@@ -52,6 +54,7 @@ class HotTier:
         self.index = index
         self.segments = segments
         self.dictionaries = dictionaries
+        self.others = others
         self._cleanup = cleanup
 
     @classmethod
@@ -99,7 +102,8 @@ class HotTier:
             segments = SegmentFiles.open(cache / "segments", options.segment_cache_size)
             cleanup.callback(segments.close)
             dictionaries = DictionaryFiles.open(state / "dictionaries")
-            return cls(state, journal, spool, index, segments, dictionaries, cleanup.pop_all())
+            others = OtherHosts(cache / "others")
+            return cls(state, journal, spool, index, segments, dictionaries, others, cleanup.pop_all())
 
 
 def slots(options: HotTierOptions, store_id: str) -> list[str]:

@@ -57,7 +57,8 @@ async def serve(
     about = About(store.url, descriptor.store_id, mountpoint, options, str(hot.state_directory))
     with access_log(options.access_log) as lines:
         async with open_vault(store, hot, descriptor, options.for_vault()) as vault:
-            file_system = FileSystem(vault, options, capacity_of(store.url), Monitor(lines), requests, about)
+            monitor = Monitor(lines)
+            file_system = FileSystem(vault, options, capacity_of(store.url), monitor, requests, about, hot.others)
             await _serve(mountpoint, file_system, mount_flags(options, store.url), ready)
 
 

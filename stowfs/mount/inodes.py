@@ -229,7 +229,8 @@ class Inode:
 class Inodes:
     """All inodes of a mount below `/conversations`, which itself is the path ''."""
 
-    def __init__(self, root: Version) -> None:
+    def __init__(self, root: Version, contention: Contention) -> None:
+        self.contention = contention
         self.conversations = Inode(CONVERSATIONS, "", root)
         self._by_number: dict[int, Inode] = {CONVERSATIONS: self.conversations}
         self._current: dict[str, Inode] = {"": self.conversations}
@@ -237,7 +238,6 @@ class Inodes:
         self._uncommitted: set[Inode] = set()
         # Number, and time of the last change of its entries, by path: of inodes that were dropped.
         self._remembered: OrderedDict[str, tuple[int, int]] = OrderedDict()
-        self.contention = Contention()
         self._crowded = trio.Event()
 
     def __len__(self) -> int:

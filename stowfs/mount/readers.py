@@ -16,6 +16,7 @@ line cut, once.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
@@ -83,13 +84,16 @@ class Reader:
 class Contention:
     """Which files this host and others append to at about the same time, by path. Times are of trio's clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, unseen: float = math.inf, seen: Callable[[], None] = lambda: None) -> None:
+        """`unseen`: seconds since another host was last seen to change something, by an earlier mount. `seen` is called
+        whenever one is."""
+        self._seen = seen
         self._appended = Lru[float](PATHS, _one)
         self._contended = Lru[float](PATHS, _one)
         # Whose newest version is of this mount, as far as it knows, and since when.
         self._own = Lru[float](PATHS, _one)
         # When another host was last seen to have changed something.
-        self._others = -math.inf
+        self._others = trio.current_time() - unseen
 
     def moves(self, path: str, *, appending: bool) -> bool:
         """Whether bytes of this file may move while somebody reads them. `appending`: something has been appended here,
@@ -108,6 +112,7 @@ class Contention:
     def changed_elsewhere(self, path: str) -> None:
         """Another host has made a version of it."""
         self._others = trio.current_time()
+        self._seen()
         self._own.drop(path)
         if _is_recent(self._appended, path):
             self.merged(path)

@@ -16,6 +16,7 @@ from pyfuse3 import (
 )
 
 from stowfs.errors import StowError
+from stowfs.hot.others import OtherHosts
 from stowfs.mount.about import About, generated_files
 from stowfs.mount.attributes import Shown, answered, entry
 from stowfs.mount.commits import Commits
@@ -33,7 +34,7 @@ from stowfs.mount.monitor import Monitor
 from stowfs.mount.moves import Moves
 from stowfs.mount.open_files import OpenFiles
 from stowfs.mount.options import ENTRY_TIMEOUT, MountOptions
-from stowfs.mount.readers import Reader
+from stowfs.mount.readers import Contention, Reader
 from stowfs.mount.tree import Tree
 from stowfs.mount.walks import Walks
 from stowfs.store.counting import RequestCounts
@@ -86,6 +87,7 @@ class Session(pyfuse3.Operations):
         monitor: Monitor,
         requests: RequestCounts,
         about: About,
+        others: OtherHosts,
     ) -> None:
         super().__init__()
         self.monitor = monitor
@@ -98,7 +100,7 @@ class Session(pyfuse3.Operations):
         self._owner = (os.getuid(), os.getgid())
         root = Attributes(CONVERSATIONS_MODE, *self._owner, self._mounted_ns, self._mounted_ns)
         moves = Moves(vault.options.deadline)
-        self._inodes = Inodes(Version("", root, 0, "directory"))
+        self._inodes = Inodes(Version("", root, 0, "directory"), Contention(others.unseen, others.see))
         self.forgetting = Forgetting(self._inodes, forget_names)
         self._vault = vault
         self._commits = Commits(vault, self._inodes, moves, invalidate_attributes, lifetime=options.lifetime)

@@ -10,6 +10,7 @@ import trio.testing
 from stowfs.mount import forgetting, inodes
 from stowfs.mount.forgetting import Forgetting, Name
 from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.readers import Contention
 from stowfs.vault.version import Version
 from tests.support.mounting import Mount, Mounts, python, run
 from tests.support.vaults import ATTRIBUTES
@@ -27,7 +28,7 @@ async def few(monkeypatch: pytest.MonkeyPatch) -> Inodes:
     monkeypatch.setattr(inodes, "KNOWN", LIMIT)
     monkeypatch.setattr(forgetting, "ENOUGH", ENOUGH)
     monkeypatch.setattr(forgetting, "ARRIVAL", 0.01)
-    return Inodes(Version("", ATTRIBUTES, 0, "directory"))
+    return Inodes(Version("", ATTRIBUTES, 0, "directory"), Contention())
 
 
 def shown(known: Inodes, numbers: Sequence[int], kind: str = "conversation") -> list[Inode]:

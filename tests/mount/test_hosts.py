@@ -182,6 +182,31 @@ def test_a_reader_keeps_what_it_saw_of_the_first_line_that_a_mount_appends_to_wh
     assert read(a.root / "log") == "start\nb1\na1\n"
 
 
+def test_a_mount_that_is_restarted_knows_that_it_is_not_alone(mounts: Mounts) -> None:
+    """Also where the other host has changed nothing since."""
+    a, b = mounts.start("a"), mounts.start("b")
+    write(a.root / "shared", "of a")
+    assert read(b.root / "shared") == "of a"
+    write(a.root / "shared", "of a, again")
+    assert read(b.root / "shared") == "of a, again"
+    b.kill()
+    b = mounts.start("b")
+    write(b.root / "log", "start\n")
+    python(
+        BEGIN + "ours = begin(args[0], b'b1\\n')\n"
+        "reader = os.open(args[0], os.O_RDONLY)\n"
+        "seen = os.read(reader, 100)\n"
+        "assert seen == b'start\\nb1\\n', seen\n"
+        "os.close(begin(args[1], b'a1\\n')); os.close(ours)\n"
+        "assert os.read(reader, 100) == b''\n"
+        "assert os.pread(reader, 100, 0) == seen\n"
+        "os.close(reader)",
+        b.root / "log",
+        a.root / "log",
+    )
+    assert read(b.root / "log") == "start\na1\nb1\n"
+
+
 def test_a_file_that_only_this_mount_appends_to_can_be_mapped_meanwhile(mounts: Mounts) -> None:
     mount = mounts.start("a")
     write(mount.root / "log", "start\n")

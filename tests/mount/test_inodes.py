@@ -4,6 +4,7 @@ import pytest
 
 from stowfs.mount import inodes as module
 from stowfs.mount.inodes import CONVERSATIONS, Inode, Inodes
+from stowfs.mount.readers import Contention
 from stowfs.vault.manifest import Attributes
 from stowfs.vault.version import Version
 
@@ -19,18 +20,18 @@ def known(inodes: Inodes, path: str, version: Version = FILE) -> Inode:
 
 
 async def test_a_forgotten_inode_has_its_number_again() -> None:
-    inodes = Inodes(DIRECTORY)
+    inodes = Inodes(DIRECTORY, Contention())
     number = known(inodes, "a/b").number
     assert number > CONVERSATIONS
     assert known(inodes, "a/c").number != number
     inodes.forget(number, 1)
     assert inodes.at("a/b") is None
     assert known(inodes, "a/b").number == number
-    assert known(Inodes(DIRECTORY), "a/b").number == number
+    assert known(Inodes(DIRECTORY, Contention()), "a/b").number == number
 
 
 async def test_also_after_a_rename_of_it_or_of_what_it_is_in() -> None:
-    inodes = Inodes(DIRECTORY)
+    inodes = Inodes(DIRECTORY, Contention())
     directory, file = known(inodes, "d", DIRECTORY), known(inodes, "a")
     inodes.move("a", "d/b")
     assert file.path == "d/b"
@@ -43,7 +44,7 @@ async def test_also_after_a_rename_of_it_or_of_what_it_is_in() -> None:
 
 
 async def test_no_two_inodes_have_one_number() -> None:
-    inodes = Inodes(DIRECTORY)
+    inodes = Inodes(DIRECTORY, Contention())
     moved = known(inodes, "a")
     inodes.move("a", "b")
     new = known(inodes, "a")
@@ -57,7 +58,7 @@ async def test_no_two_inodes_have_one_number() -> None:
 
 
 async def test_the_time_of_a_directory_is_remembered_unless_it_is_removed() -> None:
-    inodes = Inodes(DIRECTORY)
+    inodes = Inodes(DIRECTORY, Contention())
     directory = known(inodes, "d", DIRECTORY)
     directory.entries_changed_ns = 7
     inodes.forget(directory.number, 1)
@@ -70,7 +71,7 @@ async def test_the_time_of_a_directory_is_remembered_unless_it_is_removed() -> N
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REMEMBERED", 3)
-    inodes = Inodes(DIRECTORY)
+    inodes = Inodes(DIRECTORY, Contention())
     for number in range(5):
         directory = known(inodes, f"d{number}", DIRECTORY)
         directory.entries_changed_ns = 1

@@ -8,6 +8,7 @@ import pytest
 from trio.testing import MockClock
 
 from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.readers import Contention
 from stowfs.mount.reopening import AT_ONCE, REMEMBERED, Reopening
 from stowfs.vault.vault import Vault
 from stowfs.vault.version import Version
@@ -163,7 +164,7 @@ def inode_of(inodes: Inodes) -> Inode:
 async def test_only_threads_that_came_too_late_are_remembered_and_not_all_of_them() -> None:
     closed: list[Inode] = []
     reopening = Reopening(closed.append)
-    inode = inode_of(Inodes(Version("", ATTRIBUTES, 0, "directory")))
+    inode = inode_of(Inodes(Version("", ATTRIBUTES, 0, "directory"), Contention()))
     reopening.looked_up(THREAD, "log", inode, None)
     assert not reopening.take(THREAD, inode)
     for thread in range(100, 100 + REMEMBERED + 1):
@@ -180,7 +181,7 @@ async def test_it_opens_what_it_found_last() -> None:
     """The kernel looks up twice: another host may have written in between."""
     closed: list[Inode] = []
     reopening = Reopening(closed.append)
-    inodes = Inodes(Version("", ATTRIBUTES, 0, "directory"))
+    inodes = Inodes(Version("", ATTRIBUTES, 0, "directory"), Contention())
     first, last = inode_of(inodes), inode_of(inodes)
     reopening.too_late(THREAD, "log")
     reopening.looked_up(THREAD, "log", first, None)

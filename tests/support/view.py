@@ -10,6 +10,7 @@ from stowfs.mount.local_names import LocalNames
 from stowfs.mount.lookup import Lookup
 from stowfs.mount.moves import Moves
 from stowfs.mount.open_files import OpenFiles
+from stowfs.mount.readers import Contention
 from stowfs.mount.tree import Tree
 from stowfs.vault.vault import Vault
 from stowfs.vault.version import Version
@@ -26,7 +27,7 @@ class View:
         """`invalidate`: what is done in the place of telling a kernel to ask for attributes again."""
         tell = invalidate or _invalidate
         moves = Moves(DEADLINE)
-        self.inodes = Inodes(Version("", ATTRIBUTES, 0, "directory"))
+        self.inodes = Inodes(Version("", ATTRIBUTES, 0, "directory"), Contention())
         self.commits = Commits(vault, self.inodes, moves, tell, lifetime=None)
         self.contents = Contents(vault, self.inodes, moves, self.commits, tell)
         self.lookup = Lookup(vault, self.inodes, ATTRIBUTE_TIMEOUT)
