@@ -18,12 +18,22 @@ import math
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Protocol
 
 import msgspec
 import trio
 
-from stowfs.errors import CorruptObject, Deleted, Gone, HotTierFailed, NoSuchPath, StowError
+from stowfs.errors import (
+    CorruptObject,
+    Deleted,
+    Gone,
+    HotTierFailed,
+    IsDirectory,
+    NoSuchPath,
+    NotDirectory,
+    StowError,
+)
 from stowfs.hot.journal import DraftRow, Journal
 from stowfs.hot.spool import Spool
 from stowfs.locks import Lock
@@ -200,17 +210,28 @@ class Backlog:
             await self._journal.change_drafts([self._row(acknowledged)])
             raise
 
+    async def finish_removals(self, path: str) -> None:
+        """Finishes what an earlier process was removing under a path: what the store still has there may be older than
+        what that process last showed. Raises store errors, `HotTierFailed`, `HotTierFull`."""
+        for removal in self.removals:
+            if removal.path == path:
+                await self.finish_removal(removal)
+
     async def finish_removal(self, removal: DraftState) -> None:
-        """Removes what an earlier process was removing, unless it is another conversation by now."""
+        """Removes what an earlier process was removing, unless it is another conversation by now. Any number of times,
+        also at once. Raises store errors, `HotTierFailed`, `HotTierFull`."""
         current = await self._catalog.current(removal.path, trust=False)
         if current is not None and current.manifest.live and _is_older(current, removal):
             try:
-                await self._committer.delete(removal.path, directory=current.is_directory)
-            except NoSuchPath:
+                await self._committer.delete(
+                    removal.path, directory=current.is_directory, wanted=partial(_is_older, removal=removal)
+                )
+            except (NoSuchPath, IsDirectory, NotDirectory):
                 log.info("%s was removed already", display(removal.path))
         await self._journal.change_drafts(drop=[removal.id])
         self._spool.remove(removal.id)
-        self._removals.remove(removal)
+        if removal in self._removals:
+            self._removals.remove(removal)
 
     async def flush(self, draft: Draft, lock: Lock, show: Show) -> bool:
         """Commits what is acknowledged of a draft. One at a time; the caller does not hold `lock`, the draft's.

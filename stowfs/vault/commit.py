@@ -187,13 +187,19 @@ class Committer:
         symlink = succession.new_symlink(path, target, attributes, replace=replace)
         return await self.rewrite("commit", path, symlink, inline=target)
 
-    async def delete(self, path: str, *, directory: bool) -> None:
-        """Puts a tombstone in the place of a conversation (or an empty directory).
+    async def delete(self, path: str, *, directory: bool, wanted: Callable[[Snapshot], bool] = lambda _: True) -> None:
+        """Puts a tombstone in the place of a conversation (or an empty directory), if that is `wanted` of what is there
+        by then.
 
         The tombstone keeps the content for the trash period. Raises `NoSuchPath`, `IsDirectory`, `NotDirectory`.
         """
         keeps = not directory and self._trash_seconds > 0
-        await self.rewrite("delete", path, partial(succession.tombstone, path, directory, keeps))
+
+        def change(current: Snapshot | None) -> Manifest:
+            there = succession.live(path, current)
+            return succession.tombstone(path, directory, keeps, there if wanted(there) else None)
+
+        await self.rewrite("delete", path, change)
 
     async def rename(self, old: str, new: str, *, replace: bool = True, over: Snapshot | None = None) -> Renamed:
         """Gives a conversation another name: first the new name is committed, then the old one becomes a tombstone.

@@ -215,6 +215,7 @@ class Vault:
         `stale_ok`: or, while the store cannot be reached, as this host saw it last. Only to show it or to write to it,
         not to decide anything by it.
         """
+        await self.backlog.finish_removals(path)
         try:
             return await self._tree.head(path, stale_ok=stale_ok)
         except StoreUnavailable:

@@ -2,6 +2,8 @@
 purpose."""
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -305,6 +307,62 @@ async def test_an_interrupted_removal_spares_what_was_written_since(tmp_path: Pa
         hosts.start_soon("a", a.run_flusher)
         assert await a.flusher.flush(10) == []
         assert await read(a, "x") == b"another one"
+
+
+@asynccontextmanager
+async def removal_interrupted(hosts: Hosts) -> AsyncIterator[Vault]:
+    """A host whose last process ended while it removed what was in the store as it was before it was replaced."""
+    a = await hosts.start("a")
+    draft = a.draft("x", await write(a, "x", b"old"), ATTRIBUTES)
+    draft.truncate(0)
+    draft.write(0, b"replaced")
+    await a.acknowledge(draft)
+    reached = trio.Event()
+
+    async def remove() -> None:
+        async with a.backlog.removing(draft):
+            reached.set()
+            await trio.sleep_forever()
+
+    hosts.start_soon("a", remove)
+    await reached.wait()
+    await hosts.crash("a")
+    yield await hosts.start("a")
+
+
+async def test_what_was_being_removed_in_a_crash_does_not_show_what_it_was_before(tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.2) as hosts, removal_interrupted(hosts) as a:
+        outage = store.add(Rule(FailBefore(), times=None))
+        with pytest.raises(StoreUnavailable):
+            await a.head("x", stale_ok=True)
+        store.rules.remove(outage)
+        with pytest.raises(NoSuchPath):
+            await a.head("x", stale_ok=True)
+        assert a.backlog.removals == []
+        await write(a, "x", b"new")
+        # What the flusher was to do is done.
+        hosts.start_soon("a", a.run_flusher)
+        assert await a.flusher.flush(10) == []
+        assert await read(a, "x") == b"new"
+
+
+@pytest.mark.parametrize("directory", [False, True])
+async def test_a_removal_that_is_finished_spares_what_is_written_at_that_moment(
+    directory: bool, tmp_path: Path
+) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts, removal_interrupted(hosts) as a:
+        b = await hosts.start("b")
+        async with store.held("put", "manifests/x.json", a.backlog.finish_removals, "x"):
+            await b.remove("x")
+            if directory:
+                await b.make_directory("x", ATTRIBUTES)
+            else:
+                await write(b, "x", b"new")
+        assert a.backlog.removals == []
+        assert (await a.head("x")).is_directory is directory
+        assert directory or await read(a, "x") == b"new"
 
 
 async def test_a_removal_that_fails_leaves_it_acknowledged(tmp_path: Path) -> None:
