@@ -1,6 +1,7 @@
 """When another host was last seen to change something in the store, kept for the next process that has the slot.
 
-It is the time of an empty file. A process that cannot write there knows it for as long as it lives.
+It is the time of an empty file. A process that cannot write there knows it for as long as it lives. Whoever has the
+slot first knows nothing of others: then it is as if one had just been seen.
 """
 
 import math
@@ -21,10 +22,12 @@ class OtherHosts:
         self._path = path
         self._trouble = CacheTrouble(f"what is known of other hosts ({path})")
         self._noted = self._seen = self._read()
+        if self._seen == -math.inf:
+            self.see()
 
     @property
     def unseen(self) -> float:
-        """Seconds since another host was last seen to change something; infinite where none ever was."""
+        """Seconds since another host was last seen to change something, or since it was first asked for here."""
         # A clock that was set back makes it just now.
         return max(0.0, time.time() - self._seen)
 

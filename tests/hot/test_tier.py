@@ -32,6 +32,7 @@ async def test_state_and_cache_are_private_and_apart(options: HotTierOptions) ->
             "index.db",
             "index.db-recent",
             "index.db-wal",
+            "others",
             "segments",
         ]
         for directory in (options.state_root, state.parent, state, state / "spool", cache.parent, cache):

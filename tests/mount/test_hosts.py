@@ -1,10 +1,13 @@
 """Two mounts of one store, as on two hosts: who sees what, and when."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.mounting import Mounts, failure, python, run
+from stowfs.mount.readers import OTHERS
+from tests.support.mounting import Mount, Mounts, failure, python, run
 
 pytestmark = pytest.mark.fuse
 
@@ -162,53 +165,60 @@ def test_a_reader_keeps_what_it_saw_where_appends_of_two_hosts_are_merged(mounts
     )
 
 
-def test_a_reader_keeps_what_it_saw_of_the_first_line_that_a_mount_appends_to_what_another_host_made(
-    mounts: Mounts,
-) -> None:
-    a, b = mounts.start("a"), mounts.start("b")
-    write(b.root / "log", "start\n")
+def keeps_what_it_saw(ours: Mount, theirs: Mount) -> None:
+    """A reader does, where something waits here to be appended to `log`, and the other host is quicker."""
     python(
-        BEGIN + "ours = begin(args[0], b'a1\\n')\n"
+        BEGIN + "ours = begin(args[0], b'ours\\n')\n"
         "reader = os.open(args[0], os.O_RDONLY)\n"
         "seen = os.read(reader, 100)\n"
-        "assert seen == b'start\\na1\\n', seen\n"
-        "os.close(begin(args[1], b'b1\\n')); os.close(ours)\n"
+        "assert seen == b'start\\nours\\n', seen\n"
+        "os.close(begin(args[1], b'theirs\\n')); os.close(ours)\n"
         "assert os.read(reader, 100) == b''\n"
         "assert os.pread(reader, 100, 0) == seen\n"
         "os.close(reader)",
-        a.root / "log",
-        b.root / "log",
+        ours.root / "log",
+        theirs.root / "log",
     )
-    assert read(a.root / "log") == "start\nb1\na1\n"
+    assert read(ours.root / "log") == "start\ntheirs\nours\n"
+
+
+def alone_for_an_hour(mounts: Mounts, name: str) -> Mount:
+    """A mount that has not seen another host change anything for so long."""
+    mounts.start(name).unmount()
+    (others,) = (mounts.directory / name).glob("**/others")
+    os.utime(others, (time.time() - OTHERS, time.time() - OTHERS))
+    return mounts.start(name)
+
+
+def test_a_reader_keeps_what_it_saw_of_the_first_line_that_a_mount_appends_to_what_another_host_made(
+    mounts: Mounts,
+) -> None:
+    a, b = alone_for_an_hour(mounts, "a"), mounts.start("b")
+    write(b.root / "log", "start\n")
+    keeps_what_it_saw(a, b)
+
+
+def test_a_reader_keeps_what_it_saw_where_a_new_mount_meets_another_one_for_the_first_time(mounts: Mounts) -> None:
+    a, b = mounts.start("a"), mounts.start("b")
+    write(a.root / "log", "start\n")
+    keeps_what_it_saw(a, b)
 
 
 def test_a_mount_that_is_restarted_knows_that_it_is_not_alone(mounts: Mounts) -> None:
     """Also where the other host has changed nothing since."""
-    a, b = mounts.start("a"), mounts.start("b")
-    write(a.root / "shared", "of a")
-    assert read(b.root / "shared") == "of a"
-    write(a.root / "shared", "of a, again")
-    assert read(b.root / "shared") == "of a, again"
+    a, b = mounts.start("a"), alone_for_an_hour(mounts, "b")
+    for text in ("of a", "of a, again"):
+        write(a.root / "shared", text)
+        assert read(b.root / "shared") == text
     b.kill()
     b = mounts.start("b")
     write(b.root / "log", "start\n")
-    python(
-        BEGIN + "ours = begin(args[0], b'b1\\n')\n"
-        "reader = os.open(args[0], os.O_RDONLY)\n"
-        "seen = os.read(reader, 100)\n"
-        "assert seen == b'start\\nb1\\n', seen\n"
-        "os.close(begin(args[1], b'a1\\n')); os.close(ours)\n"
-        "assert os.read(reader, 100) == b''\n"
-        "assert os.pread(reader, 100, 0) == seen\n"
-        "os.close(reader)",
-        b.root / "log",
-        a.root / "log",
-    )
-    assert read(b.root / "log") == "start\na1\nb1\n"
+    keeps_what_it_saw(b, a)
 
 
 def test_a_file_that_only_this_mount_appends_to_can_be_mapped_meanwhile(mounts: Mounts) -> None:
-    mount = mounts.start("a")
+    """Once it has been alone for an hour."""
+    mount = alone_for_an_hour(mounts, "a")
     write(mount.root / "log", "start\n")
     mapped = python(
         "import mmap\n" + BEGIN + "log = begin(args[0], b'more\\n')\n"
