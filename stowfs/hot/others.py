@@ -21,32 +21,29 @@ class OtherHosts:
         """`path`: the file."""
         self._path = path
         self._trouble = CacheTrouble(f"what is known of other hosts ({path})")
-        self._noted = self._seen = self._read()
-        if self._seen == -math.inf:
+        # The time in the file, or that which it should have.
+        self._noted = -math.inf
+        try:
+            self._noted = path.stat().st_mtime
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                self._trouble.report(error)
             self.see()
 
     @property
     def unseen(self) -> float:
-        """Seconds since another host was last seen to change something, or since it was first asked for here."""
+        """Seconds since another host was last seen to change something, or since it was first asked for here: up to
+        `NOTED` too many."""
         # A clock that was set back makes it just now.
-        return max(0.0, time.time() - self._seen)
+        return max(0.0, time.time() - self._noted)
 
     def see(self) -> None:
         """Another host has changed something."""
-        self._seen = time.time()
-        if abs(self._seen - self._noted) < NOTED:
+        now = time.time()
+        if abs(now - self._noted) < NOTED:
             return
-        self._noted = self._seen
+        self._noted = now
         try:
             self._path.touch(mode=0o600)
         except OSError as error:
             self._trouble.report(error)
-
-    def _read(self) -> float:
-        try:
-            return self._path.stat().st_mtime
-        except FileNotFoundError:
-            return -math.inf
-        except OSError as error:
-            self._trouble.report(error)
-            return -math.inf

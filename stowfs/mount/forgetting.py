@@ -1,9 +1,9 @@
 """Has the kernel forget what it was shown long ago, so that the memory of a mount does not grow with its store.
 
 The kernel remembers each file that it was ever shown until it is short of memory itself, and for as long the mount must
-know it by its number: a walk through millions of conversations would take gigabytes here. Where there are more than
-`KNOWN`, those that were shown first and that nobody uses are taken back. Programs do not notice: a file is looked up
-again where its name is used, and has the same number then.
+know it by its number: a walk through millions of conversations would take gigabytes here. Where there are too many
+(`Inodes.crowded`), those that were shown first and that nobody uses are taken back. Programs do not notice: a file is
+looked up again where its name is used, and has the same number then.
 
 The kernel waits for what is under way in a directory before it forgets a name there. So this must end before requests
 are answered no longer (`stop`), and few names are asked for at a time.
@@ -18,13 +18,10 @@ from itertools import islice
 import pyfuse3
 import trio
 
-from stowfs.mount.inodes import KNOWN, Inode, Inodes
+from stowfs.mount.inodes import Inode, Inodes
 from stowfs.vault.naming import split
 
 log = logging.getLogger(__name__)
-
-ENOUGH = KNOWN * 7 // 8
-"""How many may stay: some thousands go at a time, since choosing takes a look at all."""
 
 AT_ONCE = 128
 """Names for which the kernel is asked in one go: a millisecond of work for a thread."""
@@ -63,8 +60,8 @@ class Forgetting:
             async with trio.open_nursery() as threads:
                 with self._scope:
                     while True:
-                        await self._inodes.crowded()
-                        if not await self._shrink(threads):
+                        surplus = await self._inodes.crowded()
+                        if not await self._shrink(surplus, threads):
                             await trio.sleep(PAUSE)
         finally:
             self._ended.set()
@@ -74,10 +71,10 @@ class Forgetting:
         self._scope.cancel()
         await self._ended.wait()
 
-    async def _shrink(self, threads: trio.Nursery) -> bool:
+    async def _shrink(self, surplus: int, threads: trio.Nursery) -> bool:
         """Whether the kernel has forgotten most of what it was asked to."""
         names = (self._name(inode) for inode in self._inodes.unused())
-        wanted = islice((name for name in names if name is not None), max(0, len(self._inodes) - ENOUGH))
+        wanted = islice((name for name in names if name is not None), surplus)
         asked: list[int] = []
         while batch := list(islice(wanted, AT_ONCE)):
             done = trio.Event()

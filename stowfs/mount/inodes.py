@@ -50,6 +50,9 @@ KNOWN = 1 << 18
 """Inodes from which on the kernel is asked to forget some (see `forgetting`): more than a program goes through again
 and again in most stores, for some 220 MB."""
 
+ENOUGH = 7 / 8
+"""The part of `KNOWN` that may stay: some thousands go at a time, since choosing takes a look at all."""
+
 UNPACKED = 64
 """Versions that stay unpacked: each is looked at several times in a row, and then not for long."""
 
@@ -353,11 +356,12 @@ class Inodes:
             inode.lookups -= lookups
             self.drop_if_unused(inode)
 
-    async def crowded(self) -> None:
-        """Returns when there are more than `KNOWN`."""
+    async def crowded(self) -> int:
+        """Returns when there are more than `KNOWN`: how many should go."""
         while len(self._by_number) <= KNOWN:
             self._crowded = trio.Event()
             await self._crowded.wait()
+        return len(self._by_number) - int(KNOWN * ENOUGH)
 
     def unused(self) -> Iterator[Inode]:
         """Files that nothing but the kernel refers to, the one that was shown first first."""

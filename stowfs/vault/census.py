@@ -88,12 +88,9 @@ class Census:
         if is_bundle(info.key):
             try:
                 await self._store.confirm_gone(info.key)
-            except UnsupportedVersion as error:
+            except (CorruptObject, UnsupportedVersion) as error:
                 self.complete = False
-                report(NewerFormat(key=info.key, reason=str(error)))
-            except CorruptObject as error:
-                self.complete = False
-                report(Undecodable(key=info.key, reason=f"a bundle of manifests: {error}"))
+                report(_unread(error, info.key, damaged="a bundle of manifests: "))
             return None
         try:
             path = path_of_manifest(info.key)
@@ -114,13 +111,9 @@ class Census:
                 self.complete = False
                 report(LostDictionary(key=error.key, conversations=(path,), reason=str(error)))
                 return None
-            except UnsupportedVersion as error:
+            except (CorruptObject, UnsupportedVersion) as error:
                 self.complete = False
-                report(NewerFormat(key=info.key, conversations=(path,), reason=str(error)))
-                return None
-            except CorruptObject as error:
-                self.complete = False
-                report(Undecodable(key=info.key, conversations=(path,), reason=str(error)))
+                report(_unread(error, info.key, path))
                 return None
             holder = await self._references(snapshot)
             if holder.complete or await self.is_current(path, snapshot.etag):
@@ -184,6 +177,15 @@ class Census:
     def _unclear(self, holder: Holder, key: str, reason: str) -> None:
         holder.complete = False
         holder.problems.append(Undecodable(key=key, conversations=(holder.path,), reason=reason))
+
+
+def _unread(
+    error: CorruptObject | UnsupportedVersion, key: str, *conversations: str, damaged: str = ""
+) -> NewerFormat | Undecodable:
+    """Why an object was not read. `damaged`: what it should be, where that is not what it is."""
+    if isinstance(error, UnsupportedVersion):
+        return NewerFormat(key=key, conversations=conversations, reason=str(error))
+    return Undecodable(key=key, conversations=conversations, reason=f"{damaged}{error}")
 
 
 class _Unreadable(Exception):

@@ -83,14 +83,17 @@ def hopeless(finding: Finding, checked: Checked) -> str | None:
             return DICTIONARY
         case StrayObject(temporary=False):
             return FOREIGN
-        case Dangling(digest=digest) | MissingBlob(digest=digest):
+        case Undecodable(digest=None):
+            return UNCLEAR
+        case Corrupt(key=key, digest=digest) | Undecodable(key=key, digest=str(digest)) if key != segment_key(digest):
+            return UNCLEAR
+        case (
+            Dangling(digest=digest)
+            | MissingBlob(digest=digest)
+            | Corrupt(digest=digest)
+            | Undecodable(digest=str(digest))
+        ):
             return None if checked.spare.get(digest) else LOST
-        case Corrupt(key=key, digest=str(digest)) | Undecodable(key=key, digest=str(digest)):
-            if key == segment_key(digest):
-                return None if checked.spare.get(digest) else LOST
-            return UNCLEAR
-        case Undecodable():
-            return UNCLEAR
     return None
 
 

@@ -26,7 +26,6 @@ FILES = 5 * LIMIT
 @pytest.fixture
 async def few(monkeypatch: pytest.MonkeyPatch) -> Inodes:
     monkeypatch.setattr(inodes, "KNOWN", LIMIT)
-    monkeypatch.setattr(forgetting, "ENOUGH", ENOUGH)
     monkeypatch.setattr(forgetting, "ARRIVAL", 0.01)
     return Inodes(Version("", ATTRIBUTES, 0, "directory"), Contention())
 

@@ -23,7 +23,7 @@ import trio
 
 from stowfs.errors import NotAStore
 from stowfs.hot.tier import HotTier
-from stowfs.mount import forgetting, inodes
+from stowfs.mount import inodes
 from stowfs.mount.daemon import serve
 from stowfs.mount.options import parse_options
 from stowfs.store.base import ObjectStore
@@ -79,7 +79,6 @@ async def main(arguments: list[str]) -> None:
     options = parse_options([options_text])
     if (known := Path(control) / "known").exists():
         inodes.KNOWN = int(known.read_text())
-        forgetting.ENOUGH = inodes.KNOWN * 7 // 8
     expiry.now_ns = lambda: time.time_ns() + _ahead(Path(control) / "clock")
     store = CountingStore(ControlledStore(Path(store_directory), Path(control)))
     descriptor = await _descriptor(store)

@@ -2,8 +2,6 @@
 purpose."""
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -288,35 +286,8 @@ async def test_what_was_added_since_brings_back_what_was_deleted_elsewhere(tmp_p
         assert (await audit(store.inner)).exact
 
 
-async def test_an_interrupted_removal_spares_what_was_written_since(tmp_path: Path) -> None:
-    async with Hosts(MemoryStore(), tmp_path) as hosts:
-        a, b = await hosts.start("a"), await hosts.start("b")
-        draft = await acknowledged(a, "x", b"waits")
-        reached = trio.Event()
-
-        async def remove() -> None:
-            async with a.backlog.removing(draft):
-                reached.set()
-                await trio.sleep_forever()
-
-        hosts.start_soon("a", remove)
-        await reached.wait()
-        await hosts.crash("a")
-        await write(b, "x", b"another one")
-        a = await hosts.start("a")
-        hosts.start_soon("a", a.run_flusher)
-        assert await a.flusher.flush(10) == []
-        assert await read(a, "x") == b"another one"
-
-
-@asynccontextmanager
-async def removal_interrupted(hosts: Hosts) -> AsyncIterator[Vault]:
-    """A host whose last process ended while it removed what was in the store as it was before it was replaced."""
-    a = await hosts.start("a")
-    draft = a.draft("x", await write(a, "x", b"old"), ATTRIBUTES)
-    draft.truncate(0)
-    draft.write(0, b"replaced")
-    await a.acknowledge(draft)
+async def crash_while_removing(hosts: Hosts, a: Vault, draft: Draft) -> None:
+    """The process of host `a` ends when it has noted that it removes what waits, and has done nothing more."""
     reached = trio.Event()
 
     async def remove() -> None:
@@ -327,12 +298,34 @@ async def removal_interrupted(hosts: Hosts) -> AsyncIterator[Vault]:
     hosts.start_soon("a", remove)
     await reached.wait()
     await hosts.crash("a")
-    yield await hosts.start("a")
+
+
+async def test_an_interrupted_removal_spares_what_was_written_since(tmp_path: Path) -> None:
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        await crash_while_removing(hosts, a, await acknowledged(a, "x", b"waits"))
+        await write(b, "x", b"another one")
+        a = await hosts.start("a")
+        hosts.start_soon("a", a.run_flusher)
+        assert await a.flusher.flush(10) == []
+        assert await read(a, "x") == b"another one"
+
+
+async def removal_interrupted(hosts: Hosts) -> Vault:
+    """A host whose last process ended while it removed what was in the store as it was before it was replaced."""
+    a = await hosts.start("a")
+    draft = a.draft("x", await write(a, "x", b"old"), ATTRIBUTES)
+    draft.truncate(0)
+    draft.write(0, b"replaced")
+    await a.acknowledge(draft)
+    await crash_while_removing(hosts, a, draft)
+    return await hosts.start("a")
 
 
 async def test_what_was_being_removed_in_a_crash_does_not_show_what_it_was_before(tmp_path: Path) -> None:
     store = FaultyStore(MemoryStore())
-    async with Hosts(store, tmp_path, deadline=0.2) as hosts, removal_interrupted(hosts) as a:
+    async with Hosts(store, tmp_path, deadline=0.2) as hosts:
+        a = await removal_interrupted(hosts)
         outage = store.add(Rule(FailBefore(), times=None))
         with pytest.raises(StoreUnavailable):
             await a.head("x", stale_ok=True)
@@ -352,7 +345,8 @@ async def test_a_removal_that_is_finished_spares_what_is_written_at_that_moment(
     directory: bool, tmp_path: Path
 ) -> None:
     store = FaultyStore(MemoryStore())
-    async with Hosts(store, tmp_path) as hosts, removal_interrupted(hosts) as a:
+    async with Hosts(store, tmp_path) as hosts:
+        a = await removal_interrupted(hosts)
         b = await hosts.start("b")
         async with store.held("put", "manifests/x.json", a.backlog.finish_removals, "x"):
             await b.remove("x")
