@@ -1,6 +1,8 @@
 """scripts/posix-suite with suites made up here, which do on the mount what the real ones may do."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +83,10 @@ kill -STOP "$pid" && touch file
 """
 
 
-def test_a_daemon_that_is_stuck_is_ended(tmp_path: Path) -> None:
+def test_a_daemon_that_is_stuck_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What waits for the daemon is done with when it has died: its mount is let go of only after that.
+    slow = program(tmp_path / "bin" / "fusermount3", f'sleep 2; exec {shutil.which("fusermount3")} "$@"')
+    monkeypatch.setenv("PATH", str(slow.parent), prepend=os.pathsep)
     fsx = program(tmp_path / "fsx", STUCK)
     arguments = ("--fsx", fsx, "--fsx-runs", "1", "9", "--timeout", "5", "--json")
     document = json.loads(suite(*arguments, status=1).stdout)
