@@ -381,3 +381,15 @@ def test_an_unchanged_file_is_read_again_without_a_request_for_its_bytes(mounts:
     mount.requests()
     assert run("cat", mount.root / "f").stdout == data
     assert set(mount.requests()) <= {"get manifests/f.json"}
+
+
+def test_a_close_on_a_read_only_mount_is_no_request_to_the_daemon(mounts: Mounts) -> None:
+    mount = mounts.start()
+    run("tee", mount.root / "f", data=b"text")
+    mount.unmount()
+    mount = mounts.start("a", "ro")
+    for _ in range(5):
+        assert run("cat", mount.root / "f").stdout == b"text"
+    counts = mount.counts()
+    assert counts["open"] >= 5
+    assert counts["flush"] == 1

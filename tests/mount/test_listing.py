@@ -1,9 +1,7 @@
 """Directories through the mount: what a listing told is what programs see next, without asking for each entry."""
 
-import json
 import time
 import tracemalloc
-from collections import Counter
 
 import msgspec
 import pytest
@@ -16,7 +14,7 @@ from stowfs.vault.naming import INDEX_POINTER, manifest_key, shard_key
 from stowfs.vault.shards import Pointer, encode_pointer, encode_shard, row
 from stowfs.vault.version import Version, encode
 from tests.support.faults import FaultyStore
-from tests.support.mounting import Mount, Mounts, python, run
+from tests.support.mounting import Mounts, python, run
 from tests.support.vaults import Hosts, append, write
 from tests.support.view import ATTRIBUTE_TIMEOUT, View
 
@@ -165,11 +163,11 @@ def test_find_and_ls_ask_for_no_entry_by_itself(mounts: Mounts) -> None:
     python(code, mount.root / "d")
     mount.unmount()
     mount = mounts.start(options="attr_timeout=60")
-    before = _counts(mount)
+    before = mount.counts()
     found = run("find", mount.root / "d", "-type", "f", "-printf", "%f %s\\n").stdout.decode().split()
     assert sorted(found[::2]) == sorted(found[1::2]) == sorted(str(n) for n in range(300))
     assert run("ls", "-l", mount.root / "d").stdout.count(b"\n") == 301
-    used = _counts(mount) - before
+    used = mount.counts() - before
     assert used["getattr"] + used["lookup"] < 20
     assert used["get"] < 20
 
@@ -183,9 +181,9 @@ def test_what_need_not_be_revalidated_is_opened_and_read_without_a_question(moun
     python(code, mount.root / "d")
     # Reading from us, which the kernel takes for a change of the time of access, was the first time only.
     python(code, mount.root / "d")
-    before = _counts(mount)
+    before = mount.counts()
     python(code, mount.root / "d")
-    used = _counts(mount) - before
+    used = mount.counts() - before
     # Those of the figures themselves among them.
     assert used["open"] == 101
     assert used["read"] + used["getattr"] + used["lookup"] + used["get"] + used["list"] <= 10
@@ -267,9 +265,3 @@ def test_what_this_host_does_is_listed_at_once_whatever_was_listed_before(mounts
     assert run("ls", mount.root / "e").stdout.split() == [b"0", b"1", b"inner"]
     run("rm", "-r", mount.root / "e")
     assert run("ls", mount.root).stdout.split() == [b"away", b"d"]
-
-
-def _counts(mount: Mount) -> Counter[str]:
-    """How often each operation was done, and each request made."""
-    stats = json.loads((mount.mountpoint / ".stowfs" / "stats.json").read_text())
-    return Counter({kind: of["count"] for part in ("operations", "requests") for kind, of in stats[part].items()})

@@ -5,6 +5,7 @@ A process that uses a mount whose daemon is stuck cannot be ended. So clients ru
 `python`), and whatever happens the daemons are ended: by unmounting, then by their pids, then by a lazy unmount.
 """
 
+import json
 import os
 import select
 import shutil
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +84,11 @@ class Mount:
             return []
         taken = path.rename(self.control / "requests.taken")
         return taken.read_text().splitlines()
+
+    def counts(self) -> Counter[str]:
+        """How often each operation was done, and each kind of request made."""
+        stats = json.loads(run("cat", self.mountpoint / ".stowfs" / "stats.json").stdout)
+        return Counter({kind: of["count"] for part in ("operations", "requests") for kind, of in stats[part].items()})
 
     def break_store(self, how: str = "down") -> None:
         """From now on the store fails: it is "down" or "silent", or has a "defect"."""
