@@ -78,6 +78,16 @@ class Attempts:
                     doubtful = doubtful or Attempt(commit, mark, certain=False)
         return doubtful
 
+    def doubtful(self, version: Snapshot, base: Snapshot | None) -> list[Attempt]:
+        """Those of which `version` does not tell whether they took effect in it, or before it and not before `base`."""
+        ring = version.manifest.ring
+        known = base.manifest.ring.recent if base else ()
+        return [
+            Attempt(commit, mark, certain=False)
+            for commit, mark in self._marks.items()
+            if commit not in known and ring.verdict(commit) is Verdict.UNKNOWN
+        ]
+
     def forget(self, version: Snapshot) -> None:
         """All attempts so far are in `version`, or failed for good, but for those to replace it."""
         self._marks = {commit: mark for commit, mark in self._marks.items() if mark.over == version.etag}

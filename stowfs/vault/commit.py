@@ -27,6 +27,7 @@ from stowfs.vault.catalog import Catalog
 from stowfs.vault.conflict import Merge, conflict_path, has_expired, is_what_is_there, reconcile, was_deleted
 from stowfs.vault.counts import Counts
 from stowfs.vault.dictionaries import Dictionaries
+from stowfs.vault.doubt import refute
 from stowfs.vault.draft import Draft
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
@@ -119,6 +120,7 @@ class Committer:
                 previous = await self._catalog.current(draft.path, trust=False)
             while True:
                 if previous is not None and previous.manifest.live and previous is not draft.base:
+                    await refute(draft, previous, self._layouts)
                     match reconcile(draft, previous, unattended=unattended):
                         case Merge.DONE:
                             committed = previous

@@ -274,6 +274,11 @@ class Draft:
         own = self._mark or Mark(0, self._overlay.changes, 0, self.attributes)
         return own.same_state(mark)
 
+    def appended_by(self, mark: Mark) -> int | None:
+        """Where what had been appended at `mark` ends; None where it is not there any more as it was."""
+        end = mark.size + self._overlay.shift
+        return end if end <= self.size and self._overlay.keeps(mark) else None
+
     def shares_base(self, other: "Draft") -> bool:
         """Whether both are based on the same bytes."""
         a, b = self.base, other.base

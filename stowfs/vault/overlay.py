@@ -144,20 +144,24 @@ class Overlay:
     def follow(self, mark: Mark, base_size: int, *, same: bool) -> bool:
         """Reduces the changes to what was done since `mark`, over a version of `base_size` bytes that has in it what
         there was then. `same`: it has exactly those bytes. False, and nothing done, where that makes no sense."""
-        size = mark.size + self.shift
-        since = self.extents.since(mark.seal)
-        least = self._least_size(mark.seal)
         # Who empties a file replaces it, even if it was empty then.
-        emptied = least == 0
-        grew = not emptied and least >= size and (since.start is None or since.start >= size)
+        emptied = self._least_size(mark.seal) == 0
+        grew = not emptied and self.keeps(mark)
         if not (same or grew or emptied):
             return False
-        self.extents = since
+        size = mark.size + self.shift
+        self.extents = self.extents.since(mark.seal)
         self.truncations = [t for t in self.truncations if t.seal >= mark.seal]
         if grew:
             self._move(base_size - size)
         self.base_size = base_size
         return True
+
+    def keeps(self, mark: Mark) -> bool:
+        """Whether all bytes that there were at `mark` are as they were."""
+        size = mark.size + self.shift
+        start = self.extents.since(mark.seal).start
+        return self._least_size(mark.seal) >= size and (start is None or start >= size)
 
     def _changed(self) -> None:
         self.last_changes += 1
