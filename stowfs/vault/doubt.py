@@ -17,10 +17,12 @@ to."""
 
 
 async def refute(draft: Draft, current: Snapshot, layouts: LayoutReader) -> None:
-    """Forgets the attempts to append that `current`, which is not the draft's base, shows to have failed. Errors of
-    reading."""
+    """Forgets the attempts to append that `current` shows to have failed. Errors of reading."""
     base, doubtful = draft.base, draft.attempts.doubtful(current, draft.base)
-    if not doubtful or base is None or draft.intent is not Intent.APPEND or not await _goes_on(base, current, layouts):
+    if not doubtful or base is None or draft.intent is not Intent.APPEND:
+        return
+    # As long as what it was to replace is there, it may take effect still.
+    if current.etag == base.etag or not await _goes_on(base, current, layouts):
         return
     for attempt in doubtful:
         if attempt.mark.over != base.etag or attempt.mark.moved or (end := draft.appended_by(attempt.mark)) is None:

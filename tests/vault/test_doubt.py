@@ -1,13 +1,17 @@
 """An append that nobody answered, while others wrote more versions than a ring keeps."""
 
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from uuid_utils import uuid7
 
 from stowfs.errors import StoreUnavailable
 from stowfs.store.memory import MemoryStore
+from stowfs.vault.doubt import refute
 from stowfs.vault.draft import Draft
-from stowfs.vault.ring import CAPACITY
+from stowfs.vault.layout import LayoutReader
+from stowfs.vault.ring import CAPACITY, new_id
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
 from tests.support.faults import FailAfter, FailBefore, FaultyStore, Rule
@@ -15,6 +19,9 @@ from tests.support.vaults import Hosts, append, flush, read, write
 from tests.vault.test_promises import log_lines
 
 LONG = log_lines(1500, 1)
+
+HOUR = 3_600_000 << 80
+"""By how much a uuid7 made an hour later is greater."""
 
 OTHERS = [f"{number}\n".encode() for number in range(2 * CAPACITY)]
 
@@ -124,3 +131,23 @@ async def test_where_the_bytes_do_not_tell_it_is_kept_beside(case: str, tmp_path
         assert await read(b, "log") == expected + b"".join(OTHERS)
         assert await read(b, beside) == LONG + first + b"second\n"
         await exact(hosts, a, b)
+
+
+async def test_an_append_that_may_still_take_effect_stays_in_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of the host that wrote before is ahead: its versions look as if they were later."""
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        await write(b, "log", b"start\n")
+        with monkeypatch.context() as ahead:
+            ahead.setattr("stowfs.vault.ring.uuid7", lambda: UUID(int=uuid7().int + HOUR))
+            for line in OTHERS:
+                await append(b, "log", line)
+        draft = await appended(a, b"first\n")
+        draft.attempt(new_id(), draft.base)
+        current = await b.head("log")
+        assert draft.attempts.doubtful(current, draft.base)
+        await refute(draft, current, LayoutReader(a.segments, prefetch=0))
+        assert draft.attempts
+        draft.discard()
