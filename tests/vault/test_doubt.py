@@ -49,21 +49,26 @@ def lose_answer(store: FaultyStore, trouble: FailAfter | FailBefore) -> None:
     store.add(Rule(FailBefore(), key="manifests/*", nth=2, times=None))
 
 
+async def unanswered(hosts: Hosts, start: bytes, trouble: FailAfter | FailBefore) -> tuple[Vault, Vault, Draft]:
+    """Host `a` appended "first" to what host `b` had written, without an answer: both, and the draft."""
+    store = FaultyStore(hosts.store)
+    a, b = await hosts.start("a", store), await hosts.start("b")
+    await write(b, "log", start)
+    draft = await appended(a, b"first\n")
+    lose_answer(store, trouble)
+    with pytest.raises(StoreUnavailable):
+        await a.commit(draft)
+    store.rules.clear()
+    return a, b, draft
+
+
 @pytest.mark.parametrize("start", [b"", b"start\n", LONG], ids=["empty", "short", "long"])
 @pytest.mark.parametrize("more", [b"", b"second\n"])
 async def test_an_append_that_is_not_where_it_would_be_goes_to_the_end(
     start: bytes, more: bytes, tmp_path: Path
 ) -> None:
-    inner = MemoryStore()
-    async with Hosts(inner, tmp_path, deadline=0.5) as hosts:
-        store = FaultyStore(inner)
-        a, b = await hosts.start("a", store), await hosts.start("b")
-        await write(b, "log", start)
-        draft = await appended(a, b"first\n")
-        lose_answer(store, FailBefore())
-        with pytest.raises(StoreUnavailable):
-            await a.commit(draft)
-        store.rules.clear()
+    async with Hosts(MemoryStore(), tmp_path, deadline=0.5) as hosts:
+        a, b, draft = await unanswered(hosts, start, FailBefore())
         for line in OTHERS:
             await append(b, "log", line)
         if more:
@@ -102,16 +107,8 @@ async def test_one_in_the_background_goes_to_the_end_too(restarted: bool, tmp_pa
     "case", ["it took effect", "another host appended the same", "it was replaced", "it was changed here"]
 )
 async def test_where_the_bytes_do_not_tell_it_is_kept_beside(case: str, tmp_path: Path) -> None:
-    inner = MemoryStore()
-    async with Hosts(inner, tmp_path, deadline=0.5) as hosts:
-        store = FaultyStore(inner)
-        a, b = await hosts.start("a", store), await hosts.start("b")
-        await write(b, "log", LONG)
-        draft = await appended(a, b"first\n")
-        lose_answer(store, FailAfter() if case == "it took effect" else FailBefore())
-        with pytest.raises(StoreUnavailable):
-            await a.commit(draft)
-        store.rules.clear()
+    async with Hosts(MemoryStore(), tmp_path, deadline=0.5) as hosts:
+        a, b, draft = await unanswered(hosts, LONG, FailAfter() if case == "it took effect" else FailBefore())
         expected, first = LONG + b"first\n", b"first\n"
         match case:
             case "it was changed here":
