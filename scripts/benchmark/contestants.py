@@ -90,6 +90,10 @@ class Mounted(Contestant):
     def mount(self, place: Place) -> AbstractContextManager[Session]:
         """Mounts for as long as the context lasts."""
 
+    def mount_for_reading(self, place: Place) -> AbstractContextManager[Session]:
+        """As `mount`, where nothing is going to be written."""
+        return self.mount(place)
+
     def settle(self, place: Place, written: Stored) -> float:
         """Waits until everything that was written is in the store: `written` are all files of the mount. Returns how
         many seconds ago it was."""
@@ -187,10 +191,13 @@ class StowfsMount(Mounted):
     def make(self, place: Place) -> None:
         _mkfs(place)
 
+    def mount(self, place: Place) -> AbstractContextManager[Session]:
+        return self._mounted(place, self.options)
+
     @contextmanager
-    def mount(self, place: Place) -> Iterator[Session]:
+    def _mounted(self, place: Place, options: str) -> Iterator[Session]:
         point = place.directory / "mnt"
-        command: list[str | Path] = [STOWFS, "mount", "--foreground", f"s3://{place.bucket}", point, "-o", self.options]
+        command: list[str | Path] = [STOWFS, "mount", "--foreground", f"s3://{place.bucket}", point, "-o", options]
         with mounted(
             command, point, _stowfs_environment(place), place.directory / "mount.log", place.timeout
         ) as daemon:
@@ -209,6 +216,14 @@ class StowfsSync(StowfsMount):
     options = "commit=sync"
 
 
+class StowfsBelieving(StowfsMount):
+    """As `StowfsSync`, but what was seen is believed for five minutes, as with `StowfsAsync`: a name that is new is not
+    looked up in the store."""
+
+    name = "stowfs-revalidate"
+    options = "commit=sync,revalidate=300"
+
+
 class StowfsAsync(StowfsMount):
     """stowfs for bulk work: what is timed ends with `stowfs flush`. What was seen is believed for five minutes, as
     rclone does by default (s3fs does for fifteen)."""
@@ -219,6 +234,16 @@ class StowfsAsync(StowfsMount):
     def settle(self, place: Place, written: Stored) -> float:
         _stowfs(place, "flush", place.directory / "mnt")
         return 0.0
+
+
+class StowfsReadOnly(StowfsAsync):
+    """As `StowfsAsync`, but what is read is read through a mount that cannot be written to: a close is no request to
+    it."""
+
+    name = "stowfs-ro"
+
+    def mount_for_reading(self, place: Place) -> AbstractContextManager[Session]:
+        return self._mounted(place, f"{self.options},ro")
 
 
 class StowfsCopy(Copier):

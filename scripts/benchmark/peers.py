@@ -16,8 +16,10 @@ from scripts.benchmark.contestants import (
     Place,
     Session,
     StowfsAsync,
+    StowfsBelieving,
     StowfsCompact,
     StowfsCopy,
+    StowfsReadOnly,
     StowfsSync,
     Whole,
     directory_size,
@@ -249,7 +251,9 @@ class TarZstd(Packer):
 
 CONTESTANTS: tuple[Contestant, ...] = (
     StowfsSync(),
+    StowfsBelieving(),
     StowfsAsync(),
+    StowfsReadOnly(),
     StowfsCopy(),
     StowfsCompact(),
     Native(),

@@ -207,9 +207,9 @@ def _keep(tour: Tour, sample: Sample, source: Path) -> None:
 
 @contextmanager
 def _cold(tour: Tour, contestant: Mounted) -> Iterator[Session]:
-    """A mount on which nothing is cached."""
+    """A mount on which nothing is cached, to read what is there."""
     contestant.forget(tour.place)
-    with contestant.mount(tour.place) as session:
+    with contestant.mount_for_reading(tour.place) as session:
         tour.lab.cool()
         yield session
 
