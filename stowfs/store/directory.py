@@ -2,24 +2,23 @@
 
 * A write goes to a temporary file on the same file system, is fsynced and renamed over the key; then the directory is
   fsynced.
-* Changes of a key exclude each other between threads and processes by flock on one of a fixed set of lock files. Lock
-  files are never deleted: a lock on a deleted file would exclude nobody.
+* Changes of a key exclude each other between threads and processes (`locks.py`).
 * The ETag is the modification time in nanoseconds and the size. The writer sees to it, under the lock, that the time is
   later than that of the file it replaces, so that a listing needs nothing but stat, and no ETag comes twice while a key
   exists.
 * Parent directories come and go with their files. Whoever creates a file retries when a directory vanishes under it.
+* A directory that is changed while it is read is read again while nobody can change it. Where a rename over a name
+  moves it to the end of the directory (btrfs, tmpfs), a scan may end before it, and what is there is left out.
 
 Everything that is no object sits in one hidden directory. Functions raise OSError; `file.py` translates.
 """
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import stat
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,13 +27,11 @@ import uuid_utils
 from stowfs.durable import sync_directory
 from stowfs.errors import ObjectNotFound, StoreError, UsageError
 from stowfs.store.base import ALWAYS, ByteRange, Condition, Found, NotModified, ObjectInfo, PendingUpload
+from stowfs.store.locks import Locks
 from stowfs.store.rules import check_condition, check_key
 
 HIDDEN = ".stowfs-private"
 """Directory at the root for locks, temporary files and parts. No key may begin with it, and listings leave it out."""
-
-_LOCKS = 64
-"""Lock files. Two keys that share one wait for each other without need: with at most 32 requests at once, rarely."""
 
 _ABANDONED = 24 * 3600.0
 """Seconds after which a temporary file is taken to be left over from a crash. No write takes nearly as long."""
@@ -47,6 +44,7 @@ _RACES = 100
 microseconds, so that this many in a row mean something else is wrong."""
 
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
@@ -58,9 +56,8 @@ class Directory:
         self._root = os.fsencode(root)
         self._hidden = os.path.join(self._root, HIDDEN.encode())
         self._temporary = os.path.join(self._hidden, b"tmp")
-        self._locks = os.path.join(self._hidden, b"locks")
+        self._locks = Locks(os.path.join(self._hidden, b"locks"), patience)
         self._uploads = os.path.join(self._hidden, b"uploads")
-        self._patience = patience
         self._prepared = False
 
     @property
@@ -77,7 +74,7 @@ class Directory:
         """Makes the hidden directory and sweeps what crashed writers left in it; once, before the first write."""
         if self._prepared:
             return
-        for directory in (self._hidden, self._temporary, self._locks, self._uploads):
+        for directory in (self._hidden, self._temporary, self._locks.directory, self._uploads):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(directory)
         for entry in os.scandir(self._temporary):
@@ -135,57 +132,42 @@ class Directory:
                 yield key
 
     def _entries(self, base: str, prefix: str, after: str, recursive: bool) -> list[str]:
-        """The files, and the directories as 'name/', of directory `base`, in the order of the keys they stand for.
-
-        Names and nothing else, since there may be very many.
-        """
-        found = []
+        """The files, and the directories as 'name/', of directory `base`, in the order of the keys they stand for: all
+        that are there all the time. Names and nothing else, since there may be very many."""
+        path = os.path.join(self._root, base.encode())
         try:
-            with os.scandir(os.path.join(self._root, base.encode())) as entries:
-                for entry in entries:
-                    try:
-                        name = entry.name.decode()
-                    except UnicodeDecodeError:
-                        continue  # Not a key, so not something that was ever stored here.
-                    key = base + name
-                    if entry.is_dir(follow_symlinks=False):
-                        name += "/"
-                        key += "/"
-                        # Where the keys below are meant, some of them are past an `after` that is itself below.
-                        wanted = key > after or (recursive and after.startswith(key))
-                    else:
-                        wanted = key > after and entry.is_file(follow_symlinks=False)
-                    if wanted and key.startswith(prefix) and key != HIDDEN + "/":
-                        found.append(name)
+            before = _changed(path)
+            # Another change at the same tick of the clock, which may be another host's, would not show.
+            if max(before) < time.time_ns() - _COARSE:
+                found = self._scan(base, prefix, after, recursive)
+                if _changed(path) == before:
+                    return found
+            return self._locks.undisturbed(lambda: self._scan(base, prefix, after, recursive))
         except (FileNotFoundError, NotADirectoryError):
             return []  # Removed since its parent was read, or a prefix that nothing has.
+
+    def _scan(self, base: str, prefix: str, after: str, recursive: bool) -> list[str]:
+        found = []
+        with os.scandir(os.path.join(self._root, base.encode())) as entries:
+            for entry in entries:
+                try:
+                    name = entry.name.decode()
+                except UnicodeDecodeError:
+                    continue  # Not a key, so not something that was ever stored here.
+                key = base + name
+                if entry.is_dir(follow_symlinks=False):
+                    name += "/"
+                    key += "/"
+                    # Where the keys below are meant, some of them are past an `after` that is itself below.
+                    wanted = key > after or (recursive and after.startswith(key))
+                else:
+                    wanted = key > after and entry.is_file(follow_symlinks=False)
+                if wanted and key.startswith(prefix) and key != HIDDEN + "/":
+                    found.append(name)
         found.sort()
         return found
 
     # Changing
-
-    @contextlib.contextmanager
-    def _locked(self, key: str) -> Iterator[None]:
-        name = b"%02x" % (zlib.crc32(key.encode()) % _LOCKS)
-        fd = os.open(os.path.join(self._locks, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            self._lock(fd)
-            yield
-        finally:
-            os.close(fd)
-
-    def _lock(self, fd: int) -> None:
-        # Not a blocking flock: a process that was stopped while it held the lock must not hang this one for good.
-        end = time.monotonic() + self._patience
-        pause = 0.0002
-        while True:
-            try:
-                return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise TimeoutError(errno.ETIMEDOUT, "another process holds the lock of the store") from None
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.005)
 
     def put(self, key: str, body: bytes, condition: Condition) -> str:
         path = self._path(key)
@@ -216,7 +198,7 @@ class Directory:
         now = time.time_ns()
         os.utime(fd, ns=(now, now))
         os.fsync(fd)  # Before the lock is taken: this is what takes long.
-        with self._locked(key):
+        with self._locks.of(key):
             current = _status_at(path)
             check_condition(key, condition, None if current is None else _etag(current))
             if current is not None and current.st_mtime_ns >= os.fstat(fd).st_mtime_ns:
@@ -235,7 +217,7 @@ class Directory:
         parent = os.path.dirname(path)
         for _ in range(_RACES):
             try:
-                descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                descriptor = os.open(parent, _DIRECTORY_FLAGS)
             except FileNotFoundError:
                 self._make_parents(parent)
                 continue
@@ -243,7 +225,6 @@ class Directory:
                 raise StoreError(f"{key} cannot be stored in a directory: a part of its path is an object") from error
             try:
                 os.rename(temporary, path)
-                return descriptor
             except FileNotFoundError:
                 os.close(descriptor)  # The parent was removed in between.
             except IsADirectoryError as error:
@@ -255,6 +236,10 @@ class Directory:
             except BaseException:
                 os.close(descriptor)
                 raise
+            else:
+                # Others may have removed it and made it again since it was opened. What holds this object stays.
+                os.close(descriptor)
+                return os.open(parent, _DIRECTORY_FLAGS)
         raise TimeoutError(errno.ETIMEDOUT, "the directory of the object keeps being removed", path)
 
     def _make_parents(self, directory: bytes) -> None:
@@ -280,7 +265,7 @@ class Directory:
         if not self.root_exists:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._root)
         self._prepare()
-        with self._locked(key):
+        with self._locks.of(key):
             current = _status_at(path)
             check_condition(key, condition, None if current is None else _etag(current))
             if current is None:
@@ -356,6 +341,13 @@ class Directory:
     def abort_upload(self, upload_id: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._upload(upload_id))
+
+
+def _changed(directory: bytes) -> tuple[int, int]:
+    """When the names in a directory were changed last, in nanoseconds. Two times: sync tools set the first back, and
+    not every file system keeps the second."""
+    status = os.stat(directory)
+    return status.st_mtime_ns, status.st_ctime_ns
 
 
 def _etag(status: os.stat_result) -> str:

@@ -126,7 +126,9 @@ async def create_directory(location: FileLocation) -> None:
     """
     try:
         await trio.to_thread.run_sync(lambda: location.directory.mkdir(mode=0o700, exist_ok=True))
-    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+    except FileExistsError as error:
+        raise StoreMissing(f"{location.url} cannot be made: it is a file: name a new or empty directory") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreMissing(f"{location.url} cannot be made: {error.strerror}: {location.directory.parent}") from error
     except OSError as error:
         raise AccessDenied(f"{location.url} cannot be made: {error.strerror}") from error

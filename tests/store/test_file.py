@@ -4,10 +4,12 @@ import errno
 import fcntl
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +28,8 @@ from stowfs.errors import (
     StoreUnavailable,
     UsageError,
 )
-from stowfs.store.base import IF_ABSENT, Found, IfMatch
-from stowfs.store.directory import HIDDEN
+from stowfs.store.base import ALWAYS, IF_ABSENT, Found, IfMatch
+from stowfs.store.directory import HIDDEN, Directory
 from stowfs.store.file import FileStore
 
 
@@ -38,6 +40,11 @@ def store(tmp_path: Path) -> FileStore:
 
 async def keys_of(store: FileStore) -> list[str]:
     return [entry.key async for page in store.list("") for entry in page.objects]
+
+
+def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 3600 * 10**9)
 
 
 def temporary_files(root: Path) -> list[str]:
@@ -167,6 +174,32 @@ async def test_a_directory_that_is_removed_while_it_is_written_to(
     assert await keys_of(store) == ["a/b/k"]
 
 
+async def test_the_directory_that_is_synced_is_the_one_that_has_the_object(
+    tmp_path: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one that was removed, and made again, since it was opened."""
+    others = Directory(tmp_path, patience=5.0)
+    others.put("d/last", b"", ALWAYS)
+    rename, fsync = os.rename, os.fsync
+    synced: list[int] = []
+
+    def after_a_removal(source: bytes, target: bytes) -> None:
+        monkeypatch.setattr(os, "rename", rename)
+        others.delete("d/last", ALWAYS)
+        others.put("d/new", b"", ALWAYS)
+        synced.clear()
+        rename(source, target)
+
+    def record_fsync(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "rename", after_a_removal)
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    await store.put("d/own", b"acknowledged")
+    assert synced == [os.stat(tmp_path / "d").st_ino]
+
+
 async def test_a_killed_writer_leaves_the_old_object(tmp_path: Path, store: FileStore) -> None:
     """Killed at any moment, a process that keeps writing leaves one of its whole bodies, and nothing held."""
     program = (
@@ -260,6 +293,53 @@ async def test_an_unreadable_directory_is_no_shorter_listing(store: FileStore, m
     monkeypatch.setattr(os, "scandir", fail_on_b)
     with pytest.raises(StoreUnavailable):
         await keys_of(store)
+
+
+@pytest.mark.parametrize("case", ["changed lately", "changed long ago", "no lock files yet"])
+async def test_a_listing_has_what_is_replaced_meanwhile(
+    tmp_path: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """As on btrfs and tmpfs: a rename over a name moves it to where the scan does not come any more."""
+    others = Directory(tmp_path, patience=0.01)
+    for name in "abc":
+        others.put(f"d/{name}", b"x", ALWAYS)
+    if case == "changed long ago":
+        an_hour_later(monkeypatch)
+    if case == "no lock files yet":
+        shutil.rmtree(tmp_path / HIDDEN / "locks")
+        os.mkdir(tmp_path / HIDDEN / "locks")
+    scandir = os.scandir
+
+    def replacing(path: bytes) -> AbstractContextManager[Iterable[os.DirEntry[bytes]]]:
+        entries = list(scandir(path))
+        try:
+            others.put("d/b", b"y", ALWAYS)
+        except TimeoutError:
+            return nullcontext(entries)
+        os.utime(tmp_path / "d", (0, 0))  # It would be another time, but for the ticks of the clock.
+        return nullcontext(entry for entry in entries if entry.name != b"b")
+
+    monkeypatch.setattr(os, "scandir", replacing)
+    assert [entry.key async for page in store.list("d/") for entry in page.objects] == ["d/a", "d/b", "d/c"]
+
+
+async def test_a_listing_waits_for_writers_only_where_something_was_changed_lately(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileStore(tmp_path, StoreOptions(read_timeout=0.1))
+    await store.put("k", b"x")
+    with open(next((tmp_path / HIDDEN / "locks").iterdir()), "rb") as lock:  # noqa: ASYNC230
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StoreUnavailable, match="holds the lock"):
+            await keys_of(store)
+        an_hour_later(monkeypatch)
+        assert await keys_of(store) == ["k"]
+
+
+async def test_a_listing_makes_nothing(tmp_path: Path, store: FileStore) -> None:
+    (tmp_path / "k").write_bytes(b"copied here")
+    assert await keys_of(store) == ["k"]
+    assert os.listdir(tmp_path) == ["k"]
 
 
 async def test_foreign_files_are_no_objects(tmp_path: Path, store: FileStore) -> None:
