@@ -5,6 +5,8 @@ so does everything after the first cut past the last change that meets an old on
 window, so that memory does not grow with the file; where the cuts lie does not depend on the windows.
 """
 
+import logging
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
@@ -15,12 +17,18 @@ import trio
 
 from stowfs.config import MIB
 from stowfs.conversation.segmenter import Segmentation, SegmenterParameters, segment
+from stowfs.errors import CorruptObject
 from stowfs.tasks import run_long
 from stowfs.vault.draft import Draft, Intent
 from stowfs.vault.layout import Layout, LayoutReader
 from stowfs.vault.manifest import Facts, Reference, Snapshot
 from stowfs.vault.run_sizes import RunSizes, Stretch
 from stowfs.vault.runs import Cutting, Run, inline_parts, sha256
+
+log = logging.getLogger(__name__)
+
+BYTES = "bytes"
+"""The name of the format of what is no conversation that is known (see `formats.catalogue`)."""
 
 WINDOW = 8 * MIB
 """Bytes cut at a time by all commits together: dozens of runs, so that their hashing, compression and upload overlap,
@@ -94,10 +102,13 @@ class Cutter:
 
     async def _is_written_again(self, draft: Draft, base: Snapshot) -> bool:
         """Whether the draft replaces a version by what begins with the same sealed runs. They stay then, however they
-        would be cut today: what has grown line by line has small ones."""
+        would be cut today: what has grown line by line has small ones. Not where a page is lost or damaged."""
         if draft.intent is not Intent.REPLACE or draft.size < base.sealed_end:
             return False
-        layout = await self._layouts.layout(base)
+        try:
+            layout = await self._layouts.layout(base)
+        except CorruptObject:
+            return False
         for index in layout.covering(0, base.sealed_end):
             piece = layout.pieces[index]
             digest = piece.digest if isinstance(piece, Reference) else sha256(layout.inline_bytes(index))
@@ -150,7 +161,7 @@ class Cutter:
 
 
 def _cut_smaller(data: bytes, format: str, parameters: SegmenterParameters) -> list[Run]:
-    cut = segment(data, parameters=parameters, resume=format, final=False)
+    cut = _segment(data, parameters=parameters, resume=format, final=False)
     return [Run(data[start:end], True) for start, end in pairwise([0, *cut.ends, len(data)]) if start < end]
 
 
@@ -158,13 +169,25 @@ def _cut_window(
     data: bytes, stretch: Stretch, start: int, resume: str | None, *, final: bool
 ) -> tuple[Segmentation, list[Run]]:
     """The runs of a stretch that begin in `data`, which begin at `start` in the conversation."""
-    cut = segment(data, parameters=stretch.parameters, resume=resume, final=final, until=stretch.end - start)
+    until = stretch.end - start
+    cut = _segment(data, parameters=stretch.parameters, resume=resume, final=final, until=until)
     ends = list(cut.ends)
     sealed = len(ends)
     if final and (not ends or ends[-1] < len(data)):
         ends.append(len(data))
     runs = [Run(data[begin:end], index < sealed) for index, (begin, end) in enumerate(pairwise([0, *ends]))]
     return cut, runs
+
+
+def _segment(
+    data: bytes, *, parameters: SegmenterParameters, resume: str | None, final: bool, until: int = sys.maxsize
+) -> Segmentation:
+    """As `segment`; a defect of it must not keep anything from being stored."""
+    try:
+        return segment(data, parameters=parameters, resume=resume, final=final, until=until)
+    except Exception:
+        log.exception("a defect: what was written cannot be cut between messages, and is cut as bytes")
+        return segment(data, parameters=parameters, resume=BYTES, final=final, until=until)
 
 
 def _meet(draft: Draft, old: Layout, cutting: Cutting, runs: list[Run]) -> int:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stowfs.conversation.segmenter import (
@@ -140,6 +140,57 @@ def test_any_bytes_are_cut(data: bytes, parameters: SegmenterParameters) -> None
     for index, end in enumerate(whole.ends[:8]):
         rest = segment(data[end:], parameters=parameters, resume=whole.format)
         assert tuple(end + other for other in rest.ends) == whole.ends[index + 1 :]
+
+
+KEYS = [
+    "role",
+    "from",
+    "author",
+    "message",
+    "messages",
+    "conversations",
+    "history",
+    "mapping",
+    "source",
+    "action",
+    "observation",
+    "content",
+    "model",
+    "metadata",
+    "model_response",
+    "tool_call_metadata",
+    "raw_data",
+    "payload",
+    "tools",
+    "system",
+    "timestamp",
+    "created_at",
+    "create_time",
+]
+"""Members that mean something, somewhere."""
+
+values = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.sampled_from(["system", "assistant", "2024-05-01T10:00:00Z", "\ud800", "", "long " * 400]),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.sampled_from(KEYS), inner, max_size=6)),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from(KEYS), values, max_size=6), max_size=6), st.booleans())
+@example([{"role": {"name": "user"}, "content": "long " * 400}], False)
+@example([{"from": ["user"], "content": "long " * 400}], True)
+def test_members_of_any_type_are_cut(messages: list[dict[str, object]], lines: bool) -> None:
+    """As in exports in which `from` is an object: what a member means elsewhere, it need not mean here."""
+    texts = [json.dumps(message) for message in messages]
+    text = "\n".join(texts) if lines else '{"messages": [' + ", ".join(texts) + "]}"
+    check(text.encode(), segment(text.encode(), parameters=SMALL), SMALL)
 
 
 @settings(max_examples=150, deadline=None)

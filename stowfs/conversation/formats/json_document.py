@@ -136,8 +136,10 @@ def _messages_in(value: object) -> int:
     return sum(isinstance(item, dict) and is_message(item) for inner in lists for item in inner)
 
 
-def _role(value: object) -> object:
-    return value.get("role", value.get("from")) if isinstance(value, dict) else None
+def _role(value: object) -> str | None:
+    """The role that a message names; in some exports it is an object, and names none."""
+    role = value.get("role", value.get("from")) if isinstance(value, dict) else None
+    return role if isinstance(role, str) else None
 
 
 def _decode(text: str, at: int) -> tuple[bool, object, int]:
