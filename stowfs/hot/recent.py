@@ -41,14 +41,20 @@ class RecentEntries:
     def append(self, entries: Iterable[Entry]) -> None:
         """Adds entries."""
         if self._fd >= 0:
-            os.write(self._fd, b"".join(map(_record, entries)))
+            end = os.fstat(self._fd).st_size
+            try:
+                _write(self._fd, entries)
+            except OSError:
+                # A part of it would hide what is added later.
+                os.ftruncate(self._fd, end)
+                raise
 
     def begin_anew(self, entries: Iterable[Entry]) -> None:
         """Has these entries alone from now on."""
         new = self._path.with_name(self._path.name + ".new")
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, b"".join(map(_record, entries)))
+            _write(fd, entries)
             os.replace(new, self._path)
         except BaseException:
             os.close(fd)
@@ -61,6 +67,13 @@ class RecentEntries:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _write(fd: int, entries: Iterable[Entry]) -> None:
+    rest = memoryview(b"".join(map(_record, entries)))
+    while rest:
+        # On a disk that is full it is first fewer bytes, and then an error.
+        rest = rest[os.write(fd, rest) :]
 
 
 def _record(entry: Entry) -> bytes:

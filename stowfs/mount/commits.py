@@ -9,7 +9,8 @@ there is one at a time; whoever looks at or changes the draft holds the inode's 
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 import msgspec
@@ -20,7 +21,7 @@ from stowfs.mount.moves import Moves
 from stowfs.vault import expiry
 from stowfs.vault.draft import Draft, Intent
 from stowfs.vault.manifest import Snapshot
-from stowfs.vault.naming import display
+from stowfs.vault.naming import display, split
 from stowfs.vault.vault import Vault
 from stowfs.vault.version import Version
 
@@ -29,12 +30,22 @@ log = logging.getLogger(__name__)
 Invalidate = Callable[[Inode], Awaitable[None]]
 """Makes the kernel forget the attributes of an inode. With the inode's lock, only while somebody has it open."""
 
+ForgetName = Callable[[Inode, str], None]
+"""Makes the kernel look up a name in a directory again, sooner or later."""
+
 
 class Commits:
     """The uncommitted changes of a mount, on their way into the store."""
 
     def __init__(
-        self, vault: Vault, inodes: Inodes, moves: Moves, invalidate: Invalidate, *, lifetime: float | None
+        self,
+        vault: Vault,
+        inodes: Inodes,
+        moves: Moves,
+        invalidate: Invalidate,
+        forget_name: ForgetName,
+        *,
+        lifetime: float | None,
     ) -> None:
         """`lifetime`: seconds after which new content expires; None: it does not."""
         self._vault = vault
@@ -42,6 +53,7 @@ class Commits:
         self._inodes = inodes
         self._moves = moves
         self._invalidate = invalidate
+        self._forget_name = forget_name
         self._asynchronous = vault.options.asynchronous
 
     def restore(self) -> None:
@@ -65,15 +77,41 @@ class Commits:
         """
         if inode.draft is None or inode.local:
             return
+        if self._asynchronous and not in_store and _is_safe(inode.draft):
+            return
+        async with self.committing(inode, in_store=in_store) as commit:
+            await commit()
+
+    @asynccontextmanager
+    async def committing(self, inode: Inode, *, in_store: bool = False) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """The block holds the inode's lock, and may call what it gets to commit as `commit` does."""
         if self._asynchronous and not in_store:
-            if _is_safe(inode.draft):
-                return
             async with self._moves.steady(lambda: (inode.path,)), inode.lock:
-                await self.acknowledge_locked(inode)
+                yield partial(self.acknowledge_locked, inode)
             return
         async with self._moves.steady(lambda: (inode.path,)), inode.flight, inode.lock:
-            await self.commit_locked(inode)
+            yield partial(self.commit_locked, inode)
         await self._tell_size(inode)
+
+    @contextmanager
+    def undone_on_error(self, inode: Inode) -> Iterator[None]:
+        """Where the block fails, which changes the inode and commits that, it is as it was. The caller holds the
+        lock."""
+        draft, fresh, failure = inode.draft, inode.fresh, inode.failure
+        before, tried = (draft.freeze(), draft.attempts.copy()) if draft is not None else (None, None)
+        acknowledged = draft.acknowledged if draft is not None else None
+        try:
+            yield
+        except BaseException:
+            if draft is None:
+                self.discard(inode)
+            elif inode.draft is draft and draft.acknowledged is acknowledged:
+                assert before is not None
+                assert tried is not None
+                draft.undo(before, tried)
+                inode.cached = None
+            inode.fresh, inode.failure = fresh, failure
+            raise
 
     async def commit_locked(self, inode: Inode) -> None:
         """As `commit` in the store, for a caller that keeps the path steady and holds flight and lock."""
@@ -95,10 +133,10 @@ class Commits:
             self._merged(inode, before, _base_size(draft) - before.base_size)
             raise
         try:
-            await self.about_to_show(inode, before, committed)
+            await self.about_to_show(inode, before, draft.kept or committed)
         finally:
             inode.draft = None
-            self.committed(inode, before, committed)
+            self.committed(inode, before, committed, draft.kept)
 
     async def commit_once(self, inode: Inode, *, in_store: bool = False) -> None:
         """As `commit`, for a caller that is a writer itself, and will not try again.
@@ -200,9 +238,9 @@ class Commits:
         draft = inode.draft if inode is not None else None
         stored = inode is None or inode.version is not None
         if stored or (inode is not None and inode.attempted):
-            async with self._vault.backlog.removing(draft):
+            async with self._vault.backlog.removing(draft) as commit:
                 try:
-                    await self._vault.remove(path)
+                    await self._vault.remove(path, commit=commit, doubtful=draft is not None and bool(draft.attempts))
                 except NoSuchPath:
                     if stored:
                         raise
@@ -292,15 +330,17 @@ class Commits:
             inode.changing = True
             await self._invalidate(inode)
 
-    def committed(self, inode: Inode, before: "_Before", committed: Snapshot) -> None:
-        """The inode shows the version that its draft became, or lost to."""
+    def committed(self, inode: Inode, before: "_Before", committed: Snapshot, kept: Snapshot | None) -> None:
+        """The inode shows the version that its draft became, or lost to; or, where it is still in use, as what it was
+        `kept` beside that."""
         announced, inode.changing = inode.changing, False
         inode.failure = None
         inode.attempted = False
-        if committed.is_directory:
-            # Kept beside a directory that somebody made: the inode has no name any more.
-            inode.show(Version("", before.attributes, 0))
-            self._inodes.unlink(inode.path)
+        if kept is not None and (inode.is_open or inode.draft is not None):
+            self._stand_for(inode, kept)
+            committed = kept
+        elif committed.is_directory or committed.is_symlink:
+            self._replaced_by_another_type(inode, before)
             return
         if before.becomes(committed):
             self.adopt_same_bytes(inode, committed)
@@ -314,6 +354,25 @@ class Commits:
             # take the old size for the end after all.
             inode.told, inode.kernel_size, inode.doubted = inode.packed, inode.size, False
         self._inodes.committed(inode)
+
+    def _stand_for(self, inode: Inode, kept: Snapshot) -> None:
+        """The inode was beaten: its name shows what won, as soon as somebody looks. Who has it open keeps it as it is,
+        and what is written to it goes to what was kept."""
+        directory, name = split(inode.path)
+        self._inodes.contention.changed_elsewhere(inode.path)
+        self._inodes.stand_for(inode, kept.path)
+        if (parent := self._inodes.at(directory)) is not None:
+            self._forget_name(parent, name)
+
+    def _replaced_by_another_type(self, inode: Inode, before: "_Before") -> None:
+        """Somebody has made a directory or a symbolic link in the place of a file."""
+        if inode.draft is not None:
+            # The next commit keeps it beside that.
+            if self._inodes.is_current(inode):
+                self._inodes.supersede(inode)
+            return
+        inode.show(Version("", before.attributes, 0))
+        self._inodes.lose(inode)
 
     def _merged(self, inode: Inode, before: "_Before", distance: int) -> None:
         """What was appended to the inode moved by so many bytes, to come after the work of another host."""
@@ -340,6 +399,7 @@ class _Before:
 
     def __init__(self, version: Version | None, draft: Draft) -> None:
         self.version = version
+        self.path = draft.path
         self.intent = draft.intent
         self.size = draft.size
         self.base_size = _base_size(draft)
@@ -348,7 +408,9 @@ class _Before:
     def becomes(self, committed: Snapshot) -> bool:
         """Whether a version is just that, with nobody else's work in it."""
         own = committed.attributes == self.attributes and committed.size == self.size
-        return own and (self.intent is Intent.REPLACE or self.version is None or follows(committed, self.version))
+        if self.intent is Intent.REPLACE or committed.path != self.path:
+            return own
+        return own and (self.version is None or follows(committed, self.version))
 
 
 class _Shown:
@@ -362,10 +424,10 @@ class _Shown:
     async def about_to_change(self, committed: Snapshot) -> None:
         await self._commits.about_to_show(self._inode, self._before, committed)
 
-    def settled(self, committed: Snapshot, *, clean: bool) -> None:
+    def settled(self, committed: Snapshot, kept: Snapshot | None, *, clean: bool) -> None:
         if clean:
             self._inode.draft = None
-        self._commits.committed(self._inode, self._before, committed)
+        self._commits.committed(self._inode, self._before, committed, kept)
 
 
 def _base_size(draft: Draft) -> int:

@@ -13,7 +13,7 @@ import msgspec
 
 from stowfs.errors import CorruptObject
 from stowfs.mount.commits import Commits, Invalidate, follows
-from stowfs.mount.inodes import Inode, Inodes, now_ns
+from stowfs.mount.inodes import Inode, Inodes, modified_ns, now_ns
 from stowfs.mount.local_names import is_probe
 from stowfs.mount.moves import Moves
 from stowfs.mount.readers import Reader
@@ -50,13 +50,13 @@ class Contents:
 
         Raises `HotTierFull`, `FileTooLarge`.
         """
+        # Before it is told anything else.
+        to_end = appending and not _is_mapped_page(inode, offset, len(data))
         await self._commits.room()
         async with inode.lock:
             draft = self._draft(inode, appending=appending)
-            position = offset
-            if appending and not _is_mapped_page(inode, draft, offset, len(data)):
-                # The kernel puts appended data where it thinks the end is, and may not know that the file has grown.
-                position = draft.size
+            # The kernel puts appended data where it thinks the end is, and may not know that the file has grown.
+            position = draft.size if to_end else offset
             inode.local = inode.local and not is_probe(inode.path)
             try:
                 draft.write(position, data)
@@ -68,7 +68,9 @@ class Contents:
             mode = draft.attributes.mode
             _touch(draft)
             self._attach(inode, draft)
-            inode.kernel_size = max(inode.kernel_size, offset + len(data))
+            end = offset + len(data)
+            inode.kernel_size = max(inode.kernel_size, end)
+            inode.kernel_end = end if to_end else max(inode.kernel_end, end)
             if appending or position != offset:
                 # The page cache does not have it, or in the wrong place.
                 inode.cached = None
@@ -79,21 +81,34 @@ class Contents:
     async def truncate(self, inode: Inode, size: int) -> None:
         """Cuts or extends an open file. Raises `FileTooLarge`, `HotTierFailed`."""
         async with inode.lock:
-            draft = self._draft(inode, appending=False)
-            draft.truncate(size)
-            draft.appending = False
-            _touch(draft)
-            if size == 0:
-                draft.attributes = msgspec.structs.replace(draft.attributes, expires_ns=None)
-                inode.fresh = True
-            self._attach(inode, draft)
+            self._truncate(inode, size)
+
+    async def truncate_at_once(self, inode: Inode, size: int) -> None:
+        """As `truncate`, and commits it. On error nothing has changed, also for others who have it open.
+
+        Raises `FileTooLarge`, and what `Commits.commit` raises.
+        """
+        async with self._commits.committing(inode) as commit:
+            with self._commits.undone_on_error(inode):
+                self._truncate(inode, size)
+                await commit()
+
+    def _truncate(self, inode: Inode, size: int) -> None:
+        draft = self._draft(inode, appending=False)
+        draft.truncate(size)
+        draft.appending = False
+        _touch(draft)
+        if size == 0:
+            draft.attributes = msgspec.structs.replace(draft.attributes, expires_ns=None)
+            inode.fresh = True
+        self._attach(inode, draft)
 
     async def change_attributes(self, inode: Inode, change: Callable[[Attributes], Attributes]) -> None:
         """Changes attributes: in the draft, where there is one; else at once in the store.
 
         Raises `NoSuchPath`, and what `change` raises.
         """
-        async with self._moves.steady(lambda: (inode.path,)), inode.lock:
+        async with self._moves.steady(lambda: (inode.path,), altering=True), inode.lock:
             if inode.draft is not None:
                 inode.draft.attributes = msgspec.structs.replace(change(inode.draft.attributes), ctime_ns=now_ns())
                 inode.failure = None
@@ -144,25 +159,22 @@ async def _read(
     return b"".join([await read(*place) for place in reader.ranges(start, end)])
 
 
-def _is_mapped_page(inode: Inode, draft: Draft, offset: int, length: int) -> bool:
+def _is_mapped_page(inode: Inode, offset: int, length: int) -> bool:
     """Whether a write through an O_APPEND handle is no append, but pages of a memory mapping on their way back.
 
     The kernel sends those through any handle for writing, and pyfuse3 does not say which they are. They begin at a
-    page, fill it or end with the file, and there are none unless somebody may have mapped it.
+    page, fill it or end with the file, and there are none unless somebody may have mapped it. They lie before what the
+    kernel takes for the end, and what is appended behind that, wherever the file ends.
     """
+    known = inode.kernel_end
     end = offset + length
-    return bool(
-        inode.mappers
-        and offset % PAGESIZE == 0
-        and (end == draft.size or (end < draft.size and length % PAGESIZE == 0))
-    )
+    return bool(inode.mappers and offset % PAGESIZE == 0 and (end == known or (end < known and length % PAGESIZE == 0)))
 
 
 def _touch(draft: Draft) -> None:
     """What a write does to the attributes. The kernel leaves it to us to take set-id bits away from what is changed."""
-    now = now_ns()
     mode = without_privileges(draft.attributes.mode)
-    draft.attributes = msgspec.structs.replace(draft.attributes, mode=mode, mtime_ns=now, ctime_ns=now)
+    draft.attributes = msgspec.structs.replace(draft.attributes, mode=mode, mtime_ns=modified_ns(), ctime_ns=now_ns())
 
 
 def without_privileges(mode: int) -> int:

@@ -4,9 +4,9 @@ Invariants:
 
 * Each path has at most one *current* inode, found by `at`. An inode shows one version of its conversation, and with it
   the writes of this host that are not committed yet (`draft`).
-* An inode that is open never changes its version under its readers. When the path gets another version elsewhere, the
-  inode is *superseded*: it keeps version and path (what is written to it is still committed there), and the path gets
-  a new inode.
+* An inode that is open never changes its bytes under its readers. When the path gets a version with others elsewhere,
+  the inode is *superseded*: it keeps version and path (what is written to it is still committed there), and the path
+  gets a new inode. Where that was refused, and kept under another name, it has that path from then on.
 * An unlinked inode (removed, or replaced by a rename) lives on for those who have it open; nothing of it is committed
   any more.
 * An inode is dropped when the kernel has forgotten it, nobody has it open, and the store has all of it. Its number is
@@ -56,6 +56,9 @@ ENOUGH = 7 / 8
 UNPACKED = 64
 """Versions that stay unpacked: each is looked at several times in a row, and then not for long."""
 
+CLOCK_REALTIME_COARSE = 5
+"""The clock by which the kernel sets times of files, from linux/time.h: Python has no name for it."""
+
 _unpacked = lru_cache(UNPACKED)(decode)
 
 
@@ -80,6 +83,7 @@ class Inode:
         "fresh",
         "handles",
         "held",
+        "kernel_end",
         "kernel_size",
         "linked",
         "local",
@@ -135,10 +139,12 @@ class Inode:
         self.allowance = 0.0
         # When this host last changed the entries of this directory (nanoseconds since the epoch); not stored.
         self.entries_changed_ns = 0
-        # What the kernel believes: the content its page cache is of, the version its attributes are of, and the size.
+        # What the kernel believes, or was told to ask for: the content its page cache is of, the version its attributes
+        # are of, and the size; and where it takes the end to be until it has asked, which is where it appends.
         self.cached: str | None = None
         self.told: PackedVersion | None = None
         self.kernel_size = 0
+        self.kernel_end = 0
         # It showed another version before: an answer with this one may have been passed over for one with that.
         self.doubted = False
         # It is about to show something else: the kernel may not believe what it is told for any longer than that.
@@ -261,6 +267,12 @@ class Inodes:
         """The current inode of `path`, if the kernel knows one."""
         return self._current.get(path)
 
+    def linked_at(self, path: str) -> list[Inode]:
+        """All inodes of `path`: those that were superseded, and then the current one."""
+        current = self.at(path)
+        superseded = [inode for inode in self._superseded if inode.path == path]
+        return [*superseded, current] if current else superseded
+
     def is_current(self, inode: Inode) -> bool:
         """Whether the inode is what its path shows."""
         return inode.linked and self._current.get(inode.path) is inode
@@ -299,6 +311,13 @@ class Inodes:
         self._superseded.add(inode)
         self.drop_if_unused(inode)
 
+    def stand_for(self, inode: Inode, path: str) -> None:
+        """What a linked inode shows is under another path, as which nobody has looked it up."""
+        if self._current.get(inode.path) is inode:
+            del self._current[inode.path]
+        self._superseded.add(inode)
+        inode.path = path
+
     def lose(self, inode: Inode) -> None:
         """What a linked inode shows is gone, and with it what was written to it: it has no name any more."""
         if self._current.get(inode.path) is inode:
@@ -311,10 +330,10 @@ class Inodes:
     def unlink(self, path: str) -> None:
         """The name is gone, for every inode that has it."""
         self._remembered.pop(path, None)
-        current = self._current.pop(path, None)
-        gone = [inode for inode in self._superseded if inode.path == path]
+        gone = self.linked_at(path)
+        self._current.pop(path, None)
         self._superseded.difference_update(gone)
-        for inode in [*gone, current] if current else gone:
+        for inode in gone:
             inode.linked = False
             self._uncommitted.discard(inode)
             self.drop_if_unused(inode)
@@ -402,3 +421,9 @@ def _next_number(number: int) -> int:
 def now_ns() -> int:
     """The time for time stamps: nanoseconds since the epoch."""
     return time.time_ns()
+
+
+def modified_ns() -> int:
+    """The same for what is modified now, as the kernel reckons: in ticks of some milliseconds, as it does for who sets
+    the time of a file to now (`touch`). So what is modified or touched later is never older."""
+    return time.clock_gettime_ns(CLOCK_REALTIME_COARSE)

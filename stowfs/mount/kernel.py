@@ -58,6 +58,12 @@ async def invalidate_attributes(inode: Inode) -> None:
         log.debug("the kernel has forgotten inode %d", inode.number)
 
 
+def forget_name(directory: Inode, name: str) -> None:
+    """Makes the kernel look up a name again, when nothing is under way in the directory any more; nobody waits for
+    that."""
+    pyfuse3.invalidate_entry_async(directory.number, pyfuse3.FileNameT(os.fsencode(name)), ignore_enoent=True)
+
+
 async def tell_once(inode: Inode) -> None:
     """Makes the kernel ask for the attributes of an inode that is being opened, where it may have old ones.
 
@@ -69,6 +75,8 @@ async def tell_once(inode: Inode) -> None:
             packed, size, inode.doubted = inode.packed, inode.size, False
             await invalidate_attributes(inode)
             inode.told, inode.kernel_size = packed, size
+            # It may find out by reading that there is less, but not that there is more.
+            inode.kernel_end = min(inode.kernel_end, size)
 
 
 def set_read_ahead(mountpoint: str) -> None:

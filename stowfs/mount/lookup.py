@@ -2,8 +2,9 @@
 
 `find` is the one place where this host learns of the work of others. The store is asked, the answer compared with the
 inode of the path, and where it is another version: an inode that nobody has open takes it over, an open one is
-superseded. An answer that something happened to the inode in the meantime (a commit of this host) makes worthless is
-thrown away, and the store asked again.
+superseded, unless the bytes are the same. An answer that something happened to the inode in the meantime (a commit of
+this host) makes worthless is thrown away, and the store asked again; so is one that may be of what this host itself is
+doing to the path, which is waited for (see `moves`).
 """
 
 import os
@@ -13,6 +14,7 @@ import trio
 from stowfs.errors import NoSuchPath
 from stowfs.mount.errnos import stale
 from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.moves import Moves, Question
 from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import display, join
@@ -23,33 +25,38 @@ from stowfs.vault.version import PackedVersion, Version
 class Lookup:
     """Inodes by path, as they are in the store."""
 
-    def __init__(self, vault: Vault, inodes: Inodes, attribute_timeout: float) -> None:
+    def __init__(self, vault: Vault, inodes: Inodes, moves: Moves, attribute_timeout: float) -> None:
         """`attribute_timeout`: seconds for which attributes are believed that were asked for."""
         self._vault = vault
         self._inodes = inodes
+        self._moves = moves
         self._attribute_timeout = attribute_timeout
         self._revalidate = vault.options.revalidate
 
     async def find(self, path: str, *, stale_ok: bool = False) -> tuple[Inode, Snapshot | None]:
         """The inode that shows what is under `path` now, and that version; None where this host has changes of its own.
 
-        `stale_ok` as in `Vault.head`. Raises `NoSuchPath` and store errors.
+        `stale_ok` as in `Vault.head`. Not to be called by whoever keeps a path still. Raises `NoSuchPath` and store
+        errors.
         """
         while True:
             inode = self._inodes.at(path)
             packed, draft = (inode.packed, inode.draft) if inode else (None, None)
             if inode is not None and draft is not None and not inode.expired:
                 return inode, None
-            asked = trio.current_time()
-            try:
-                snapshot = await self._vault.head(path, stale_ok=stale_ok)
-            except NoSuchPath:
-                if self._unchanged(path, inode, packed, draft):
-                    if inode is not None:
-                        self._inodes.supersede(inode)
-                    raise
+            if await self._moves.settled(path):
                 continue
-            if self._unchanged(path, inode, packed, draft):
+            asked = trio.current_time()
+            with self._moves.question(path) as question:
+                try:
+                    snapshot = await self._vault.head(path, stale_ok=stale_ok)
+                except NoSuchPath:
+                    if self._unchanged(path, inode, packed, draft) and not (question.altered or question.moved):
+                        if inode is not None:
+                            self._inodes.supersede(inode)
+                        raise
+                    continue
+            if self._unchanged(path, inode, packed, draft) and _answers(question, inode, snapshot):
                 if inode is not None and draft is not None:
                     # Its deadline was put off elsewhere.
                     return inode, None
@@ -64,7 +71,7 @@ class Lookup:
     def meet_snapshot(self, path: str, snapshot: Snapshot, asked: float) -> Inode:
         """The inode that shows a version that was under `path` at the time `asked`: the current one if it may."""
         version = Version.of(snapshot)
-        inode = self._at_or_new(path, version)
+        inode = self._at_or_new(path, version, snapshot=snapshot)
         inode.validated, inode.allowance = asked, 0.0
         shown = inode.version
         if version.commit and shown is not None and shown.commit == version.commit and shown != version:
@@ -80,12 +87,17 @@ class Lookup:
 
         `allowance`: see `Inode`.
         """
+        known = self._inodes.at(path)
+        if known is not None and self._moves.is_altering(path):
+            return known
         # The one time is all three, and one object: there may be a hundred thousand inodes of a listing.
         inode = self._at_or_new(path, version, answered)
         inode.validated, inode.allowance = answered, allowance
         return inode
 
-    def _at_or_new(self, path: str, version: Version, as_of: float | None = None) -> Inode:
+    def _at_or_new(
+        self, path: str, version: Version, as_of: float | None = None, snapshot: Snapshot | None = None
+    ) -> Inode:
         inode = self._inodes.at(path)
         if inode is not None and inode.draft is not None:
             # What it replaces may be of another type.
@@ -94,9 +106,16 @@ class Lookup:
             return self._inodes.add(path, version, as_of)
         if inode.version is not None and inode.version.commit == version.commit:
             return inode
-        self._inodes.contention.changed_elsewhere(path)
+        # Where no commit is known, it was renamed with its directory by this host.
+        if inode.content or inode.handles:
+            self._inodes.contention.changed_elsewhere(path)
         if inode.handles:
-            return self._inodes.add(path, version, as_of)
+            if snapshot is None or inode.snapshot is None or not snapshot.has_content_of(inode.snapshot):
+                return self._inodes.add(path, version, as_of)
+            # Only attributes were set: whoever has it open goes on with whoever opens it now.
+            inode.snapshot = snapshot
+            if inode.cached == inode.content:
+                inode.cached = version.commit
         inode.show(version, as_of)
         return inode
 
@@ -156,6 +175,14 @@ class Lookup:
     def _is_shared(self, inode: Inode) -> bool:
         """Whether another host can change what the inode shows: not while it is open, changed or unlinked here."""
         return not inode.is_open and inode.draft is None and inode.linked and inode is not self._inodes.conversations
+
+
+def _answers(question: Question, inode: Inode | None, snapshot: Snapshot) -> bool:
+    """Whether a version is none of those that this host is just making. What the inode shows is none, however often
+    that is altered: but who renames a directory has to know of everybody who opens something below it."""
+    if question.moved:
+        return False
+    return not question.altered or (inode is not None and inode.content == snapshot.manifest.commit)
 
 
 def child_path(parent: Inode, name: bytes) -> str:

@@ -31,7 +31,7 @@ from stowfs.mount.attributes import answered, root_entry
 from stowfs.mount.contents import without_privileges
 from stowfs.mount.errnos import handler
 from stowfs.mount.extended import ExtendedAttributes
-from stowfs.mount.inodes import CONVERSATIONS, Inode, now_ns
+from stowfs.mount.inodes import CONVERSATIONS, Inode, modified_ns, now_ns
 from stowfs.mount.kernel import tell_once
 from stowfs.mount.listings import Listing
 from stowfs.mount.lookup import child_path
@@ -212,8 +212,7 @@ class FileSystem(Session):
             return
         await self._open_files.open(inode, ctx.pid, writing=True)
         try:
-            await self._contents.truncate(inode, size)
-            await self._commits.commit_once(inode)
+            await self._contents.truncate_at_once(inode, size)
         finally:
             await self._open_files.close(inode, writing=True)
 
@@ -268,7 +267,7 @@ class FileSystem(Session):
         try:
             if flags & os.O_TRUNC:
                 await self._contents.truncate(inode, 0)
-                inode.kernel_size = 0
+                inode.kernel_size = inode.kernel_end = 0
             else:
                 await tell_once(inode)
         except BaseException:
@@ -381,5 +380,4 @@ def _may_write(flags: int) -> bool:
 
 
 def _new_attributes(mode: int, ctx: RequestContext) -> Attributes:
-    now = now_ns()
-    return Attributes(mode & PERMISSIONS, ctx.uid, ctx.gid, now, now)
+    return Attributes(mode & PERMISSIONS, ctx.uid, ctx.gid, modified_ns(), now_ns())

@@ -26,7 +26,7 @@ from stowfs.mount.extended import ExtendedAttributes
 from stowfs.mount.figures import Inventory
 from stowfs.mount.forgetting import Forgetting, forget_names
 from stowfs.mount.inodes import Inode, Inodes, now_ns
-from stowfs.mount.kernel import invalidate_attributes
+from stowfs.mount.kernel import forget_name, invalidate_attributes
 from stowfs.mount.listings import Listing, Listings
 from stowfs.mount.local_names import LocalNames
 from stowfs.mount.lookup import Lookup
@@ -103,10 +103,12 @@ class Session(pyfuse3.Operations):
         self._inodes = Inodes(Version("", root, 0, "directory"), Contention(others.unseen, others.see))
         self.forgetting = Forgetting(self._inodes, forget_names)
         self._vault = vault
-        self._commits = Commits(vault, self._inodes, moves, invalidate_attributes, lifetime=options.lifetime)
+        self._commits = Commits(
+            vault, self._inodes, moves, invalidate_attributes, forget_name, lifetime=options.lifetime
+        )
         self._commits.restore()
         self._contents = Contents(vault, self._inodes, moves, self._commits, invalidate_attributes)
-        self._lookup = Lookup(vault, self._inodes, options.attribute_timeout)
+        self._lookup = Lookup(vault, self._inodes, moves, options.attribute_timeout)
         # Where every open has to ask the store, there is nothing to be gained.
         walks = Walks(vault.fetch_ahead) if vault.options.revalidate else None
         self._directories = Listings(vault, self._inodes, self._lookup.meet_listed, walks, options.attribute_timeout)

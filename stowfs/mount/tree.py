@@ -6,7 +6,7 @@ has been done shows at once, in inodes and in the listings that somebody is read
 
 import logging
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -25,7 +25,7 @@ from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display, split
 from stowfs.vault.parallel import each
 from stowfs.vault.vault import Vault
-from stowfs.vault.version import Version
+from stowfs.vault.version import Version, encode
 
 log = logging.getLogger(__name__)
 
@@ -109,12 +109,12 @@ class Tree:
 
     async def remove(self, parent: Inode, name: bytes) -> None:
         """Removes a file. Raises `NoSuchPath`, `IsDirectory`."""
-        async with self._moves.steady(lambda: (child_path(parent, name),)) as (path,):
-            inode = self._inodes.at(path)
-            async with self._locks(inode):
+        async with self._moves.steady(lambda: (child_path(parent, name),), altering=True) as (path,):
+            inode, removed = self._inodes.at(path), self._inodes.linked_at(path)
+            async with self._locks(*removed):
                 await self._commits.remove_locked(inode, path)
                 self._unlinked(parent, name, path)
-                self._end_unused(inode)
+                await self._end(removed)
 
     async def remove_directory(self, parent: Inode, name: bytes) -> None:
         """Removes an empty directory. Raises `DirectoryNotEmpty`, `NotDirectory`, `NoSuchPath`."""
@@ -139,17 +139,19 @@ class Tree:
                 old, new = await held.enter_async_context(self._moves.moving(paths))
                 await self._rename_directory(old, new, held, replace=replace)
         else:
-            async with self._moves.steady(paths) as (old, new):
+            async with self._moves.steady(paths, altering=True) as (old, new):
                 await self._rename_file(old, new, replace=replace)
         parent.entries_changed_ns = new_parent.entries_changed_ns = now_ns()
         self._listings.gone(parent, name)
 
     async def _rename_file(self, old: str, new: str, *, replace: bool) -> None:
         source, target = self._inodes.at(old), self._inodes.at(new)
-        async with self._locks(source, target):
+        moved, replaced = self._inodes.linked_at(old), self._inodes.linked_at(new)
+        async with self._locks(*moved, *replaced):
             if not replace and target is not None and target.version is None:
                 raise PathExists(f"{display(new)} exists")
-            if source is not None and _is_here_only(source):
+            others = [inode for inode in moved if inode is not source and inode.draft is not None]
+            if source is not None and _is_here_only(source) and not others:
                 if source.local and self._local.match(new) and (target is None or target.local):
                     pass  # it goes on being nobody else's business
                 elif self._asynchronous:
@@ -160,22 +162,27 @@ class Tree:
                 else:
                     await self._commits.commit_as(source, new, replace=replace)
                 self._inodes.move(old, new)
-                self._end_unused(target)
+                await self._end(replaced)
                 return
-            for inode in (source, target):
-                if inode is not None:
-                    await self._commits.commit_locked(inode)
+            # Also what was written to versions that others have replaced: where it would be committed after a crash,
+            # there is the old name again, or something is added to what has the new one.
+            for inode in (*moved, *replaced):
+                await self._commits.commit_locked(inode)
             renamed = await self._vault.rename(old, new, replace=replace)
             self._inodes.move(old, new)
-            self._end_unused(target)
-            if source is None:
-                return
-            if source.version is not None and _same_state(source.version, renamed):
-                self._commits.adopt_same_bytes(source, renamed)
-            elif source.handles:
-                self._inodes.supersede(source)
-            else:
-                self._commits.adopt(source, renamed)
+            for inode in moved:
+                if inode.path != new:
+                    # It had lost to what has been renamed.
+                    continue
+                if inode.version is not None and _same_state(inode.version, renamed):
+                    self._commits.adopt_same_bytes(inode, renamed)
+                elif inode is not source:
+                    continue
+                elif inode.handles:
+                    self._inodes.supersede(inode)
+                else:
+                    self._commits.adopt(inode, renamed)
+            await self._end(replaced)
 
     async def _rename_directory(self, old: str, new: str, held: AsyncExitStack, *, replace: bool) -> None:
         """Where the rename goes on in the background after an error, so does what keeps the paths still (`held`)."""
@@ -183,8 +190,8 @@ class Tree:
             await self._check_free(new)
         if self._inodes.uncommitted_in(new):
             raise DirectoryNotEmpty(f"{display(new)} is not empty")
-        inodes = self._inodes.below(old)
-        async with self._locks(*(inode for inode in inodes if inode.handles or inode.draft is not None)):
+        inodes = self._in_use(old)
+        async with self._locks(*inodes):
             await each(self._commits.commit_locked, inodes, limit=COMMITS)
             try:
                 await self._vault.rename_directory(old, new)
@@ -209,8 +216,8 @@ class Tree:
         async with held:
             if not done:
                 return
-            inodes = self._inodes.below(old)
-            async with self._locks(*(inode for inode in inodes if inode.handles or inode.draft is not None)):
+            inodes = self._in_use(old)
+            async with self._locks(*inodes):
                 try:
                     await self._directory_renamed(old, new, inodes)
                 except StowError as error:
@@ -220,9 +227,19 @@ class Tree:
                 if parent is not None:
                     parent.entries_changed_ns = now_ns()
 
+    def _in_use(self, directory: str) -> list[Inode]:
+        """What is open or uncommitted below a directory. Nobody comes to use more of it while that is renamed, unless
+        it was made meanwhile: lookups wait for that."""
+        return [inode for inode in self._inodes.below(directory) if inode.handles or inode.draft is not None]
+
     async def _directory_renamed(self, old: str, new: str, inodes: list[Inode]) -> None:
-        """Everything is under the new name. The caller holds flights and locks of what is open or uncommitted."""
+        """Everything is under the new name. The caller holds flights and locks of the inodes that are in use."""
         self._inodes.move(old, new)
+        directory = self._inodes.at(new)
+        for inode in [*self._inodes.below(new), *([directory] if directory else [])]:
+            if inode.version is not None and inode.draft is None and not inode.handles:
+                # The same in a commit that has not been read: none of another host.
+                inode.packed = encode(msgspec.structs.replace(inode.version, commit=""))
         for inode in inodes:
             if not inode.handles or inode.local or not self._inodes.is_current(inode):
                 continue
@@ -245,10 +262,10 @@ class Tree:
         raise PathExists(f"{display(path)} exists")
 
     @asynccontextmanager
-    async def _locks(self, *inodes: Inode | None) -> AsyncIterator[None]:
+    async def _locks(self, *inodes: Inode) -> AsyncIterator[None]:
         """Holds flights and locks of inodes, taken in the order of their numbers so that two renames cannot wait for
         each other."""
-        ordered = sorted({inode for inode in inodes if inode is not None}, key=lambda inode: inode.number)
+        ordered = sorted(set(inodes), key=lambda inode: inode.number)
         async with AsyncExitStack() as stack:
             for inode in ordered:
                 await stack.enter_async_context(inode.flight)
@@ -256,11 +273,16 @@ class Tree:
                 await stack.enter_async_context(inode.lock)
             yield
 
-    def _end_unused(self, inode: Inode | None) -> None:
-        """The inode has lost its name: what is uncommitted of it lasts for those who have it open."""
-        if inode is not None and not inode.handles:
-            self._commits.discard(inode)
-            self._inodes.drop_if_unused(inode)
+    async def _end(self, inodes: Sequence[Inode]) -> None:
+        """The inodes have lost their name: what is uncommitted of them lasts for those who have them open. The caller
+        holds flights and locks. Raises `HotTierFailed`, `HotTierFull`."""
+        for inode in inodes:
+            if inode.draft is not None:
+                self._vault.flusher.drop(inode.draft.id)
+                await self._vault.backlog.withdraw(inode.draft)
+            if not inode.handles:
+                self._commits.discard(inode)
+                self._inodes.drop_if_unused(inode)
 
     def _unlinked(self, parent: Inode, name: bytes, path: str) -> None:
         self._inodes.unlink(path)

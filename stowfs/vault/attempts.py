@@ -8,6 +8,8 @@ not seen took effect.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.overlay import Mark
 from stowfs.vault.ring import Verdict
@@ -31,15 +33,27 @@ class Attempt:
     certain: bool = True
 
 
-class Attempts:
-    """The attempts of one draft, by commit id."""
+class Beside(msgspec.Struct, frozen=True, array_like=True):
+    """Where a draft that lost is kept, or may be by now: the path of the copy, and what the draft was."""
 
-    def __init__(self, known: Mapping[str, Mark] | None = None) -> None:
+    path: str
+    mark: Mark
+
+
+class Attempts:
+    """The attempts of one draft, by commit id; and the last one to keep it `beside` what won."""
+
+    def __init__(self, known: Mapping[str, Mark] | None = None, beside: Beside | None = None) -> None:
         self._marks = dict(known or {})
+        self.beside = beside
 
     def __bool__(self) -> bool:
         """Whether some state of the draft may be in the store already."""
         return bool(self._marks)
+
+    def copy(self) -> "Attempts":
+        """The same, independent of them."""
+        return Attempts(self._marks)
 
     def begin(self, commit: str, mark: Mark) -> None:
         """The draft is about to be committed under this id, as it is at `mark`."""
@@ -64,19 +78,23 @@ class Attempts:
         """
         ring = version.manifest.ring
         known = base.manifest.ring.recent if base else ()
-        doubtful = None
-        for commit, mark in sorted(self._marks.items(), reverse=True):
+        happened, doubtful = [], []
+        for commit, mark in list(self._marks.items()):
             if commit in known:
                 continue
             match ring.verdict(commit):
                 case Verdict.HAPPENED:
-                    return Attempt(commit, mark)
+                    happened.append(commit)
                 case Verdict.DID_NOT_HAPPEN:
                     if mark.over != version.etag:
                         del self._marks[commit]
                 case Verdict.UNKNOWN:
-                    doubtful = doubtful or Attempt(commit, mark, certain=False)
-        return doubtful
+                    doubtful.append(commit)
+        if happened:
+            # By the order in the ring: a clock may have been set back between them.
+            last = max(happened, key=ring.recent.index)
+            return Attempt(last, self._marks[last])
+        return Attempt(max(doubtful), self._marks[max(doubtful)], certain=False) if doubtful else None
 
     def doubtful(self, version: Snapshot, base: Snapshot | None) -> list[Attempt]:
         """Those of which `version` does not tell whether they took effect in it, or before it and not before `base`."""
@@ -87,6 +105,11 @@ class Attempts:
             for commit, mark in self._marks.items()
             if commit not in known and ring.verdict(commit) is Verdict.UNKNOWN
         ]
+
+    def may_replace(self, version: Snapshot | None) -> bool:
+        """Whether one of them may still take effect, in the place of `version` (None: of nothing)."""
+        over = version.etag if version is not None else None
+        return any(mark.over == over for mark in self._marks.values())
 
     def forget(self, version: Snapshot) -> None:
         """All attempts so far are in `version`, or failed for good, but for those to replace it."""

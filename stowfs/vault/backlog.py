@@ -42,8 +42,8 @@ from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
 from stowfs.vault.draft import Draft, DraftState, ReadBase
 from stowfs.vault.manifest import Snapshot
-from stowfs.vault.naming import display, manifest_key
-from stowfs.vault.ring import new_id
+from stowfs.vault.naming import display, from_text, manifest_key, to_text
+from stowfs.vault.ring import Verdict, new_id
 from stowfs.vault.training import CONTENT, Trainer
 
 log = logging.getLogger(__name__)
@@ -61,8 +61,9 @@ class Shown(Protocol):
     async def about_to_change(self, committed: Snapshot) -> None:
         """The draft is in this version: it will be based on that, or be that."""
 
-    def settled(self, committed: Snapshot, *, clean: bool) -> None:
-        """So it is now. `clean`: there is nothing else in it."""
+    def settled(self, committed: Snapshot, kept: Snapshot | None, *, clean: bool) -> None:
+        """So it is now; or, where it lost to that, it is based on what was `kept` of it. `clean`: there is nothing else
+        in it."""
 
 
 Show = Callable[[Draft], Shown]
@@ -78,7 +79,7 @@ class Unshown:
     async def about_to_change(self, committed: Snapshot) -> None:
         """Nobody needs to know."""
 
-    def settled(self, committed: Snapshot, *, clean: bool) -> None:
+    def settled(self, committed: Snapshot, kept: Snapshot | None, *, clean: bool) -> None:
         """Nobody needs to know."""
 
 
@@ -130,12 +131,12 @@ class Backlog:
         for row in await self._journal.drafts():
             kept.add(row.draft_id)
             try:
-                state = _decoder.decode(row.payload)
+                state = _decode(row)
                 if state.removal is not None:
                     self._removals.append(state)
                     continue
                 draft = self._restored(state, row.base)
-            except (HotTierFailed, CorruptObject, msgspec.MsgspecError) as error:
+            except (HotTierFailed, CorruptObject, ValueError) as error:
                 log.error("the acknowledged draft %s cannot be restored: %s", row.draft_id, error)
                 continue
             self._pending[draft.id] = draft
@@ -147,7 +148,8 @@ class Backlog:
     def _restored(self, state: DraftState, manifest: bytes | None) -> Draft:
         base = None
         if manifest is not None:
-            assert state.base_etag is not None
+            if state.base_etag is None:
+                raise CorruptObject("its row has a base without an ETag")
             base = manifests.decode(state.path, state.base_etag, manifest)
         draft = Draft.restored(state, base, self._spool, self._read_base)
         draft.park()
@@ -193,18 +195,20 @@ class Backlog:
             draft.acknowledged = None
 
     @asynccontextmanager
-    async def removing(self, draft: Draft | None) -> AsyncIterator[None]:
-        """Around the removal of a conversation from the store: where a crash ends it half-way, it is finished later,
-        and what is acknowledged does not bring it back. The caller holds the lock."""
+    async def removing(self, draft: Draft | None) -> AsyncIterator[str]:
+        """Around the removal of a conversation from the store, for which it gives a commit id: where a crash ends it
+        half-way, it is finished later, unless that id tells that it was done; and what is acknowledged does not bring
+        it back. The caller holds the lock."""
+        commit = new_id()
         acknowledged = draft.acknowledged if draft is not None else None
         if acknowledged is None:
-            yield
+            yield commit
             return
         removed = acknowledged.base.content_id if acknowledged.base is not None else ""
-        removal = msgspec.structs.replace(acknowledged.state(), removal=new_id(), removed=removed)
-        await self._journal.change_drafts([DraftRow(removal.id, _encoder.encode(removal), None)])
+        removal = msgspec.structs.replace(acknowledged.state(), removal=commit, removed=removed)
+        await self._journal.change_drafts([DraftRow(removal.id, _encode(removal), None)])
         try:
-            yield
+            yield commit
         except Exception:
             # Only cancelled, it goes on as after a crash.
             await self._journal.change_drafts([self._row(acknowledged)])
@@ -268,25 +272,38 @@ class Backlog:
                 await self.withdraw(draft)
             return False
         async with lock:
-            await shown.about_to_change(committed)
-            shown.settled(committed, clean=await self._advance(draft, frozen, acknowledged, committed))
+            kept = frozen.kept
+            takes_file = not (committed.is_directory or committed.is_symlink)
+            if kept is not None and takes_file and draft.replaced_since(acknowledged.mark()):
+                # Somebody has replaced both since: the last one wins.
+                kept = None
+            await shown.about_to_change(kept or committed)
+            clean = await self._advance(draft, frozen, acknowledged, kept or committed)
+            shown.settled(committed, kept if kept is not None and draft.path == kept.path else None, clean=clean)
         return True
 
     async def _advance(self, draft: Draft, frozen: Draft, done: Draft, committed: Snapshot) -> bool:
-        """The store has the draft as it was when `done` was frozen. Whether there is nothing else in it."""
+        """The store has the draft as it was when `done` was frozen, in `committed` unless it lost to that.
+
+        Whether there is nothing else in it.
+        """
         mark = done.mark()
+        kept = frozen.kept is committed
         later = draft.acknowledged if draft.acknowledged is not done else None
         if later is None and draft.is_as(mark):
             await self.withdraw(draft)
             draft.settle(committed)
+            if kept:
+                draft.stand_for(committed)
             return True
         # Where what was changed since makes no sense on what is there now, the next commit keeps it beside that.
-        same = not frozen.moved and draft.shares_base(done)
+        same = not frozen.moved and (kept or frozen.kept is None) and draft.shares_base(done)
+        followed = (draft.follow if later is None else draft.advance)(mark, committed, same=same)
+        if followed and kept:
+            draft.stand_for(committed)
         if later is None:
-            followed = draft.follow(mark, committed, same=same)
             await self.withdraw(draft)
         else:
-            followed = draft.advance(mark, committed, same=same)
             await self._journal.change_drafts([self._row(later)])
         if followed:
             draft.attempts.forget(committed)
@@ -327,17 +344,37 @@ class Backlog:
     def _row(self, frozen: Draft) -> DraftRow:
         base = frozen.base
         if base is None:
-            return DraftRow(frozen.id, _encoder.encode(frozen.state()), None)
+            return DraftRow(frozen.id, _encode(frozen.state()), None)
         known = self._bases.get(frozen.id)
         if known is None or known[0] is not base:
             known = self._bases[frozen.id] = base, manifests.encode(base.manifest, base.inline)
-        return DraftRow(frozen.id, _encoder.encode(frozen.state()), known[1])
+        return DraftRow(frozen.id, _encode(frozen.state()), known[1])
+
+
+def _encode(state: DraftState) -> bytes:
+    return _encoder.encode(_with_paths(state, to_text))
+
+
+def _decode(row: DraftRow) -> DraftState:
+    """Raises `ValueError` where the row is damaged."""
+    state = _decoder.decode(row.payload)
+    if state.id != row.draft_id:
+        raise ValueError(f"it says that it is {state.id!r}")
+    return _with_paths(state, from_text)
+
+
+def _with_paths(state: DraftState, change: Callable[[str], str]) -> DraftState:
+    beside = state.beside and msgspec.structs.replace(state.beside, path=change(state.beside.path))
+    return msgspec.structs.replace(state, path=change(state.path), beside=beside)
 
 
 def _is_older(current: Snapshot, removal: DraftState) -> bool:
-    """Whether the version was there when the removal began; the fence of an interrupted commit may have written it
-    again since."""
+    """Whether the version was there when the removal began, or is what was removed: the fence of an interrupted commit
+    may have written that again since, or a commit of it have taken effect late."""
     assert removal.removal is not None
-    ids = current.manifest.ring.recent
-    written_before = current.etag == removal.base_etag or ids[-1] < removal.removal
-    return written_before or current.content_id == removal.removed or bool(removal.attempts.keys() & set(ids))
+    ring = current.manifest.ring
+    if ring.verdict(removal.removal) is not Verdict.DID_NOT_HAPPEN:
+        # It was removed, and this is what somebody has made there after that.
+        return False
+    written_before = current.etag == removal.base_etag or ring.recent[-1] < removal.removal
+    return written_before or current.content_id == removal.removed or current.manifest.commit in removal.attempts

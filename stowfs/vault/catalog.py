@@ -172,6 +172,14 @@ class Catalog:
     async def fetch_ahead(self, chosen: Sequence[str]) -> list[Snapshot]:
         """Brings what is under those paths into memory, to be believed for the revalidation time: from the index, where
         a listing has confirmed it, else from the store, in parallel. Errors are left to whoever asks."""
+        flights = {path: self._ahead[path] for path in chosen}
+
+        def landed(path: str) -> None:
+            # Once it is there, somebody else may have begun to fetch it again.
+            if self._ahead.get(path) is flights[path]:
+                del self._ahead[path]
+            flights[path].set()
+
         try:
             known = {path: snapshot for path in chosen if (snapshot := self._in_memory(path)) is not None}
             bodies = await self._index.manifests([path for path in chosen if path not in known])
@@ -187,13 +195,12 @@ class Catalog:
                     log.debug("not fetched ahead: %s", error)
                     return None
                 finally:
-                    self._ahead.pop(path).set()
+                    landed(path)
 
             return [snapshot for snapshot in await each(fetch, chosen, limit=FETCHES) if snapshot is not None]
         finally:
             for path in chosen:
-                if (flight := self._ahead.pop(path, None)) is not None:
-                    flight.set()
+                landed(path)
 
     def tombstone(self, path: str) -> Snapshot | None:
         """The tombstone, or what has expired, under `path`, if it is remembered; it may be out of date."""

@@ -6,8 +6,9 @@ counted again, conversation by conversation, and
 
 * "too low" and "dangling" are believed if the record was read while all versions that prove it were there: references
   are counted before a manifest has them and released after it has them no more;
-* "too high" and "orphan" are believed if nothing about them has changed for the grace period, in which a commit under
-  way would have come to its end. They only cost space.
+* "orphan" is believed if it was written before the grace period, in which whoever wrote it would have named it;
+* "too high" if the record was written so long before that no commit under way can have counted anything in it, and
+  nothing about it changes in the grace period, in which a commit that is at its end releases. They only cost space.
 
 What is kept in memory is a digest, a count and a size for each segment, the names of redirected payloads, and what is
 known of the suspects: never the content.
@@ -60,7 +61,11 @@ from stowfs.vault.progress import UNWATCHED, Progress
 from stowfs.vault.vault import THREADS
 
 GRACE = 60.0
-"""Seconds in which a commit comes to its end: as long as one operation is retried."""
+"""Seconds in which a change comes to its end: as long as one operation is retried."""
+
+COMMIT_AGE = 86400.0
+"""Seconds after which no commit is under way any more: it counts all segments of a file before a manifest has one of
+them, and the file may be as large as what a slow line takes in a day."""
 
 SEGMENTS_AT_ONCE = 16
 """Segments verified at once: enough to hide the latency of a store, at a few megabytes each if they are hostile."""
@@ -123,6 +128,7 @@ class Checker:
         descriptor: Descriptor,
         *,
         grace: float = GRACE,
+        commit_age: float = COMMIT_AGE,
         exclusive: bool = False,
         recount: bool = False,
         now: Callable[[], float] = time.time,
@@ -133,6 +139,7 @@ class Checker:
         self._many = descriptor.many
         self._recount = recount
         self._grace = 0.0 if exclusive else grace
+        self._commit_age = max(grace, commit_age)
         self._exclusive = exclusive
         self._now = now
         self._progress = progress
@@ -236,7 +243,8 @@ class Checker:
         faults = self._judge(inspection, references, ())
         if lies or faults:
             self._suspects[digest] = _Suspect(inspection.etag, references, info.modified)
-            self._wait = self._wait or any(isinstance(fault, CountTooHigh) for fault in faults)
+            if any(isinstance(fault, CountTooHigh) for fault in faults):
+                self._wait = self._wait or self._is_settled(info.modified)
         self._progress.advance(info.size)
 
     # The second look
@@ -286,7 +294,7 @@ class Checker:
         if not self._census.complete:
             return False
         unchanged = inspection.etag == suspect.etag and len(holders) == suspect.references
-        return self._exclusive or (unchanged and self._is_old(suspect.modified))
+        return self._exclusive or (unchanged and self._is_settled(suspect.modified))
 
     async def _unchanged(self, holders: list[Reference]) -> list[Reference]:
         """Leaves out versions that are gone; not all are asked where so many prove as much as any count says."""
@@ -371,8 +379,12 @@ class Checker:
         return found
 
     def _is_old(self, modified: float) -> bool:
-        """Whether something was written so long ago that no commit under way can have done it."""
+        """Whether something was written so long ago that the change it belongs to has come to its end."""
         return self._exclusive or modified < self._now() - self._grace
+
+    def _is_settled(self, modified: float) -> bool:
+        """Whether a record was written so long ago that no commit under way can have been counted in it."""
+        return self._exclusive or modified < self._now() - self._commit_age
 
     def _found(self, finding: Finding) -> None:
         self._result.findings.append(finding)

@@ -15,13 +15,14 @@ from functools import partial
 
 import msgspec
 
-from stowfs.errors import Deleted, Expired, IsDirectory, PathExists
+from stowfs.errors import CorruptObject, Deleted, Expired, IsDirectory, PathExists
 from stowfs.hot.index import Sighting
 from stowfs.hot.tier import HotTier
 from stowfs.store.base import ObjectStore
 from stowfs.vault import expiry, succession
 from stowfs.vault import manifest as manifests
 from stowfs.vault.assembly import Assembled, Assembler, Observe
+from stowfs.vault.attempts import Beside
 from stowfs.vault.bundler import Bundler
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.conflict import Merge, conflict_path, has_expired, is_what_is_there, reconcile, was_deleted
@@ -103,7 +104,7 @@ class Committer:
         commit: str | None = None,
     ) -> Snapshot:
         """Makes the draft the next version of its conversation; what is there afterwards, which may be another one
-        where the draft lost and was kept beside it.
+        where the draft lost and was kept beside it (`Draft.kept`).
 
         `unattended`: nobody is there to be told of a conflict; whatever cannot be merged is kept beside what is there.
         `attempting` is called before every PUT that may make the draft a version, after `draft.attempt`. `commit`: the
@@ -112,6 +113,7 @@ class Committer:
         Raises, unless `unattended`, `PathExists` (only if the draft is exclusive) and `IsDirectory`, also `Gone`,
         and errors of reading and storing; then the draft is as it was, but may have been rebased.
         """
+        draft.kept = None
         with self._bundler.commit(), self._transaction("commit", draft.path, commit) as transaction:
             # A tombstone that this host knows of spares a refused write.
             previous = draft.base or self._catalog.tombstone(draft.path)
@@ -126,7 +128,7 @@ class Committer:
                             committed = previous
                             break
                         case Merge.BESIDE:
-                            committed = await self._commit_beside(draft, previous)
+                            committed = await self._commit_beside(draft, previous, attempting)
                             break
                         case Merge.MERGED:
                             pass
@@ -134,13 +136,15 @@ class Committer:
                     raise Deleted(f"{display(draft.path)}: deleted elsewhere after it was stored")
                 if has_expired(draft, previous):
                     raise Expired(f"{display(draft.path)}: the deadline has passed")
-                transaction.held = await self._layouts.digests(previous)
-                stays = transaction.held if previous is draft.base else await self._layouts.digests(draft.base)
+                transaction.held = await self._given_up(previous)
+                # What of the base stays, assembling reads again.
+                stays = transaction.held if previous is draft.base else await self._given_up(draft.base)
                 assembled = await self._assembler.assemble(draft, stays, partial(self._acquire, transaction))
                 # The content that is kept may come from a version that is not under this name any more.
                 await transaction.acquire_existing(assembled.digests)
                 manifest = succession.of_draft(draft, assembled, transaction.id, previous, transaction.blobs)
-                if previous is not None and not transaction.recorded and is_what_is_there(manifest, previous):
+                may_stay = not transaction.recorded and not draft.attempts.may_replace(previous)
+                if previous is not None and may_stay and is_what_is_there(manifest, previous):
                     # Unless somebody has written something else since: then this is what comes last.
                     current = await self._catalog.current(draft.path, trust=False)
                     if current is not None and current.etag == previous.etag:
@@ -189,19 +193,31 @@ class Committer:
         symlink = succession.new_symlink(path, target, attributes, replace=replace)
         return await self.rewrite("commit", path, symlink, inline=target)
 
-    async def delete(self, path: str, *, directory: bool, wanted: Callable[[Snapshot], bool] = lambda _: True) -> None:
+    async def delete(
+        self,
+        path: str,
+        *,
+        directory: bool,
+        wanted: Callable[[Snapshot], bool] = lambda _: True,
+        commit: str | None = None,
+        doubtful: bool = False,
+    ) -> None:
         """Puts a tombstone in the place of a conversation (or an empty directory), if that is `wanted` of what is there
         by then.
 
-        The tombstone keeps the content for the trash period. Raises `NoSuchPath`, `IsDirectory`, `NotDirectory`.
+        The tombstone keeps the content for the trash period. `commit`: the id of the deletion; None: any. `doubtful`:
+        a commit may be on its way to where nothing is yet; then a tombstone there keeps it out. Raises `NoSuchPath`,
+        `IsDirectory`, `NotDirectory`.
         """
         keeps = not directory and self._trash_seconds > 0
 
         def change(current: Snapshot | None) -> Manifest:
+            if doubtful and (current is None or not current.manifest.live):
+                return succession.empty_tombstone(current)
             there = succession.live(path, current)
             return succession.tombstone(path, directory, keeps, there if wanted(there) else None)
 
-        await self.rewrite("delete", path, change)
+        await self.rewrite("delete", path, change, commit=commit)
 
     async def rename(self, old: str, new: str, *, replace: bool = True, over: Snapshot | None = None) -> Renamed:
         """Gives a conversation another name: first the new name is committed, then the old one becomes a tombstone.
@@ -223,7 +239,7 @@ class Committer:
                     if target.is_directory:
                         raise IsDirectory(display(new))
                 wanted = await self._layouts.digests(source)
-                transaction.held = await self._layouts.digests(target)
+                transaction.held = await self._given_up(target)
                 await transaction.acquire_existing(wanted)
                 manifest = msgspec.structs.replace(
                     source.manifest, commit=transaction.id, ring=next_ring(target, transaction.id)
@@ -264,13 +280,36 @@ class Committer:
             if transaction.recorded and not transaction.finished:
                 self._recovery.settle_later(transaction.row, transaction.phase, transaction.counted)
 
-    async def rewrite(self, kind: Kind, path: str, change: Successor, *, inline: bytes | None = None) -> Snapshot:
+    async def _given_up(self, snapshot: Snapshot | None) -> set[str]:
+        """What a version that is replaced references. Nothing where a page is lost or damaged: a name stays of use.
+
+        Then the next version counts what it shares with it once more, which puts it back where it is lost.
+        """
+        try:
+            return await self._layouts.digests(snapshot)
+        except CorruptObject as error:
+            assert snapshot is not None
+            log.error("what %s referenced before stays counted: %s", display(snapshot.path), error)
+            return set()
+
+    async def rewrite(
+        self,
+        kind: Kind,
+        path: str,
+        change: Successor,
+        *,
+        inline: bytes | None = None,
+        commit: str | None = None,
+        careful: bool = False,
+    ) -> Snapshot:
         """Replaces a manifest by what `change` makes of the current one, again until nobody was in between.
 
         `change` leaves `commit` and `ring` to this function. What the old one alone referenced is released. `inline`:
-        the inline bytes, where they are not those of the current one.
+        the inline bytes, where they are not those of the current one. `commit`: its id, which nothing was tried under
+        before; None: any. `careful`: raises `CorruptObject` where it cannot be told what there is to release, rather
+        than leave that counted.
         """
-        with self._transaction(kind, path) as transaction:
+        with self._transaction(kind, path, commit) as transaction:
             previous = await self._catalog.current(path)
             while True:
                 next_manifest = msgspec.structs.replace(
@@ -279,7 +318,7 @@ class Committer:
                 kept = previous.inline if previous and next_manifest.inline else b""
                 released: set[str] = set()
                 if previous is not None and next_manifest.pieces != previous.manifest.pieces:
-                    released = await self._layouts.digests(previous)
+                    released = await (self._layouts.digests if careful else self._given_up)(previous)
                 await transaction.about_to_write(previous.etag if previous else None, released)
                 outcome = await self._publish(path, next_manifest, kept if inline is None else inline, previous)
                 if isinstance(outcome, Moved):
@@ -326,19 +365,34 @@ class Committer:
                 {bytes.fromhex(digest): Sighting("inline", now) for digest in assembled.inline_digests}
             )
 
-    async def _commit_beside(self, draft: Draft, current: Snapshot) -> Snapshot:
-        """Commits an edit that lost under a name of its own; the conversation itself stays as the winner left it."""
-        path = conflict_path(draft.path)
+    async def _commit_beside(
+        self, draft: Draft, current: Snapshot, attempting: Callable[[], Awaitable[None]] | None
+    ) -> Snapshot:
+        """Commits an edit that lost under a name of its own; the conversation itself stays as the winner left it.
+
+        That name is noted first: where the answer is lost, or the process ends, the same draft is not kept twice.
+        """
+        tried = draft.attempts.beside
+        again = tried is not None and draft.is_as(tried.mark)
+        if tried is None or not again:
+            tried = draft.attempts.beside = Beside(conflict_path(draft.path), draft.mark())
+            if attempting is not None:
+                await attempting()
+        path = tried.path
         copy = Draft(path, None, draft.attributes, self._hot.spool, self._layouts.read)
         try:
             for offset in range(0, draft.size, COPY_STEP):
                 copy.write(offset, await draft.read(offset, offset + COPY_STEP))
             copy.truncate(draft.size)
             copy.exclusive = True
-            await self.commit(copy)
+            try:
+                draft.kept = await self.commit(copy)
+            except PathExists:
+                if not again:
+                    raise
+                draft.kept = await self._catalog.current(path, trust=False)
         finally:
             copy.discard()
-        draft.moved = True
         log.warning(
             "%s was changed elsewhere while it was edited here: the edit is kept as %s",
             *map(display, (draft.path, path)),

@@ -32,18 +32,14 @@ def reconcile(draft: Draft, current: Snapshot, *, unattended: bool) -> Merge:
     Raises `PathExists`, `IsDirectory`, unless `unattended`.
     """
     base = draft.base
-    if (own := draft.attempts.last_in(current, draft.base)) is not None:
-        if not own.certain:
-            return Merge.BESIDE
-        same = own.commit == current.manifest.commit and not own.mark.moved
-        if draft.is_as(own.mark):
-            draft.moved = draft.moved or not same
-            return Merge.DONE
-        if not draft.follow(own.mark, current, same=same):
-            return Merge.BESIDE
+    own = draft.attempts.last_in(current, draft.base)
+    if own is not None and not own.certain:
+        return Merge.BESIDE
+    same = own is not None and own.commit == current.manifest.commit and not own.mark.moved
+    if own is not None and draft.is_as(own.mark):
         draft.moved = draft.moved or not same
-        return Merge.MERGED
-    if draft.exclusive:
+        return Merge.DONE
+    if own is None and draft.exclusive:
         if not unattended:
             raise PathExists(f"{display(draft.path)} exists")
         return Merge.BESIDE
@@ -51,10 +47,15 @@ def reconcile(draft: Draft, current: Snapshot, *, unattended: bool) -> Merge:
         if not unattended:
             raise IsDirectory(display(draft.path))
         return Merge.BESIDE
-    if current.is_symlink and draft.intent is not Intent.REPLACE:
+    if current.is_symlink and (own is not None or draft.intent is not Intent.REPLACE):
         if not unattended:
             raise PathExists(f"{display(draft.path)} has become a symbolic link")
         return Merge.BESIDE
+    if own is not None:
+        if not draft.follow(own.mark, current, same=same):
+            return Merge.BESIDE
+        draft.moved = draft.moved or not same
+        return Merge.MERGED
     follows = base is not None and current.has_content_of(base)
     if not follows and base is not None and draft.intent is Intent.EDIT:
         return Merge.BESIDE

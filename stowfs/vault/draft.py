@@ -17,7 +17,7 @@ from stowfs.config import MIB, TIB
 from stowfs.errors import FileTooLarge
 from stowfs.hot.extents import ExtentMap
 from stowfs.hot.spool import BLOCK, Spool, SpoolFile
-from stowfs.vault.attempts import Attempts, Plan
+from stowfs.vault.attempts import Attempts, Beside, Plan
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display
 from stowfs.vault.overlay import Intent, Mark, Overlay, Truncation
@@ -42,8 +42,8 @@ ReadBase = Callable[[Snapshot, int, int], Awaitable[bytes]]
 class DraftState(msgspec.Struct, frozen=True, omit_defaults=True):
     """A frozen draft as the journal keeps it: everything but the manifest of the base, and the bytes, where they are
     many: those are in the spool file `id`. `extents`: start, end, position of each; `content`: the bytes of each, or
-    nothing. `removal`: it is being removed; an id that is greater than those of all commits that were there before.
-    `removed`: which content is (`Snapshot.content_id` of the base)."""
+    nothing. `removal`: it is being removed, by the commit of this id, which is greater than those of all commits that
+    were there before. `removed`: which content is (`Snapshot.content_id` of the base)."""
 
     id: str
     path: str
@@ -62,6 +62,7 @@ class DraftState(msgspec.Struct, frozen=True, omit_defaults=True):
     removed: str = ""
     shift: int = 0
     content: tuple[bytes, ...] = ()
+    beside: Beside | None = None
 
 
 class Draft:
@@ -90,8 +91,10 @@ class Draft:
         self.exclusive = False
         # The state that was promised to be durable and is not in the store yet: a frozen copy.
         self.acknowledged: Draft | None = None
-        # Appended bytes were moved to another end since it was frozen, or it was kept beside the version that won.
+        # Appended bytes were moved to another end since it was frozen.
         self.moved = False
+        # As what it was kept beside the version that won, where its commit lost.
+        self.kept: Snapshot | None = None
         self._overlay = Overlay(base.size if base else None, base.size if base else 0)
         self._spool = spool
         self._file: SpoolFile | None = None
@@ -120,15 +123,17 @@ class Draft:
             max([state.changes, *(mark.changes for mark in state.attempts.values())]),
             state.shift,
         )
-        draft.attempts = Attempts(state.attempts)
-        draft._sealed = state.seal
+        draft.attempts = Attempts(state.attempts, state.beside)
+        # A commit that was tried at once sealed the draft later than it was acknowledged. What is written from now on
+        # comes after that, too: it was not in it.
+        draft._sealed = seal = max([state.seal, *(mark.seal for mark in state.attempts.values())])
         if state.content:
             parts = zip((position for _, _, position in state.extents), state.content, strict=True)
-            draft._file = spool.recreate(state.id, sorted(parts), state.seal)
+            draft._file = spool.recreate(state.id, sorted(parts), seal)
         elif state.extents:
             draft._file = spool.open(state.id)
             last = max(position + end - start for start, end, position in state.extents)
-            draft._file.restore(last, state.seal)
+            draft._file.restore(last, seal)
         else:
             # What is there was written later, or cut off.
             spool.remove(state.id)
@@ -266,7 +271,8 @@ class Draft:
     def attempt(self, commit: str, over: Snapshot | None) -> None:
         """What is in the draft now is about to be committed under this id, in the place of `over`; nobody may ever
         tell whether it was."""
-        moved = self.moved and self._mark is not None
+        # What is acknowledged stays where it was, while what is committed at once moves itself.
+        moved = self.moved and (self._mark is not None or self.acknowledged is not None)
         self.attempts.begin(commit, msgspec.structs.replace(self.mark(), moved=moved, over=over.etag if over else None))
 
     def is_as(self, mark: Mark) -> bool:
@@ -287,8 +293,11 @@ class Draft:
     def follow(self, mark: Mark, version: Snapshot, *, same: bool) -> bool:
         """Goes on from `version`, in which there is what this draft was at `mark`, with what was changed since.
 
-        `same`: it has exactly those bytes. False where the changes make no sense on it; then the draft is what it was.
+        `same`: it has exactly those bytes. False where the changes make no sense on it, as it is something else by now;
+        then the draft is what it was.
         """
+        if version.is_directory or version.is_symlink:
+            return False
         if not self._overlay.follow(mark, version.size, same=same):
             return False
         keeps_deadline = self.attributes.expires_ns == mark.attributes.expires_ns
@@ -315,6 +324,19 @@ class Draft:
         later.moved = later.moved or not followed
         return followed
 
+    def replaced_since(self, mark: Mark) -> bool:
+        """Whether nothing is left of what it was at `mark`, also in what was acknowledged since."""
+        later = self.acknowledged if self.acknowledged is not None and self.acknowledged.mark() != mark else self
+        return later._overlay.emptied_since(mark) and self._overlay.emptied_since(mark)
+
+    def stand_for(self, kept: Snapshot) -> None:
+        """From now on it is a draft of what was kept of it under another name, on which it is based already."""
+        self.rename(kept.path)
+        # What was tried was to be under the other name.
+        self.attempts = Attempts()
+        if self.acknowledged is not None:
+            self.acknowledged.attempts = self.attempts
+
     def settle(self, committed: Snapshot) -> None:
         """The draft was committed as `committed`: it is clean, and that is its base."""
         self.discard()
@@ -329,8 +351,21 @@ class Draft:
 
     def revert(self) -> None:
         """Drops what was changed since it was acknowledged."""
-        known = self.acknowledged
-        assert known is not None
+        assert self.acknowledged is not None
+        self._go_back(self.acknowledged)
+
+    def undo(self, before: "Draft", tried: Attempts) -> None:
+        """Drops what was changed since `before` was frozen, with the attempts to commit that: as if somebody else had
+        made them. `tried`: those before."""
+        if self.intent is Intent.APPEND and before.intent is Intent.APPEND and self.base is not None:
+            # What is appended has moved meanwhile.
+            before.rebase(self.base)
+        self._go_back(before)
+        self.attempts = tried
+        if self.acknowledged is not None:
+            self.acknowledged.attempts = tried
+
+    def _go_back(self, known: "Draft") -> None:
         self.base, self.attributes = known.base, known.attributes
         self.appending, self.exclusive = known.appending, known.exclusive
         last = self._overlay.last_changes
@@ -359,6 +394,7 @@ class Draft:
             exclusive=self.exclusive,
             shift=overlay.shift,
             content=self._content() if self.fits_journal else (),
+            beside=self.attempts.beside,
         )
 
     @property

@@ -227,6 +227,24 @@ def is_digest(text: str) -> bool:
     return _DIGEST.fullmatch(text) is not None
 
 
+def to_text(path: str) -> str:
+    """A path as text that can be encoded: itself where it is UTF-8, else its bytes in hexadecimal after a NUL, which no
+    path has."""
+    if path.isascii():
+        return path
+    raw = os.fsencode(path)
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return "\0" + raw.hex()
+    return path
+
+
+def from_text(text: str) -> str:
+    """The path of which this is the text. Raises `ValueError` where it is none."""
+    return os.fsdecode(bytes.fromhex(text[1:])) if text.startswith("\0") else text
+
+
 def display(path: str) -> str:
     """`path` for a message or a log: printable whatever bytes it holds."""
     return os.fsencode(path).decode(errors="backslashreplace")

@@ -144,8 +144,7 @@ class Overlay:
     def follow(self, mark: Mark, base_size: int, *, same: bool) -> bool:
         """Reduces the changes to what was done since `mark`, over a version of `base_size` bytes that has in it what
         there was then. `same`: it has exactly those bytes. False, and nothing done, where that makes no sense."""
-        # Who empties a file replaces it, even if it was empty then.
-        emptied = self._least_size(mark.seal) == 0
+        emptied = self.emptied_since(mark)
         grew = not emptied and self.keeps(mark)
         if not (same or grew or emptied):
             return False
@@ -156,6 +155,11 @@ class Overlay:
             self._move(base_size - size)
         self.base_size = base_size
         return True
+
+    def emptied_since(self, mark: Mark) -> bool:
+        """Whether it had no bytes at some time since `mark`: who empties a file replaces it, even if it was empty
+        then."""
+        return self._least_size(mark.seal) == 0
 
     def keeps(self, mark: Mark) -> bool:
         """Whether all bytes that there were at `mark` are as they were."""

@@ -4,6 +4,9 @@ one.
 A row in phase *written* may have a PUT on its way that lands late. So before anything that its commit acquired is
 given up, that PUT is made to fail for good: a compare-and-swap of the manifest key (the fence). Everything here is
 idempotent by operation ids, and every doubt leaves a count too high, which `fsck` repairs.
+
+A rename that was cut off between its two names leaves both, for however long. Whoever has deleted or replaced the new
+one since relies on the old one: it goes only while the new one has its content.
 """
 
 import logging
@@ -24,7 +27,7 @@ from stowfs.store.base import Found, ObjectStore
 from stowfs.store.retry import Backoff
 from stowfs.vault import manifest as manifests
 from stowfs.vault import transaction
-from stowfs.vault.cas import Swapped, Transition, compare_and_swap
+from stowfs.vault.cas import Prepare, Swapped, Transition, compare_and_swap, read_or_none
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.counts import Counts
 from stowfs.vault.dictionaries import Dictionaries
@@ -125,12 +128,26 @@ class Recovery:
         one of ours.
 
         `renamed`: the version that was renamed a moment ago. A later one of the same bytes (with other attributes, or a
-        recovery's fence) is that one still; where time has passed, it may be somebody's new conversation.
+        recovery's fence) is that one still; where time has passed, it may be somebody's new conversation, and the old
+        name may be all that is left (see above).
         """
         assert row.source is not None
-        swapped = await self._swap(row.source.path, retire := _Retire(row, renamed, self._dictionaries))
+        retire = _Retire(row, renamed, self._dictionaries)
+
+        async def prepare(current: Found) -> None:
+            await self._dictionaries.of(current.body)
+            if renamed is None and current.etag == retire.source.base:
+                retire.target = await self._read(row.path)
+
+        swapped = await self._swap(row.source.path, retire, prepare)
         self._catalog.forget(row.source.path)
         return swapped.written or retire.done
+
+    async def _read(self, path: str) -> Snapshot | None:
+        found = await read_or_none(self._store, manifest_key(path))
+        if found is not None:
+            await self._dictionaries.of(found.body)
+        return _decode(path, found, self._dictionaries)
 
     def start(self, row: Row, attempt: Attempt) -> None:
         """Attempts to settle a row until that succeeds."""
@@ -194,12 +211,12 @@ class Recovery:
                     return fence.fate
                 return Fate.UNKNOWN
 
-    async def _swap(self, path: str, transition: Transition) -> Swapped:
-        async def prepare(current: Found) -> None:
+    async def _swap(self, path: str, transition: Transition, prepare: Prepare | None = None) -> Swapped:
+        async def load(current: Found) -> None:
             await self._dictionaries.of(current.body)
 
         return await compare_and_swap(
-            self._store, manifest_key(path), transition, prepare=prepare, deadline=self._deadline
+            self._store, manifest_key(path), transition, prepare=prepare or load, deadline=self._deadline
         )
 
     async def _complete(self, row: Row, *, retried: bool) -> None:
@@ -263,18 +280,22 @@ class _Fence:
 
 
 class _Retire:
-    """The old name of a rename becomes a tombstone, if it still is the version that was renamed."""
+    """The old name of a rename becomes a tombstone, if it still is the version that was renamed.
+
+    `target`: what is under the new name, where time has passed since it was renamed.
+    """
 
     def __init__(self, row: Row, renamed: Snapshot | None, dictionaries: Dictionaries) -> None:
         assert row.source is not None
         self._dictionaries = dictionaries
-        self._source = row.source
+        self.source = row.source
+        self.target: Snapshot | None = None
         self._renamed = renamed
         self._commit = row.commit
         self.done = False
 
     def propose(self, current: Found | None) -> bytes | None:
-        snapshot = _decode(self._source.path, current, self._dictionaries)
+        snapshot = _decode(self.source.path, current, self._dictionaries)
         self.done = snapshot is not None and self._commit in snapshot.manifest.ring.recent
         if snapshot is None or self.done or not self._is_renamed(snapshot):
             return None
@@ -284,9 +305,11 @@ class _Retire:
         return manifests.encode(_with_ring(bare, self._commit, snapshot), b"")
 
     def _is_renamed(self, snapshot: Snapshot) -> bool:
-        if snapshot.etag == self._source.base:
-            return True
-        return self._renamed is not None and snapshot.has_content_of(self._renamed)
+        unchanged = snapshot.etag == self.source.base
+        if self._renamed is not None:
+            return unchanged or snapshot.has_content_of(self._renamed)
+        target = self.target
+        return unchanged and target is not None and target.manifest.live and target.has_content_of(snapshot)
 
     def in_doubt(self) -> None:
         """Nothing to note: the id in the ring tells."""

@@ -1,16 +1,19 @@
 """Repairing what a check found, where that takes no guess.
 
-Safe beside live mounts: raising a count, since a writer's change in between makes the compare-and-swap fail; aborting
-uploads that were given up a day ago; removing the remains of probes.
+Safe beside live mounts: giving up counting a segment whose count is too low, as one that too many share (what it should
+be nobody can tell: a commit under way is counted, too, and takes that back, and a host that crashed may still release);
+aborting uploads that were given up a day ago; removing the remains of probes.
 
 Only where nothing else uses the store (`exclusive`), because a writer that was stalled for however long may be about
-to publish what looks superfluous: lowering a count, removing an orphan blob, putting back a record whose payload is
-still there under a revision key. What is lowered or put back settles all that was done to the record before: a host
-that crashed and comes back later must not release a second time.
+to publish what looks superfluous: setting a count to what it should be, removing an orphan blob, putting back a record
+whose payload is still there under a revision key. What is counted anew or put back settles all that was done to the
+record before: a host that crashed and comes back later must not release a second time.
 
 Above all, counting a segment again that nobody counted any more: whoever has seen that it is not counted refers to it
 without a request, so there is nothing in the store by which such a writer could be noticed, or made to fail. And hosts
-remember it: before the first such count is set, the descriptor tells those that come later not to believe it.
+remember it: before the first such count is set, the descriptor tells those that come later not to believe it. So it
+does before a count that was too low is set, and before a record is put back: what was lost, once or now, may have been
+one that nobody counted.
 """
 
 import time
@@ -63,6 +66,7 @@ DICTIONARY = (
     " name, in 'dictionaries' below its state directory"
 )
 UPGRADE = "nothing is known to be wrong with it: check with a stowfs that knows its format"
+UNREAD = "not every reference could be read: it may hold what one of them needs"
 OVERTAKEN = "it was changed meanwhile: check again"
 
 
@@ -77,6 +81,8 @@ class Outcome:
 def hopeless(finding: Finding, checked: Checked) -> str | None:
     """Why nothing that is in the store can repair a finding of `checked`; `None` where something may."""
     match finding:
+        case OrphanBlob() if not checked.complete:
+            return UNREAD
         case NewerFormat():
             return UPGRADE
         case LostDictionary():
@@ -107,13 +113,19 @@ async def repair(
 ) -> list[Outcome]:
     """Repairs what a check found, or says why not. Raises store errors; what was repaired until then is."""
     repairer = _Repairer(store, descriptor, checked, exclusive=exclusive, deadline=deadline)
-    if exclusive and any(isinstance(finding, Uncounted) for finding in checked.findings):
+    if exclusive and any(_may_have_been_uncounted(finding, checked) for finding in checked.findings):
         await note_recount(store, deadline=deadline)
     # Counts first: they are set on the records that were checked.
     counts = [finding for finding in checked.findings if isinstance(finding, CountTooLow | CountTooHigh | Uncounted)]
     others = [finding for finding in checked.findings if finding not in counts]
     outcomes = await each(repairer.repair, counts, limit=REPAIRS)
     return outcomes + await each(repairer.repair, others, limit=REPAIRS)
+
+
+def _may_have_been_uncounted(finding: Finding, checked: Checked) -> bool:
+    """Whether a repair counts a segment of which some host may remember that nobody does."""
+    counted = CountTooLow | Uncounted | Dangling | MissingBlob | Corrupt | Undecodable
+    return isinstance(finding, counted) and hopeless(finding, checked) is None
 
 
 class _Repairer:
@@ -137,7 +149,9 @@ class _Repairer:
             return NEEDS_EXCLUSIVE
         match finding:
             case CountTooLow(digest=digest, references=references, revision=revision):
-                return await self._recount(_Recount(digest, revision, min(references, self._many), settle=False))
+                exact = self._exclusive and self._checked.complete
+                count = min(references, self._many) if exact else self._many
+                return await self._recount(_Recount(digest, revision, count))
             case UnfinishedUpload(key=key, upload_id=upload_id, started=started):
                 await self._store.abort_upload(PendingUpload(key, upload_id, started))
                 return None
@@ -148,7 +162,7 @@ class _Repairer:
                 CountTooHigh(digest=digest, references=references, revision=revision)
                 | Uncounted(digest=digest, references=references, revision=revision)
             ):
-                return await self._recount(_Recount(digest, revision, references, settle=True))
+                return await self._recount(_Recount(digest, revision, references))
             case (
                 Dangling(digest=str(digest))
                 | MissingBlob(digest=str(digest))
@@ -205,11 +219,10 @@ class _Repairer:
 class _Recount:
     """Sets the count of a record that nobody has changed since it was checked."""
 
-    def __init__(self, digest: str, revision: str, count: int, *, settle: bool) -> None:
+    def __init__(self, digest: str, revision: str, count: int) -> None:
         self.digest = digest
         self._revision = revision
         self._count = count
-        self._settle = settle
         self._op = new_id()
         self.done = False
 
@@ -229,7 +242,7 @@ class _Recount:
         header = msgspec.structs.replace(
             record.header,
             ref_count=self._count,
-            ring=ring.closed(self._op, now + CLOCK_ALLOWANCE) if self._settle else ring.add(self._op),
+            ring=ring.closed(self._op, now + CLOCK_ALLOWANCE),
             zero_since=None if self._count else now,
         )
         return records.encode(Record(header, record.payload))

@@ -16,6 +16,7 @@ from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import TARGET_LIMIT, Attributes, Manifest, Snapshot, blobs_of
 from stowfs.vault.naming import display
 from stowfs.vault.publish import next_ring
+from stowfs.vault.ring import first_ring
 
 Successor = Callable[[Snapshot | None], Manifest]
 
@@ -99,6 +100,13 @@ def tombstone(path: str, directory: bool, keeps: bool, current: Snapshot | None)
     if there.is_directory is not directory:
         raise (IsDirectory if there.is_directory else NotDirectory)(display(path))
     return msgspec.structs.replace(there.manifest, deleted=time.time()) if keeps else bare_tombstone(there)
+
+
+def empty_tombstone(there: Snapshot | None) -> Manifest:
+    """The tombstone where nothing is, or another one: what was to replace that cannot any more."""
+    if there is not None:
+        return bare_tombstone(there)
+    return Manifest("", first_ring(), Attributes(0, 0, 0, 0, 0), deleted=time.time())
 
 
 def bare_tombstone(there: Snapshot) -> Manifest:

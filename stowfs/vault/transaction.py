@@ -16,6 +16,7 @@ import msgspec
 from stowfs.hot.index import Index, Sighting
 from stowfs.hot.journal import Journal, JournalRow
 from stowfs.vault.counts import Acquired, Counts
+from stowfs.vault.naming import from_text, to_text
 from stowfs.vault.parallel import each
 from stowfs.vault.record import Payload
 from stowfs.vault.ring import new_id
@@ -58,12 +59,17 @@ _decoder = msgspec.json.Decoder(Row)
 
 def encode(row: Row, phase: Phase) -> JournalRow:
     """The row as it stands in the journal."""
-    return JournalRow(row.commit, phase, _encoder.encode(row))
+    return JournalRow(row.commit, phase, _encoder.encode(_with_paths(row, to_text)))
 
 
 def decode(row: JournalRow) -> Row:
     """The row as the commit wrote it."""
-    return _decoder.decode(row.payload)
+    return _with_paths(_decoder.decode(row.payload), from_text)
+
+
+def _with_paths(row: Row, change: Callable[[str], str]) -> Row:
+    source = row.source and msgspec.structs.replace(row.source, path=change(row.source.path))
+    return msgspec.structs.replace(row, path=change(row.path), source=source)
 
 
 class Transaction:

@@ -79,7 +79,7 @@ class Trash:
             return msgspec.structs.replace(bare, deleted=current.manifest.deleted or bare.deleted)
 
         try:
-            await self._committer.rewrite("delete", path, emptied)
+            await self._committer.rewrite("delete", path, emptied, careful=True)
         except _NotDue:
             return False
         return True

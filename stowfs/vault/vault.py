@@ -310,10 +310,10 @@ class Vault:
         self._check_writable()
         return await self._committer.set_deadline(path, expires_ns)
 
-    async def remove(self, path: str) -> None:
-        """Deletes a conversation. Raises `NoSuchPath`, `IsDirectory`."""
+    async def remove(self, path: str, *, commit: str | None = None, doubtful: bool = False) -> None:
+        """Deletes a conversation (see `Committer.delete`). Raises `NoSuchPath`, `IsDirectory`."""
         self._check_writable()
-        await self._committer.delete(path, directory=False)
+        await self._committer.delete(path, directory=False, commit=commit, doubtful=doubtful)
 
     async def rename(self, old: str, new: str, *, replace: bool = True) -> Snapshot:
         """Renames a conversation (see `Committer.rename`)."""

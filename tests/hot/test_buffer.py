@@ -1,7 +1,12 @@
 """The index with its writes gathered: it finds what it was given at once, and writes it in few transactions."""
 
+import errno
+import os
 import shutil
+from itertools import count
 from pathlib import Path
+
+import pytest
 
 from stowfs.hot.buffer import BYTES, ENTRIES, BufferedIndex
 from stowfs.hot.index import CachedManifest, Index, Sighting
@@ -94,6 +99,28 @@ async def test_a_record_cut_off_by_a_power_failure_ends_what_is_believed(tmp_pat
         file.truncate((tmp_path / "index.db-recent").stat().st_size - 1)
     crashed = _on_disk(path)
     assert await crashed.manifests(["a", "b"]) == {"a": CachedManifest("1", b"one")}
+    crashed.close()
+    index.close()
+
+
+async def test_a_record_cut_short_by_a_full_disk_hides_none_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "index.db"
+    index = BufferedIndex.open(path, LIMIT)
+    write, calls = os.write, count()
+
+    def full(fd: int, data: memoryview) -> int:
+        if next(calls):
+            raise OSError(errno.ENOSPC, "the disk is full")
+        return write(fd, data[:10])
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", full)
+        await index.put_manifests({"a": CachedManifest("1", b"one")})
+    await index.put_manifests({"b": CachedManifest("1", b"one")})
+    crashed = _on_disk(path)
+    assert await crashed.manifest("b") == CachedManifest("1", b"one")
     crashed.close()
     index.close()
 

@@ -219,6 +219,37 @@ def test_every_file_whose_cp_succeeded_survives_kills(seed: int, tmp_path: Path)
     assert found.safe, found
 
 
+@pytest.mark.parametrize("how", ["removed", "renamed", "replaced"])
+def test_what_was_written_to_a_version_that_was_replaced_goes_where_its_name_went(how: str, mounts: Mounts) -> None:
+    """After a kill it was committed under the name that it had when it was closed."""
+    a, b = mounts.start("a", WAITS), mounts.start("b")
+    run("tee", b.root / "x", data=b"first\n")
+    python(
+        "first = os.open(args[0], os.O_RDWR)\n"
+        "with open(args[1], 'ab') as file: file.write(b'of b\\n')\n"
+        "second = os.open(args[0], os.O_RDWR)\n"
+        "assert os.fstat(first).st_ino != os.fstat(second).st_ino\n"
+        "os.close(second)\n"
+        "os.pwrite(first, b'of a\\n', 6)\n"
+        "os.close(first)",
+        a.root / "x",
+        b.root / "x",
+    )
+    run("tee", b.root / "other", data=b"other\n")
+    change = {"removed": ["rm", "x"], "renamed": ["mv", "x", "y"], "replaced": ["mv", "other", "x"]}[how]
+    run(*change, cwd=a.root)
+    a.kill()
+    a = mounts.start("a", WAITS)
+    flush(a)
+    expected = {
+        "removed": {"other": b"other\n"},
+        "renamed": {"other": b"other\n", "y": b"first\nof b\nof a\n"},
+        "replaced": {"x": b"other\n"},
+    }[how]
+    names = run("ls", b.root).stdout.decode().split()
+    assert {name: run("cat", b.root / name).stdout for name in names} == expected
+
+
 def test_writers_wait_for_room_and_then_are_told(mounts: Mounts) -> None:
     mount = mounts.start("a", f"{WAITS},backlog_count=3")
     for number in range(3):
@@ -284,6 +315,28 @@ def test_a_file_that_two_hosts_create_exclusively_is_kept_twice(mounts: Mounts) 
     assert len(names) == 2
     assert names[1].startswith("x.conflict-")
     assert run("cat", b.root / names[1]).stdout == b"by b"
+
+
+@pytest.mark.parametrize("made", ["directory", "symbolic link"])
+def test_what_is_appended_after_somebody_made_something_else_of_its_name_is_kept_with_the_rest(
+    mounts: Mounts, made: str
+) -> None:
+    a, b = mounts.start("a", f"{WAITS},attr_timeout=0"), mounts.start("b")
+    make = "os.mkdir(args[1] + '/log')\n" if made == "directory" else "os.symlink('target', args[1] + '/log')\n"
+    python(
+        "log = os.open(args[0] + '/log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n"
+        "os.write(log, b'one\\n'); os.fsync(log)\n" + make + "os.fsync(os.open(args[0], os.O_RDONLY))\n"
+        "os.write(log, b'two\\n'); os.fsync(log)\n"
+        "os.write(log, b'three\\n'); os.close(log)",
+        a.root,
+        b.root,
+    )
+    flush(a)
+    for mount in (a, b):
+        assert run("stat", "-c", "%F", mount.root / "log").stdout.decode().strip() == made
+        first, beside = run("ls", mount.root).stdout.decode().split()
+        assert first == "log"
+        assert run("cat", mount.root / beside).stdout == b"one\ntwo\nthree\n"
 
 
 def test_a_mount_with_commit_sync_stores_what_an_asynchronous_one_left(mounts: Mounts) -> None:

@@ -55,6 +55,37 @@ def test_a_failed_commit_can_be_tried_again(mounts: Mounts) -> None:
     assert run("cat", mounts.start().root / "f").stdout == b"kept"
 
 
+@pytest.mark.parametrize("written", ["", "more"])
+def test_a_truncation_that_failed_is_undone_for_who_has_the_file_open(mounts: Mounts, written: str) -> None:
+    mount = mounts.start()
+    python(
+        "import time\n"
+        "path, down = args[0], args[1] + '/down'\n"
+        "fd = os.open(path, os.O_CREAT | os.O_RDWR)\n"
+        "os.write(fd, b'stored '); os.fsync(fd); os.write(fd, args[2].encode())\n"
+        "open(down, 'w').close()\n"
+        "try: os.truncate(path, 3)\n"
+        "except OSError as e: assert e.errno == errno.EIO\n"
+        "else: raise AssertionError('it did not fail')\n"
+        "os.unlink(down)\n"
+        "assert os.pread(fd, 100, 0) == b'stored ' + args[2].encode()\n"
+        "os.write(fd, b'!')\n"
+        "end = time.monotonic() + 20\n"
+        "while True:\n"
+        "    try: os.fsync(fd)\n"
+        "    except OSError: assert time.monotonic() < end\n"
+        "    else: break\n"
+        "    time.sleep(0.05)\n",
+        mount.root / "f",
+        mount.control,
+        written,
+    )
+    assert run("cat", mount.root / "f").stdout.decode() == f"stored {written}!"
+    mount.kill()
+    assert run("cat", mounts.start().root / "f").stdout.decode() == f"stored {written}!"
+    assert run("ls", mount.root).stdout == b"f\n"
+
+
 def test_what_the_last_close_could_not_store_is_gone_and_said_so(mounts: Mounts) -> None:
     mount = mounts.start()
     run("dd", f"of={mount.root / 'old'}", "status=none", data=b"stored")

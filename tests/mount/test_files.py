@@ -302,6 +302,22 @@ def test_attributes_and_times(mounts: Mounts, tmp_path: Path) -> None:
     assert int(run("stat", "-c", "%Y", mount.root / "f").stdout) > 1_700_000_000
 
 
+@pytest.mark.parametrize("options", ["commit=sync", "commit=async"])
+def test_what_is_touched_later_is_not_older(options: str, mounts: Mounts) -> None:
+    """The kernel reckons in ticks where somebody sets a time to now."""
+    mount = mounts.start("a", options)
+    code = """
+for number in range(100):
+    first, second = (open(f"{args[0]}/{number}{name}", "w") for name in "ab")
+    second.write("later")
+    second.close()
+    first.close()
+    os.utime(first.name)
+    assert os.stat(first.name).st_mtime_ns >= os.stat(second.name).st_mtime_ns, number
+"""
+    python(code, mount.root)
+
+
 def test_a_time_that_was_set_outlives_the_close(mounts: Mounts) -> None:
     mount = mounts.start()
     python(

@@ -107,6 +107,36 @@ def test_what_was_appended_after_another_host_reads_back_on_the_same_handle(moun
     assert seen == "b'0123456789abcdeXYZ' 18 b'0123456789abcdeXYZ'\nb'0123456789abcdeXYZ'"
 
 
+@pytest.mark.parametrize("size", [0, 4096], ids=["empty", "a page"])
+@pytest.mark.parametrize("mode", ["commit=sync", "commit=async"])
+def test_an_append_where_the_kernel_believes_an_old_end_at_a_page_spares_what_another_host_appended(
+    mounts: Mounts, size: int, mode: str
+) -> None:
+    a, b = mounts.start("a", mode), mounts.start("b")
+    write(b.root / "log", "0" * size)
+    run("stat", a.root / "log")
+    run("sh", "-c", 'printf %100d 1 >> "$1"', "sh", b.root / "log")
+    # As long as the other one: it ends where the file does by now.
+    python("fd = os.open(args[0], os.O_RDWR | os.O_APPEND)\nos.write(fd, b'a' * 100)\nos.close(fd)", a.root / "log")
+    assert read(a.root / "log") == "0" * size + f"{1:100}" + "a" * 100
+    a.unmount()
+    assert read(b.root / "log") == "0" * size + f"{1:100}" + "a" * 100
+
+
+def test_whole_pages_appended_after_a_merge_spare_what_another_host_appended(mounts: Mounts) -> None:
+    a, b = mounts.start("a"), mounts.start("b")
+    write(a.root / "log", "0" * 4096)
+    python(
+        "ours, theirs = os.open(args[0], os.O_RDWR | os.O_APPEND), os.open(args[1], os.O_WRONLY | os.O_APPEND)\n"
+        "os.write(theirs, b'b' * 8192); os.close(theirs)\n"
+        "for line in (b'1', b'2'): os.write(ours, line * 4096); os.fsync(ours)\n"
+        "os.close(ours)",
+        a.root / "log",
+        b.root / "log",
+    )
+    assert read(b.root / "log") == "0" * 4096 + "b" * 8192 + "1" * 4096 + "2" * 4096
+
+
 @pytest.mark.parametrize("how", ["write", "rename", "unlink"])
 def test_an_open_handle_keeps_its_version(mounts: Mounts, how: str) -> None:
     a, b = mounts.start("a"), mounts.start("b")
@@ -249,6 +279,36 @@ def test_writes_to_a_handle_that_was_overtaken_are_not_lost(mounts: Mounts) -> N
     assert len(names) == 2
     assert read(a.root / "f") == read(b.root / "f") == "from the other host"
     assert read(b.root / names[1]) == "EDIT text"
+
+
+@pytest.mark.parametrize("mode", ["commit=sync", "commit=async,flush_delay=3600"])
+def test_what_is_written_to_a_handle_after_its_edit_lost_goes_to_what_was_kept_of_it(mounts: Mounts, mode: str) -> None:
+    a, b = mounts.start("a", mode), mounts.start("b")
+    write(b.root / "f", "base text")
+    python(
+        "import time\n"
+        "fd = os.open(args[0] + '/f', os.O_RDWR)\n"
+        "with open(args[1] + '/f', 'w') as f: f.write('from the other host')\n"
+        "os.pwrite(fd, b'EDIT', 0)\n"
+        "for path in (fd, os.open(args[0], os.O_RDONLY)): os.fsync(path)\n"
+        "assert open(args[0] + '/f').read() == 'from the other host'\n"
+        "assert os.pread(fd, 100, 0) == b'EDIT text', 'the handle shows another version'\n"
+        # The name shows what won, also to who does not open it.
+        "end = time.monotonic() + 20\n"
+        "while os.stat(args[0] + '/f').st_size != 19: assert time.monotonic() < end; time.sleep(0.05)\n"
+        "os.pwrite(fd, b'more', 5); os.fsync(fd)\n"
+        "os.pwrite(fd, b'!', 9)\n"
+        "os.close(fd)",
+        a.root,
+        b.root,
+    )
+    assert read(a.root / "f") == "from the other host"
+    a.unmount()
+    names = run("ls", b.root).stdout.decode().split()
+    assert names[0] == "f"
+    assert len(names) == 2
+    assert read(b.root / "f") == "from the other host"
+    assert read(b.root / names[1]) == "EDIT more!"
 
 
 def test_of_two_exclusive_creators_one_wins(mounts: Mounts) -> None:

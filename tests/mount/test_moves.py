@@ -7,8 +7,12 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from stowfs.errors import StoreUnavailable
+from stowfs.errors import NoSuchPath, StoreUnavailable
+from stowfs.mount import tree
 from stowfs.mount.moves import Moves, is_within
+from tests.support.faults import FaultyStore, Rule, Stall
+from tests.support.vaults import ATTRIBUTES, GOES_ON, Hosts, read, write
+from tests.support.view import View
 
 
 def test_what_lies_below_what() -> None:
@@ -153,3 +157,91 @@ async def test_a_move_that_is_cancelled_while_it_waits_holds_nobody_up() -> None
         await gate.change("a/y", ended)
         below.set()
     assert gate.happened == ["change a/x", "change a/y"]
+
+
+async def test_lookups_wait_for_what_alters_their_path_and_for_renames_above(autojump_clock: MockClock) -> None:
+    gate, altered, moved = Gate(), trio.Event(), trio.Event()
+    looked_up: list[str] = []
+
+    async def alter() -> None:
+        async with gate.moves.steady(lambda: ("c/x",), altering=True):
+            await altered.wait()
+
+    async def look_up(path: str) -> None:
+        await gate.moves.settled(path)
+        looked_up.append(path)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gate.change, "c", altered)
+        nursery.start_soon(alter)
+        nursery.start_soon(gate.move, "a", "b", moved)
+        await wait_all_tasks_blocked()
+        for path in ("a/x", "b", "c/x", "c", "c/x/y"):
+            nursery.start_soon(look_up, path)
+        await wait_all_tasks_blocked()
+        assert sorted(looked_up) == ["c", "c/x/y"]
+        altered.set()
+        await wait_all_tasks_blocked()
+        assert looked_up[2:] == ["c/x"]
+        # Nobody knows how long that takes.
+        await gate.moves.leave_unfinished("a", "b")
+        await wait_all_tasks_blocked()
+        assert sorted(looked_up[3:]) == ["a/x", "b"]
+        moved.set()
+
+
+async def test_an_answer_tells_that_its_path_was_altered_or_moved_meanwhile() -> None:
+    gate, ended = Gate(), trio.Event()
+    ended.set()
+    questions = {path: gate.moves.question(path) for path in ("a/x", "c", "c/x")}
+    with questions["a/x"], questions["c"], questions["c/x"]:
+        await gate.change("c/x", ended)
+        async with gate.moves.steady(lambda: ("c",), altering=True):
+            pass
+        await gate.move("b", "a", ended)
+    assert [path for path, question in questions.items() if question.altered] == ["c"]
+    assert [path for path, question in questions.items() if question.moved] == ["a/x"]
+
+
+async def test_what_is_written_to_a_file_that_is_opened_during_the_rename_of_its_directory_is_kept(
+    hosts: Hosts, faulty: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was committed without its lock: what was written while that went on was in no file."""
+    monkeypatch.setattr(tree, "COMMITS", 1)
+    other = await hosts.start("other")
+    await other.make_directory("d", ATTRIBUTES)
+    view = View(await hosts.start("this"))
+    for name in ("x", "y", "z"):
+        await write(other, f"d/{name}", b"")
+        (await view.lookup.find(f"d/{name}"))[0].lookups += 1
+    (await view.lookup.find("d"))[0].lookups += 1
+    # In the order in which they are committed, or the other way round.
+    first, idle, last = [inode.path.split("/")[1] for inode in view.inodes.below("d")]
+    unsaved_stalled, idle_stalled = Stall(), Stall()
+    for name in (first, last):
+        await view.contents.write(await view.open_files.open_path(f"d/{name}", writing=True), 0, b"1", appending=False)
+        faulty.add(Rule(unsaved_stalled, "put", f"manifests/d/{name}.json", nth=1))
+    faulty.add(Rule(idle_stalled, "put", f"manifests/d/{idle}.json", nth=1))
+
+    async def program() -> None:
+        try:
+            inode = await view.open_files.open_path(f"d/{idle}", writing=True)
+        except NoSuchPath:
+            inode = await view.open_files.open_path(f"e/{idle}", writing=True)
+        await view.contents.write(inode, 0, b"a", appending=True)
+        await idle_stalled.reached.wait()
+        await view.contents.write(inode, 1, b"b", appending=True)
+        await view.commits.commit(inode)
+        await view.open_files.close(inode, writing=True)
+
+    root = view.inodes.conversations
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(view.tree.rename, root, b"d", root, b"e", replace=True))
+        await unsaved_stalled.reached.wait()
+        nursery.start_soon(program)
+        await wait_all_tasks_blocked(GOES_ON)
+        unsaved_stalled.go.set()
+        await idle_stalled.reached.wait()
+        await wait_all_tasks_blocked(GOES_ON)
+        idle_stalled.go.set()
+    assert [await read(other, f"e/{name}") for name in (first, idle, last)] == [b"1", b"ab", b"1"]

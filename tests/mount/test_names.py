@@ -221,3 +221,43 @@ def test_long_names(mounts: Mounts) -> None:
         assert failure("os.mkdir(args[0])", mount.root / too_long) == "ENAMETOOLONG"
         assert failure("os.stat(args[0])", mount.root / too_long) == "ENAMETOOLONG"
     assert python("print(os.statvfs(args[0]).f_namemax)", mount.root) == "255"
+
+
+NOT_UTF8 = """
+def write(path, data, flags=os.O_TRUNC):
+    file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | flags)
+    os.write(file, data)
+    os.close(file)
+
+os.chdir(args[0])
+write(b"\\xff", b"small")
+write(b"large\\xe9", os.urandom(400_000))
+write(b"large\\xe9", b"more", 0)
+os.rename(b"\\xff", b"\\xfe")
+os.symlink(b"x", b"\\xf2")
+os.rename(b"\\xf2", b"\\xf3")
+os.mkdir(b"d\\xf4")
+write(b"d\\xf4/\\xf5", b"inside")
+os.rename(b"d\\xf4", b"d\\xf6")
+write(b"last\\xf7", b"waits")
+"""
+
+
+@pytest.mark.parametrize("options", ["commit=sync", "commit=async,flush_delay=3600"])
+def test_names_that_are_not_utf8(options: str, mounts: Mounts) -> None:
+    """Everything that goes through the journal: changes of large files, renames of files, links and directories; and,
+    where they wait, all changes, also after a crash."""
+    mount = mounts.start("a", options)
+    python(
+        NOT_UTF8,
+        mount.root,
+    )
+    if "async" in options:
+        mount.kill()
+        mount = mounts.start("a", options)
+    mount.unmount()
+    other = mounts.start("b")
+    listed = run("find", ".", "-mindepth", "1", "-printf", "%P %s\n", cwd=other.root).stdout
+    expected = [b"d\xf6 0", b"d\xf6/\xf5 6", b"large\xe9 400004", b"last\xf7 5", b"\xf3 1", b"\xfe 5"]
+    assert sorted(listed.splitlines()) == expected
+    assert run("cat", other.root / os.fsdecode(b"\xfe")).stdout == b"small"

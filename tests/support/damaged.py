@@ -40,7 +40,10 @@ class Subject:
         self.vault = vault
 
     async def check(self, *, exclusive: bool = True, recount: bool = False, grace: float = 0.0) -> Checked:
-        return await Checker(self.store, self.descriptor, exclusive=exclusive, recount=recount, grace=grace).run()
+        """As if no commit took longer than `grace`."""
+        return await Checker(
+            self.store, self.descriptor, exclusive=exclusive, recount=recount, grace=grace, commit_age=grace
+        ).run()
 
     async def repair(self, *, exclusive: bool = True, recount: bool = False) -> list[Outcome]:
         checked = await self.check(exclusive=exclusive, recount=recount)

@@ -28,9 +28,9 @@ class View:
         tell = invalidate or _invalidate
         moves = Moves(DEADLINE)
         self.inodes = Inodes(Version("", ATTRIBUTES, 0, "directory"), Contention())
-        self.commits = Commits(vault, self.inodes, moves, tell, lifetime=None)
+        self.commits = Commits(vault, self.inodes, moves, tell, lambda *_: None, lifetime=None)
         self.contents = Contents(vault, self.inodes, moves, self.commits, tell)
-        self.lookup = Lookup(vault, self.inodes, ATTRIBUTE_TIMEOUT)
+        self.lookup = Lookup(vault, self.inodes, moves, ATTRIBUTE_TIMEOUT)
         self.listings = Listings(vault, self.inodes, self.lookup.meet_listed, None, ATTRIBUTE_TIMEOUT)
         self.open_files = OpenFiles(self.inodes, self.lookup, self.commits, None)
         self.tree = Tree(

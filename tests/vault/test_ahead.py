@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from stowfs.vault.vault import Vault
 from tests.support.faults import FailBefore, FaultyStore, Rule, Stall
@@ -102,3 +102,26 @@ async def test_what_could_not_be_fetched_ahead_is_fetched_by_who_opens_it(hosts:
             await trio.sleep(0.01)
     for name in NAMES:
         assert await read(b, name) == name.encode()
+
+
+async def test_what_is_fetched_again_before_the_others_are_there_is_fetched(
+    hosts: Hosts, faulty: FaultyStore, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await made(hosts)
+    b = await hosts.start("b")
+    slow, again = Stall(), Stall()
+    faulty.add(Rule(slow, "get", "manifests/01.json"))
+    faulty.add(Rule(again, "get", "manifests/00.json", nth=2))
+    b.fetch_ahead(["00", "01"])
+    await slow.reached.wait()
+    assert await read(b, "00") == b"00"
+    mock_clock.jump(BELIEVED)
+    b.fetch_ahead(["00"])
+    await again.reached.wait()
+    slow.go.set()
+    assert await read(b, "01") == b"01"
+    await wait_all_tasks_blocked()
+    again.go.set()
+    assert await read(b, "00") == b"00"
+    await wait_all_tasks_blocked()
+    assert "unexpectedly" not in caplog.text

@@ -2,6 +2,8 @@
 purpose."""
 
 import logging
+import sqlite3
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from stowfs.config import FlushOptions
 from stowfs.errors import NoSuchPath, StoreUnavailable
 from stowfs.locks import Lock
 from stowfs.store.memory import MemoryStore
+from stowfs.vault.backlog import Unshown
 from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.vault import Vault
@@ -390,6 +393,67 @@ async def test_a_row_whose_bytes_are_gone_is_said_and_kept(tmp_path: Path, caplo
         assert await names(a) == ["kept"]
 
 
+@pytest.mark.parametrize(
+    ("sound", "bad"), [(b"\xa1x", b"\xa1\xff"), (b"\x93\x00\x05\x00", b"\x93\x09\x05\x00")], ids=["path", "extent"]
+)
+async def test_a_damaged_row_is_said_and_kept_and_the_others_are_restored(
+    sound: bytes, bad: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        a = await hosts.start("a")
+        damaged, kept = await acknowledged(a, "x", b"bytes"), await acknowledged(a, "kept", b"kept")
+        await hosts.crash("a")
+        journal = sqlite3.connect(next((tmp_path / "a" / "state").glob("*/test")) / "journal.db")
+        with closing(journal), journal:
+            row = journal.execute("SELECT payload FROM drafts WHERE draft_id = ?", (damaged.id,)).fetchone()
+            assert row[0].count(sound) == 1
+            journal.execute(
+                "UPDATE drafts SET payload = ? WHERE draft_id = ?", (row[0].replace(sound, bad), damaged.id)
+            )
+        with caplog.at_level(logging.ERROR):
+            a = await hosts.start("a")
+        assert f"the acknowledged draft {damaged.id} cannot be restored" in caplog.text
+        assert [draft.id for draft in a.backlog.drafts] == [kept.id]
+        await flush(a)
+        assert await names(a) == ["kept"]
+
+
+@pytest.mark.parametrize("more", ["acknowledged", "written"])
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_changes_during_a_commit_that_loses_follow_what_is_kept_unless_they_replace_both(
+    replaced: bool, more: str, tmp_path: Path
+) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        base = await write(b, "x", b"base text")
+        draft = a.draft("x", base, base.attributes)
+        draft.write(0, b"edit")
+        await a.acknowledge(draft)
+        await write(b, "x", b"winner")
+        lock = Lock()
+        commit = partial(a.backlog.flush, draft, lock, Unshown)
+        async with store.held("put", "manifests/x.conflict*", commit), lock:
+            if replaced:
+                draft.truncate(0)
+            draft.write(0, b"EDITED AGAIN")
+            if more == "acknowledged":
+                await a.acknowledge(draft)
+        assert await draft.read(0, 100) == b"EDITED AGAIN"
+        if more == "acknowledged":
+            # What the journal has of it is under the same name.
+            await hosts.crash("a")
+            a = await hosts.start("a")
+        else:
+            await a.acknowledge(draft)
+        await flush(a)
+        assert await read(b, "x") == (b"EDITED AGAIN" if replaced else b"winner")
+        first, beside = await names(b)
+        assert first == "x"
+        assert await read(b, beside) == (b"edit text" if replaced else b"EDITED AGAIN")
+        await hosts.crash("a")
+
+
 async def test_changes_during_a_commit_follow_it(tmp_path: Path) -> None:
     store = FaultyStore(MemoryStore())
     async with Hosts(store, tmp_path) as hosts:
@@ -407,8 +471,9 @@ async def test_changes_during_a_commit_follow_it(tmp_path: Path) -> None:
             async def about_to_change(self, committed: Snapshot) -> None:
                 seen.append((await draft.read(0, 100), None))
 
-            def settled(self, committed: Snapshot, *, clean: bool) -> None:
+            def settled(self, committed: Snapshot, kept: Snapshot | None, *, clean: bool) -> None:
                 assert draft.base is committed
+                assert kept is None
                 seen.append((b"", clean))
 
         commit = partial(a.backlog.flush, draft, lock, Reader)

@@ -29,11 +29,13 @@ from stowfs.vault.vault import Vault
 from tests.support.audit import audit, contents
 from tests.support.dictionaries import conversation, dictionary, keys, use
 from tests.support.faults import FaultyStore, Rule, Stall
-from tests.support.together import write_together
+from tests.support.together import patient, write_together
 from tests.support.vaults import ATTRIBUTES, DEADLINE, Hosts, append, read, write
 from tests.vault.test_expiry import write_until
 from tests.vault.test_promises import log_lines
 from tests.vault.test_undelete import WEEK, deleted, trash_hosts
+
+__all__ = ["patient"]
 
 NAMES = [f"d/{n}" for n in range(6)]
 LATER = SETTLED + CLOCK_ALLOWANCE + 60

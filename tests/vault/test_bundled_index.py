@@ -28,8 +28,10 @@ from stowfs.vault.vault import Vault
 from stowfs.vault.version import Version
 from stowfs.vault.version import decode as decode_version
 from tests.support.faults import FaultyStore, Rule, Stall
-from tests.support.together import write_together
+from tests.support.together import patient, write_together
 from tests.support.vaults import ATTRIBUTES, Hosts, append
+
+__all__ = ["patient"]
 
 BELIEVED = 100.0
 

@@ -26,11 +26,12 @@ from stowfs.errors import CorruptObject, NoSuchPath, NotDirectory, StoreUnavaila
 from stowfs.store.base import Found
 from stowfs.store.memory import MemoryStore
 from stowfs.vault import manifest as manifests
-from stowfs.vault import pages
+from stowfs.vault import pages, run_sizes
 from stowfs.vault import record as records
 from stowfs.vault.check import Checker
 from stowfs.vault.collect import collect_garbage
 from stowfs.vault.descriptor import Descriptor, create_descriptor, read_descriptor
+from stowfs.vault.findings import CountTooLow
 from stowfs.vault.manifest import Reference, Snapshot
 from stowfs.vault.naming import DESCRIPTOR, manifest_key, segment_key
 from stowfs.vault.repair import repair
@@ -96,6 +97,12 @@ def good_store() -> tuple[Descriptor, dict[str, bytes], dict[str, frozenset[str]
         return descriptor, {key: await _body(store, key) for key in await _all_keys(store)}, needed
 
     return trio.run(make)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _made() -> None:
+    """No test can make it: they run in an event loop already."""
+    good_store()
 
 
 async def _keys(vault: Vault, snapshot: Snapshot) -> frozenset[str]:
@@ -257,9 +264,12 @@ async def test_what_is_harmed_is_an_error_and_nothing_else_is(damage: dict[str, 
 
 
 @asynccontextmanager
-async def damaged(damage: dict[str, bytes | None]) -> AsyncIterator[tuple[FaultyStore, Vault]]:
+async def damaged(
+    damage: dict[str, bytes | None], *, trash_seconds: float = 86400.0
+) -> AsyncIterator[tuple[FaultyStore, Vault]]:
     """A host on the good store with some objects replaced or removed."""
     descriptor, objects, _ = good_store()
+    descriptor = msgspec.structs.replace(descriptor, trash_seconds=trash_seconds)
     store = FaultyStore(MemoryStore())
     for key, body in ({**objects, **damage}).items():
         if body is not None:
@@ -340,6 +350,42 @@ async def test_what_is_damaged_keeps_no_commit_from_coming_to_its_end(key: str) 
             store.rules.clear()
             await store.put(manifest_key("d/shares"), b"damaged")
         assert await vault.drain(20) == 0
+
+
+@pytest.mark.parametrize("lost", [True, False])
+@pytest.mark.parametrize("trash", [0.0, 86400.0])
+@pytest.mark.parametrize("how", ["replaced", "put back", "renamed over", "linked over", "removed", "removed, put back"])
+async def test_a_name_stays_of_use_though_a_page_of_what_has_it_is_damaged(
+    how: str, trash: float, lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What can be read of it stays counted, and nothing is counted too low."""
+    monkeypatch.setattr(run_sizes, "END", 1)  # So short a conversation is cut like a long one.
+    _, objects, needed = good_store()
+    path = "d/e/paged"
+    (page, *_) = sorted(key for key in needed[path] if b'"type":"page"' in objects[key].partition(b"\n")[0])
+    async with damaged({page: None if lost else objects[page][:-1] + b"?"}, trash_seconds=trash) as (store, vault):
+        for change in (append(vault, path, b"more"), edit(vault, path, 0, b"other")):
+            with pytest.raises(CorruptObject):
+                await change
+        content = b"other" if how == "replaced" else CONTENT["good" if how == "renamed over" else path]
+        if how in ("replaced", "put back"):
+            await write(vault, path, content, await vault.head(path))
+        elif how == "renamed over":
+            await vault.rename("good", path)
+        elif how == "linked over":
+            await vault.make_symlink(path, b"elsewhere", ATTRIBUTES, replace=True)
+        else:
+            await vault.remove(path)
+            if how == "removed, put back":
+                await write(vault, path, content)
+        if how == "removed":
+            with pytest.raises(NoSuchPath):
+                await read(vault, path)
+        elif how != "linked over":
+            assert await read(vault, path) == content
+        assert await vault.drain(20) == 0
+        checked = await Checker(store, await read_descriptor(store), exclusive=True).run()
+        assert not [finding for finding in checked.findings if isinstance(finding, CountTooLow)]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from stowfs.store.memory import MemoryStore
 from stowfs.vault.naming import join
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
-from tests.support.faults import TROUBLE, FailBefore, FaultyStore, Rule, Stall
+from tests.support.faults import TROUBLE, FailBefore, FaultyStore, Rule, Stall, StallAfter
 from tests.support.vaults import ATTRIBUTES, Hosts, append, read, write
 from tests.vault.test_promises import log_lines
 
@@ -167,12 +167,13 @@ async def test_a_rename_that_failed_goes_on_when_the_store_is_back(tmp_path: Pat
         assert (await audit(store.inner)).exact
 
 
-async def _begun_and_crashed(hosts: Hosts, store: FaultyStore) -> None:
-    """Host "a" has ended in the middle of a rename: "old/big" is not moved, and all the rest of the top level is."""
+async def _begun_and_crashed(hosts: Hosts, store: FaultyStore, action: type[Stall | StallAfter] = Stall) -> None:
+    """Host "a" has ended in the middle of a rename: "old/big" is not moved, and all the rest of the top level is. With
+    `StallAfter`, "old/big" has both names."""
     vault = await hosts.start("a")
     await _fill(vault, "old")
     await vault.drain()
-    stall = Stall()
+    stall = action()
     store.add(Rule(stall, "put", "manifests/new/big.json"))
 
     async def rename() -> None:
@@ -209,6 +210,30 @@ async def test_what_others_create_under_the_new_name_keeps_it(tmp_path: Path) ->
         expected = _under("new")
         del expected["new/big"]
         assert moved == expected
+        assert (await audit(store.inner)).exact
+
+
+async def test_what_others_remove_while_it_has_both_names_is_moved_again(tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts:
+        await _begun_and_crashed(hosts, store, StallAfter)
+        other = await hosts.start("b")
+        await other.remove("new/big")
+        assert await other.drain() == 0
+        assert await _recovered(hosts) == _under("new")
+        assert (await audit(store.inner)).exact
+
+
+async def test_what_others_append_to_while_it_has_both_names_keeps_the_new_one(tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts:
+        await _begun_and_crashed(hosts, store, StallAfter)
+        other = await hosts.start("b")
+        await append(other, "new/big", b" and more")
+        found = await _recovered(hosts)
+        beside = [path for path in found if path.startswith("new/big.conflict-")]
+        assert [found.pop(path) for path in beside] == [BIG]
+        assert found == {**_under("new"), "new/big": BIG + b" and more"}
         assert (await audit(store.inner)).exact
 
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import trio
 
+from stowfs.errors import PathExists
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.check import Checked, Checker
 from stowfs.vault.descriptor import read_descriptor
@@ -20,7 +21,7 @@ from stowfs.vault.findings import (
     Uncounted,
 )
 from stowfs.vault.naming import blob_key, manifest_key, revision_of_blob, segment_key
-from stowfs.vault.repair import NEEDS_EXCLUSIVE, OVERTAKEN, repair
+from stowfs.vault.repair import LOST, NEEDS_EXCLUSIVE, OVERTAKEN, UNCLEAR, UNREAD, repair
 from stowfs.vault.ring import first_ring, new_id
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
@@ -38,11 +39,28 @@ async def test_a_count_that_is_too_low(subject: Subject) -> None:
     assert isinstance(found, CountTooLow)
     assert (found.key, found.conversations) == (segment_key(digest), HOLDERS)
     assert (found.counted, found.references) == (1, 3)
-    # Beside live mounts, too.
+    # Beside live mounts, too, where nobody can tell what it should be: from then on, nobody counts it.
     (outcome,) = await subject.repair(exclusive=False)
     assert outcome.left is None
-    assert (await audit(subject.store)).exact
+    assert (await subject.record(digest)).header.ref_count == subject.descriptor.many
     assert (await subject.check()).findings == []
+
+
+async def test_a_count_that_is_too_low_is_set_where_nothing_else_uses_the_store(subject: Subject) -> None:
+    digest = await subject.shared()
+    await subject.change(digest, ref_count=1)
+    assert {outcome.left for outcome in await subject.repair()} == {None}
+    assert (await subject.record(digest)).header.ref_count == 3
+    assert (await audit(subject.store)).exact
+    assert (await read_descriptor(subject.store)).recounted_at > 0
+
+
+async def test_a_count_is_not_set_by_references_that_could_not_all_be_read(subject: Subject) -> None:
+    digest = await subject.shared()
+    await subject.change(digest, ref_count=1)
+    await subject.store.put(manifest_key("two"), b"damaged")
+    assert None in {outcome.left for outcome in await subject.repair()}
+    assert (await subject.record(digest)).header.ref_count == subject.descriptor.many
 
 
 async def test_a_count_that_is_too_high(subject: Subject) -> None:
@@ -109,6 +127,25 @@ async def test_a_host_does_not_believe_what_it_saw_before_a_recount(subject: Sub
     assert (await audit(subject.store)).exact
 
 
+async def test_nor_what_it_saw_of_a_record_that_was_lost_and_put_back(subject: Subject) -> None:
+    digest, _ = await subject.blob()
+    await subject.change(digest, ref_count=subject.descriptor.many)
+    await write(subject.vault, "two", BULKY, await subject.vault.head("two"))
+    await subject.hosts.crash("a")
+    await subject.store.delete(segment_key(digest))
+    assert {outcome.left for outcome in await subject.repair()} == {None}
+    assert (await subject.record(digest)).header.ref_count == 2
+    subject.hosts.descriptor = await read_descriptor(subject.store)
+    await write(await subject.hosts.start("a"), "three", BULKY)
+    assert (await subject.record(digest)).header.ref_count == 3
+
+
+async def test_damage_that_cannot_be_repaired_costs_hosts_nothing_they_saw(subject: Subject) -> None:
+    await subject.store.delete(segment_key(await subject.shared()))
+    assert {outcome.left for outcome in await subject.repair()} == {LOST}
+    assert (await read_descriptor(subject.store)).recounted_at == 0.0
+
+
 async def test_a_segment_that_leaked(subject: Subject) -> None:
     await subject.vault.counts.acquire(new_id(), "ab" * 32, payload("ab" * 32))
     digest = hashlib.sha256(b"leaked").hexdigest()
@@ -135,6 +172,19 @@ async def test_an_orphan_blob(subject: Subject) -> None:
     assert {outcome.left for outcome in await subject.repair()} == {None}
     assert (await audit(subject.store)).exact
     assert key in await contents(subject.store, "blobs/")
+
+
+async def test_a_payload_is_no_orphan_before_all_references_are_read(subject: Subject) -> None:
+    """Both can be mended, one after the other: the manifest from a copy, and with it the record."""
+    digest, key = await subject.blob()
+    manifest = await subject.body(manifest_key("bulky"))
+    await subject.store.put(manifest_key("bulky"), b"damaged")
+    await subject.store.delete(segment_key(digest))
+    left = {outcome.finding.key: outcome.left for outcome in await subject.repair()}
+    assert left == {key: UNREAD, manifest_key("bulky"): UNCLEAR}
+    await subject.store.put(manifest_key("bulky"), manifest)
+    assert {outcome.left for outcome in await subject.repair()} == {None}
+    assert await read(await subject.hosts.start("b"), "bulky") == BULKY
 
 
 async def _lose(subject: Subject, digest: str) -> None:
@@ -229,6 +279,19 @@ async def test_commits_under_way_are_no_findings(subject: Subject) -> None:
     assert (await subject.check()).findings == []
 
 
+@pytest.mark.parametrize(("hours", "found"), [(12, set()), (36, {CountTooHigh})])
+async def test_a_commit_that_takes_longer_than_the_grace_period_is_no_finding(
+    hours: int, found: set[type], subject: Subject
+) -> None:
+    """It has counted the segments of a large file, and is not at its end for hours."""
+    store = FaultyStore(subject.store)
+    b = await subject.hosts.start("b", store)
+    async with store.held("put", manifest_key("new"), write, b, "new", CONTENT):
+        later = time.time() + hours * 3600
+        checked = await Checker(subject.store, subject.descriptor, grace=0.0, now=lambda: later).run()
+        assert {type(finding) for finding in checked.findings} == found
+
+
 async def test_beside_writers_nothing_looks_lost(subject: Subject) -> None:
     bodies = [CONTENT, TRASHED, BULKY, SHARED]
     checks = 0
@@ -265,6 +328,16 @@ async def test_beside_writers_nothing_looks_lost(subject: Subject) -> None:
     assert (await subject.check()).findings == []
 
 
+async def _stop_before_release(hosts: Hosts, store: FaultyStore, vault: Vault, path: str) -> None:
+    """Host "a" crashes when it has replaced a conversation, before it releases what that had."""
+    stall = Stall()
+    store.add(Rule(stall, "put", "segments/*", times=None, nth=1))
+    await write(vault, path, b"something else", await vault.head(path))
+    await stall.reached.wait()
+    await hosts.crash("a")
+    store.rules.clear()
+
+
 async def test_a_host_that_comes_back_does_not_release_what_was_lowered(tmp_path: Path) -> None:
     """It crashed after its commit, before it released. The repair did that for it; doing it again would lose data."""
     store = FaultyStore(MemoryStore())
@@ -273,17 +346,76 @@ async def test_a_host_that_comes_back_does_not_release_what_was_lowered(tmp_path
         a = await hosts.start("a")
         await write(a, "x", CONTENT)
         await write(a, "y", SHARED)
-        stall = Stall()
-        store.add(Rule(stall, "put", "segments/*", times=None, nth=1))
-        await write(a, "x", b"something else", await a.head("x"))
-        await stall.reached.wait()
-        await hosts.crash("a")
-        store.rules.clear()
+        await _stop_before_release(hosts, store, a, "x")
         checked = await Checker(store, hosts.descriptor, exclusive=True).run()
         assert checked.findings
         assert all(isinstance(finding, CountTooHigh) for finding in checked.findings)
         outcomes = await repair(store, hosts.descriptor, checked, exclusive=True, deadline=DEADLINE)
         assert all(outcome.left is None for outcome in outcomes)
+        assert (await audit(store.inner)).exact
+        a = await hosts.start("a")
+        assert await a.drain() == 0
+        assert (await audit(store.inner)).exact
+        assert await read(await hosts.start("b"), "y") == SHARED
+
+
+async def _lose_segments(hosts: Hosts, digests: set[str]) -> None:
+    for digest in digests:
+        await hosts.store.delete(segment_key(digest))
+
+
+async def _raise_counts(hosts: Hosts, *, exclusive: bool) -> None:
+    assert hosts.descriptor is not None
+    checked = await Checker(hosts.store, hosts.descriptor, grace=0.0, exclusive=exclusive).run()
+    assert checked.findings
+    assert {type(finding) for finding in checked.findings} == {CountTooLow}
+    outcomes = await repair(hosts.store, hosts.descriptor, checked, exclusive=exclusive, deadline=DEADLINE)
+    assert all(outcome.left is None for outcome in outcomes)
+
+
+@pytest.mark.parametrize("overtaken", [False, True])
+async def test_a_commit_under_way_does_not_make_a_raised_count_too_low_again(overtaken: bool, tmp_path: Path) -> None:
+    """It is counted, and no manifest says so; when it has ended, one does, or it takes back what it counted."""
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        one = await write(a, "one", CONTENT)
+        await write(a, "two", CONTENT)
+        await _lose_segments(hosts, await a.digests(one))
+
+        async def store_again() -> None:
+            try:
+                await write(b, "three", CONTENT, exclusive=True)
+            except PathExists:
+                assert overtaken
+
+        async with store.held("put", manifest_key("three"), store_again):
+            await _raise_counts(hosts, exclusive=False)
+            if overtaken:
+                await write(a, "three", b"somebody was quicker")
+        assert await b.drain() == 0
+        assert (await audit(store.inner)).safe
+        await a.remove("one")
+        if not overtaken:
+            await a.remove("two")
+        await a.drain()
+        await collect(hosts, a)
+        assert await read(await hosts.start("c"), "two" if overtaken else "three") == CONTENT
+
+
+async def test_a_host_that_comes_back_does_not_release_what_was_raised(tmp_path: Path) -> None:
+    """It crashed after its commit, before it released: what it gave up is not counted, since the record was lost."""
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        x = await write(a, "x", SHARED)
+        await write(a, "y", SHARED)
+        await _stop_before_release(hosts, store, a, "x")
+        await _lose_segments(hosts, await b.digests(x))
+        await write(b, "again", SHARED)
+        assert await b.drain() == 0
+        await hosts.crash("b")
+        await _raise_counts(hosts, exclusive=True)
         assert (await audit(store.inner)).exact
         a = await hosts.start("a")
         assert await a.drain() == 0

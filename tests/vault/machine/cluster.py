@@ -173,6 +173,6 @@ class Cluster:
         line = self.lines[host]
         if line.down:
             return
-        checked = await Checker(line, self.descriptor, grace=0.0).run()
+        checked = await Checker(line, self.descriptor, grace=0.0, commit_age=0.0).run()
         assert views.only_waste(checked), checked.findings
         await repair(line, self.descriptor, checked, deadline=1.0)

@@ -1,0 +1,289 @@
+"""What waits and was interrupted: a commit at once, in the middle of which the process ended or got no answer; a PUT
+that is carried out late; a removal. What is written afterwards, here and by others, is there in the end."""
+
+from functools import partial
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import trio
+from uuid_utils import uuid7
+
+from stowfs.errors import StoreUnavailable
+from stowfs.locks import Lock
+from stowfs.store.memory import MemoryStore
+from stowfs.vault.backlog import Unshown
+from stowfs.vault.draft import Draft
+from stowfs.vault.vault import Vault
+from tests.support.audit import audit
+from tests.support.faults import FailAfter, FailBefore, FaultyStore, Late, Rule, StallAfter
+from tests.support.vaults import ATTRIBUTES, Hosts, append, edit, flush, read, write
+from tests.vault.test_backlog import acknowledged, appended, flush_without_answer, names
+
+SECONDS = 1000 << 80
+"""By how much a uuid7 made a second later is greater."""
+
+
+@pytest.mark.parametrize("new", [False, True])
+@pytest.mark.parametrize("spool_short", [0, 1 << 16])
+async def test_what_is_written_after_a_commit_that_a_restart_ended_is_kept(
+    new: bool, spool_short: int, tmp_path: Path
+) -> None:
+    """Each attempt of a commit at once seals the log once more; what comes after the restart was in none of them."""
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.5, spool_short=spool_short) as hosts:
+        a = await hosts.start("a")
+        start = b"" if new else b"start\n"
+        draft = await appended(a, None if new else await write(a, "x", start), b"one\n")
+        for trouble in FailBefore, FailAfter:
+            store.add(Rule(trouble(StoreUnavailable("no answer")), "put", "manifests/x.json"))
+            store.add(Rule(FailBefore(StoreUnavailable("away")), key="manifests/x.json", times=None))
+            with pytest.raises(StoreUnavailable):
+                await a.commit(draft)
+            store.rules.clear()
+        await hosts.crash("a")
+        a = await hosts.start("a")
+        [draft] = a.backlog.drafts
+        draft.write(draft.size, b"two\n")
+        await a.acknowledge(draft)
+        await flush(a)
+        assert a.backlog.drafts == []
+        assert await read(a, "x") == start + b"one\ntwo\n"
+
+
+async def test_an_edit_after_a_commit_that_a_restart_ended_spares_what_others_appended(tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        draft = await appended(a, await write(a, "x", b"start\n"), b"mine\n")
+        await append(b, "x", b"theirs\n")
+        # The first PUT is refused, the second one takes effect.
+        stalled = StallAfter()
+        store.add(Rule(stalled, "put", "manifests/x.json", nth=2))
+        hosts.start_soon("a", partial(a.commit, draft))
+        await stalled.reached.wait()
+        await hosts.crash("a")
+        store.rules.clear()
+        a = await hosts.start("a")
+        [draft] = a.backlog.drafts
+        draft.write(6, b"MINE")
+        await a.acknowledge(draft)
+        await flush(a)
+        x, beside = await names(b)
+        assert (x, await read(b, x)) == ("x", b"start\ntheirs\nmine\n")
+        assert await read(b, beside) == b"start\nMINE\n"
+
+
+async def make_something_else(vault: Vault, kind: str) -> None:
+    """A directory or symbolic link with the name `x`."""
+    if kind == "directory":
+        await vault.make_directory("x", ATTRIBUTES)
+        await write(vault, "x/child", b"of b")
+    else:
+        await vault.make_symlink("x", b"/target", ATTRIBUTES)
+
+
+async def is_kept_beside(hosts: Hosts, kind: str, *contents: bytes) -> None:
+    """Whether `x` is what was made, and these are beside it."""
+    c = await hosts.start("c")
+    assert (await c.head("x")).manifest.kind == kind
+    found = [await read(c, name) for name in await names(c) if name.startswith("x.conflict-")]
+    assert sorted(found) == sorted(contents)
+    assert kind != "directory" or await read(c, "x/child") == b"of b"
+
+
+@pytest.mark.parametrize("kind", ["directory", "symlink"])
+@pytest.mark.parametrize("crashed", [False, True])
+async def test_what_has_the_name_of_a_file_by_now_survives_a_commit_of_it(
+    kind: str, crashed: bool, tmp_path: Path
+) -> None:
+    """Also where an earlier state of the file was a version."""
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.5) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        draft = await acknowledged(a, "x", b"one ")
+        await flush_without_answer(store, a)
+        draft.write(4, b"two")
+        await a.acknowledge(draft)
+        await b.remove("x")
+        await make_something_else(b, kind)
+        if crashed:
+            await hosts.crash("a")
+            a = await hosts.start("a")
+        await flush(a)
+        await is_kept_beside(hosts, kind, b"one two")
+
+
+@pytest.mark.parametrize("kind", ["directory", "symlink"])
+async def test_what_has_the_name_of_a_file_survives_what_was_written_while_that_was_kept_beside(
+    kind: str, tmp_path: Path
+) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        draft = await appended(a, None, b"one ")
+        await make_something_else(b, kind)
+        lock = Lock()
+        commit = partial(a.backlog.flush, draft, lock, Unshown)
+        async with store.held("put", "manifests/x.conflict*", commit), lock:
+            draft.write(4, b"two")
+            await a.acknowledge(draft)
+        await flush(a)
+        await is_kept_beside(hosts, kind, b"one two")
+
+
+@pytest.mark.parametrize("removed", [False, True])
+async def test_what_is_carried_out_late_does_not_replace_what_was_acknowledged_since(
+    removed: bool, tmp_path: Path
+) -> None:
+    """The file was made what it had been before, so that there is nothing to store; or was new, and removed."""
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.5) as hosts:
+        a = await hosts.start("a")
+        base = None if removed else await write(a, "x", b"old\n")
+        draft = a.draft("x", base, base.attributes if base else ATTRIBUTES)
+        draft.truncate(0)
+        draft.write(0, b"new\n")
+        await a.acknowledge(draft)
+        store.add(Rule(Late(), "put", "manifests/x.json", times=None))
+        with pytest.raises(StoreUnavailable):
+            await flush(a)
+        store.rules.clear()
+        if removed:
+            await remove(a, draft)
+        else:
+            draft.truncate(0)
+            draft.write(0, b"old\n")
+            await a.acknowledge(draft)
+            await flush(a)
+        assert a.backlog.drafts == []
+        await store.carry_out_late()
+        b = await hosts.start("b")
+        assert await names(b) == ([] if removed else ["x"])
+        assert removed or await read(b, "x") == b"old\n"
+
+
+@pytest.mark.parametrize("crashed", [False, True])
+async def test_what_lost_is_kept_beside_once(crashed: bool, tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.5) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        base = await write(a, "x", b"start of it\n")
+        draft = a.draft("x", base, base.attributes)
+        draft.write(0, b"S")
+        await a.acknowledge(draft)
+        await edit(b, "x", 6, b"O")
+        for _ in range(2):
+            store.add(Rule(FailAfter(StoreUnavailable("no answer")), "put", "manifests/x.conflict*"))
+            store.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.conflict*", times=None))
+            with pytest.raises(StoreUnavailable):
+                await flush(a)
+            store.rules.clear()
+            if crashed:
+                await hosts.crash("a")
+                a = await hosts.start("a")
+        await flush(a)
+        assert a.backlog.drafts == []
+        x, beside = await names(b)
+        assert (await read(b, x), await read(b, beside)) == (b"start Of it\n", b"Start of it\n")
+        await a.drain()
+        assert (await audit(store.inner)).exact
+
+
+async def remove(vault: Vault, draft: Draft) -> None:
+    """As a mount does."""
+    async with vault.backlog.removing(draft) as commit:
+        await vault.remove(draft.path, commit=commit, doubtful=bool(draft.attempts))
+    await vault.backlog.withdraw(draft)
+
+
+async def crash_after_removal(hosts: Hosts, vault: Vault, draft: Draft, *, removed: bool = True) -> None:
+    """The process of host `a` ends when it has `removed` what waits from the store, and before it knows."""
+    reached = trio.Event()
+
+    async def removing() -> None:
+        async with vault.backlog.removing(draft) as commit:
+            if removed:
+                await vault.remove(draft.path, commit=commit, doubtful=bool(draft.attempts))
+            reached.set()
+            await trio.sleep_forever()
+
+    hosts.start_soon("a", removing)
+    await reached.wait()
+    await hosts.crash("a")
+
+
+async def removals_finished(hosts: Hosts) -> None:
+    """Host `a` is started again, and finishes what it was doing."""
+    a = await hosts.start("a")
+    hosts.start_soon("a", a.run_flusher)
+    assert await a.flusher.flush(10) == []
+    assert a.backlog.removals == []
+
+
+@pytest.mark.parametrize("removed", [False, True])
+async def test_an_interrupted_removal_of_what_was_a_version_spares_what_was_written_since(
+    removed: bool, tmp_path: Path
+) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.5) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        draft = await acknowledged(a, "x", b"waits")
+        await flush_without_answer(store, a)
+        await crash_after_removal(hosts, a, draft, removed=removed)
+        if not removed:
+            await b.remove("x")
+        await write(b, "x", b"of another host")
+        await removals_finished(hosts)
+        assert await read(b, "x") == b"of another host"
+
+
+async def test_an_interrupted_removal_spares_the_same_bytes_written_again(tmp_path: Path) -> None:
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        draft = await appended(a, await write(a, "x", b"old"), b" and new")
+        await crash_after_removal(hosts, a, draft)
+        await write(b, "x", b"old")
+        await removals_finished(hosts)
+        assert await read(b, "x") == b"old"
+
+
+async def test_an_interrupted_removal_spares_what_a_host_writes_whose_clock_is_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        draft = await acknowledged(a, "x", b"waits")
+        await write(b, "x", b"seen by both")
+        await crash_after_removal(hosts, a, draft)
+        with monkeypatch.context() as behind:
+            behind.setattr("stowfs.vault.ring.uuid7", lambda: UUID(int=uuid7().int - 2 * SECONDS))
+            await write(b, "x", b"of another host")
+        await removals_finished(hosts)
+        assert await read(b, "x") == b"of another host"
+
+
+async def test_an_append_is_stored_once_though_the_clock_was_set_back_between_its_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.5) as hosts:
+        a = await hosts.start("a")
+        await appended(a, await write(a, "x", b"start\n"), b"one\n")
+        await flush_without_answer(store, a)
+        await hosts.crash("a")
+        monkeypatch.setattr("stowfs.vault.ring.uuid7", lambda: UUID(int=uuid7().int - 3600 * SECONDS))
+        a = await hosts.start("a")
+        [draft] = a.backlog.drafts
+        draft.write(draft.size, b"two\n")
+        await a.acknowledge(draft)
+        # The first PUT is refused: "one" is there already.
+        stalled = StallAfter()
+        store.add(Rule(stalled, "put", "manifests/x.json", nth=2))
+        hosts.start_soon("a", partial(flush, a))
+        await stalled.reached.wait()
+        await hosts.crash("a")
+        store.rules.clear()
+        a = await hosts.start("a")
+        await flush(a)
+        assert await read(a, "x") == b"start\none\ntwo\n"
