@@ -59,6 +59,9 @@ MOMENT = _Moment()
 DURATION = _Duration()
 """For example 15m or 7d: in seconds, more than none."""
 
+LOCAL_PATH = click.Path(readable=False)
+"""A local path. Whether it can be read is left to who reads it: who has mounted something need not be able to."""
+
 
 def store_argument(function: Callable[..., None]) -> Callable[..., None]:
     """STORE and the options that say how to reach it, for a command that takes `location` and `options`."""

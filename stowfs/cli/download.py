@@ -18,9 +18,9 @@ from stowfs.cli.output import Progress
 from stowfs.cli.pool import is_below
 from stowfs.cli.tally import Tally
 from stowfs.config import MIB
-from stowfs.errors import NotDirectory, StowError
+from stowfs.errors import NotDirectory, PathExists, StowError
 from stowfs.vault.manifest import Attributes, Snapshot
-from stowfs.vault.naming import split
+from stowfs.vault.naming import display, split
 from stowfs.vault.ring import new_id
 from stowfs.vault.vault import Vault
 
@@ -42,11 +42,20 @@ class Item:
     snapshot: Snapshot
 
 
-async def get(vault: Vault, found: Snapshot, directory: str, tally: Tally, progress: Progress) -> None:
+async def get(
+    vault: Vault,
+    found: Snapshot,
+    directory: str,
+    tally: Tally,
+    progress: Progress,
+    *,
+    taken: dict[str, str] | None = None,
+) -> None:
     """Copies `found` into the local `directory`, while it is walked through: no more is in memory than is under way.
 
-    The top directory of the store stands for what is in it. Errors of single directories and files go to `tally`.
-    Raises errors of listing; what was found until then is copied.
+    The top directory of the store stands for what is in it. `taken`: the local paths that other copies into this
+    directory gave to files, with where those are in the store; they are kept, and what this one gives is added. Errors
+    of single directories and files go to `tally`. Raises errors of listing; what was found until then is copied.
     """
     folders = _Folders(found, directory, tally)
 
@@ -71,6 +80,11 @@ async def get(vault: Vault, found: Snapshot, directory: str, tally: Tally, progr
             try:
                 async with aclosing(_walk(vault, found, folders)) as items:
                     async for item in items:
+                        if taken is not None and item.target in taken:
+                            _keep(taken[item.target], item, tally)
+                            continue
+                        if taken is not None:
+                            taken[item.target] = item.snapshot.path
                         progress.expect(item.snapshot.size)
                         await sender.send(item)
             except StowError as error:
@@ -79,6 +93,12 @@ async def get(vault: Vault, found: Snapshot, directory: str, tally: Tally, progr
     await folders.finish()
     if failure is not None:
         raise failure
+
+
+def _keep(kept: str, item: Item, tally: Tally) -> None:
+    """Says that what `kept` is in the store stays where `item` would go; what was named twice is no other."""
+    if kept != item.snapshot.path:
+        tally.failed(item.snapshot.path, PathExists(f"would replace what {display(kept)} puts at {item.target}"))
 
 
 async def _walk(vault: Vault, found: Snapshot, folders: "_Folders") -> AsyncGenerator[Item]:
@@ -176,31 +196,42 @@ def _appearing(item: Item) -> Iterator[int]:
     """The descriptor of a new file that gets its name and attributes when the block has ended well, else is gone."""
     directory = os.path.dirname(item.target)
     _check_directory(directory)
-    fd, temporary = tempfile.mkstemp(prefix=".stowfs-", dir=directory)
-    try:
-        with os.fdopen(fd, "wb", buffering=0):
-            yield fd
-            attributes = item.snapshot.attributes
-            os.fchmod(fd, attributes.mode & PERMISSIONS)
-            os.utime(fd, ns=(attributes.mtime_ns, attributes.mtime_ns))
-        os.replace(temporary, item.target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with _named(item):
+        fd, temporary = tempfile.mkstemp(prefix=".stowfs-", dir=directory)
+        try:
+            with os.fdopen(fd, "wb", buffering=0):
+                yield fd
+                attributes = item.snapshot.attributes
+                os.fchmod(fd, attributes.mode & PERMISSIONS)
+                os.utime(fd, ns=(attributes.mtime_ns, attributes.mtime_ns))
+            os.replace(temporary, item.target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
 
 
 def _link(item: Item) -> None:
     directory = os.path.dirname(item.target)
     _check_directory(directory)
-    temporary = os.path.join(directory, f".stowfs-{new_id()}")
-    os.symlink(item.snapshot.target, os.fsencode(temporary))
+    with _named(item):
+        temporary = os.path.join(directory, f".stowfs-{new_id()}")
+        os.symlink(item.snapshot.target, os.fsencode(temporary))
+        try:
+            mtime_ns = item.snapshot.attributes.mtime_ns
+            os.utime(temporary, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+            os.replace(temporary, item.target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+
+@contextmanager
+def _named(item: Item) -> Iterator[None]:
+    """Around what makes a file: errors are about its own name, of the temporary one nobody knows."""
     try:
-        mtime_ns = item.snapshot.attributes.mtime_ns
-        os.utime(temporary, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
-        os.replace(temporary, item.target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, item.target) from error
 
 
 def _make_directory(path: str) -> None:

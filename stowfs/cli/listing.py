@@ -51,6 +51,11 @@ def conversation_time(snapshot: Snapshot) -> float:
     return snapshot.attributes.mtime_ns / NANOSECONDS if time is None else time
 
 
+def has_times(snapshot: Snapshot) -> bool:
+    """Whether the store has times for this: it has none for the top directory, nor for one whose manifest is lost."""
+    return bool(snapshot.etag)
+
+
 async def entries(session: Session, path: str, *, recursive: bool) -> AsyncIterator[Snapshot]:
     """What is in the directory `path` (with `recursive`, below it), by name; or the conversation `path` itself."""
     found = await session.find(path)
@@ -76,13 +81,13 @@ def long_line(snapshot: Snapshot, *, recursive: bool) -> str:
     facts = snapshot.manifest.facts
     messages = "-" if facts.messages is None else str(facts.messages)
     mode = stat.filemode(kind | snapshot.attributes.mode)
-    when = moment(conversation_time(snapshot))
+    when = moment(conversation_time(snapshot)) if has_times(snapshot) else "-"
     expires = deadline(snapshot) or "-"
     model = facts.model or "-"
     name = name_shown(snapshot, recursive=recursive)
     if snapshot.is_symlink:
         name += f" -> {os.fsdecode(snapshot.target)}"
-    return f"{mode} {snapshot.size:>12} {when} {expires:<20} {messages:>6} {model:<24} {name}"
+    return f"{mode} {snapshot.size:>12} {when:<20} {expires:<20} {messages:>6} {model:<24} {name}"
 
 
 def deadline(snapshot: Snapshot) -> str | None:
@@ -92,8 +97,8 @@ def deadline(snapshot: Snapshot) -> str | None:
 
 
 def document(snapshot: Snapshot) -> dict[str, object]:
-    """What a program gets to know of a conversation or directory; times as ISO 8601. Bytes of the id that are no UTF-8
-    come as surrogate escapes."""
+    """What a program gets to know of a conversation or directory; times as ISO 8601, `None` where there are none.
+    Bytes of the id that are no UTF-8 come as surrogate escapes."""
     attributes = snapshot.attributes
     facts = snapshot.manifest.facts
     common: dict[str, object] = {
@@ -102,7 +107,7 @@ def document(snapshot: Snapshot) -> dict[str, object]:
         "mode": f"{attributes.mode:04o}",
         "uid": attributes.uid,
         "gid": attributes.gid,
-        "modified": moment(attributes.mtime_ns / NANOSECONDS),
+        "modified": moment(attributes.mtime_ns / NANOSECONDS) if has_times(snapshot) else None,
         "revision": snapshot.etag,
     }
     if snapshot.is_directory:

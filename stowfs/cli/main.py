@@ -5,7 +5,6 @@ traceback.
 """
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +13,7 @@ from click.exceptions import NoArgsIsHelpError
 
 from stowfs import __version__
 from stowfs.cli.failures import cause, explain
-from stowfs.cli.output import fail
+from stowfs.cli.output import drop_output, fail, open_missing_streams, writing_results
 
 COMMANDS = {
     "cat": ("read", "Print conversations, byte for byte, one after the other."),
@@ -79,9 +78,11 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
+    open_missing_streams()
     try:
         result = cli.main(args=arguments, prog_name="stowfs", standalone_mode=False)
-        sys.stdout.flush()
+        with writing_results():
+            sys.stdout.flush()
     except BaseException as error:
         status = _report(cause(error))
         if status is None:
@@ -97,9 +98,11 @@ def _report(error: BaseException) -> int | None:
             error.show()
             return 2
         case BrokenPipeError():
-            # Whoever read the output has seen enough; what is still buffered must not fail again at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # Whoever read the output has seen enough.
+            drop_output()
             return 1
+        case OSError():
+            drop_output()
         case KeyboardInterrupt() | click.Abort():
             return INTERRUPTED
     explained = explain(error)

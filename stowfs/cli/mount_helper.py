@@ -10,10 +10,10 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from stowfs import __version__
-from stowfs.cli.arguments import STORE
+from stowfs.cli.arguments import LOCAL_PATH, STORE
 from stowfs.cli.failures import cause
 from stowfs.cli.mounting import mount_or_remount, prepare, requested
-from stowfs.cli.output import printable
+from stowfs.cli.output import drop_output, open_missing_streams, printable
 from stowfs.config import StoreOptions
 from stowfs.errors import MountFailed, StowError, UsageError
 from stowfs.mount.options import without_unknown
@@ -29,7 +29,7 @@ USAGE_OF_STOWFS = 2
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mount.stowfs")
 @click.argument("location", metavar="SPEC", type=STORE)
-@click.argument("mountpoint", metavar="DIR", type=click.Path())
+@click.argument("mountpoint", metavar="DIR", type=LOCAL_PATH)
 @click.option("-o", "option_lists", metavar="OPTION[,…]", multiple=True, help="Mount options: see 'stowfs mount -h'.")
 @click.option("-s", "sloppy", is_flag=True, help="Pass over options that stowfs does not have.")
 @click.option("-f", "fake", is_flag=True, help="Only check, and mount nothing.")
@@ -69,6 +69,7 @@ def helper(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
+    open_missing_streams()
     try:
         helper.main(args=arguments, prog_name="mount.stowfs", standalone_mode=False)
     except BaseException as error:  # noqa: BLE001 - every one has an exit status
@@ -90,6 +91,7 @@ def _report(error: BaseException) -> int:
         case StowError():
             return _fail(str(error), NOT_MOUNTED)
         case OSError():
+            drop_output()
             return _fail(str(error), SYSTEM_ERROR)
         case _:
             traceback.print_exception(error)

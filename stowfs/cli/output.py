@@ -17,6 +17,40 @@ import click
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
+STANDARD = ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY))
+"""Descriptor and name of each standard stream, and how one that is missing is opened: to write results must fail where
+nobody can have them; messages are lost."""
+
+
+def open_missing_streams() -> None:
+    """Opens the standard streams that this process was started without (`>&-`): Python has `None` for them, and another
+    file would get their descriptors."""
+    for fd, name, flags in STANDARD:
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, flags)
+            if null != fd:
+                os.dup2(null, fd)
+                os.close(null)
+            os.set_inheritable(fd, True)
+            setattr(sys, name, open(fd, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
+
+
+def drop_output() -> None:
+    """What could not be written to stdout must not fail again at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+@contextmanager
+def writing_results() -> Iterator[None]:
+    """Around what writes to stdout: an error says that it was there."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
 def fail(message: str, *, status: int = 1) -> int:
     """Prints one line that says what went wrong and what to do; returns the exit status."""
     note(" ".join(message.split()))
@@ -37,12 +71,14 @@ def printable(text: str) -> str:
 
 def echo(text: str) -> None:
     """Prints a line that may hold names: escaped for a terminal, byte for byte for a program."""
-    click.echo(printable(text) if sys.stdout.isatty() else os.fsencode(text))
+    with writing_results():
+        click.echo(printable(text) if sys.stdout.isatty() else os.fsencode(text))
 
 
 def emit(document: object) -> None:
     """Prints one JSON document."""
-    click.echo(json.dumps(document, indent=2))
+    with writing_results():
+        click.echo(json.dumps(document, indent=2))
 
 
 def size(count: float) -> str:

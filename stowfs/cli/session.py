@@ -98,6 +98,8 @@ def first_requests(options: StoreOptions) -> Iterator[None]:
     try:
         yield
     except StoreUnavailable as error:
+        if "check the endpoint" in str(error):
+            raise  # Who could not connect at all says so already, and where to.
         endpoint = options.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         where = f" ({endpoint})" if endpoint and endpoint not in str(error) else ""
         raise StoreUnavailable(f"{error}: check the endpoint{where} and the network") from error
@@ -117,6 +119,8 @@ async def contact(location: StoreLocation, options: StoreOptions, *, writing: bo
         except StoreMissing as error:
             if not isinstance(location, FileLocation):
                 raise
+            if await trio.to_thread.run_sync(os.path.lexists, location.directory):
+                raise StoreMissing(f"{location.url} is no store: it is a file, and a store is a directory") from error
             advice = f"make one with 'stowfs mkfs {location.url}'"
             raise StoreMissing(f"{location.url}: there is no store: {advice}") from error
         async with _working(store, options, descriptor, report) as reached:

@@ -1,15 +1,17 @@
 """What a bulk copy did: counted, with every failure and every skipped file."""
 
 import time
+import traceback
 from dataclasses import dataclass, field
 
-from stowfs.cli.failures import explain
+from stowfs.cli.failures import cause, explain
 from stowfs.cli.output import counted, note, size
+from stowfs.vault.naming import display
 
 
 @dataclass(slots=True)
 class Tally:
-    """`errors` and `skips`: name and reason. Each is said on stderr at once."""
+    """`errors` and `skips`: name, and reason without it. Each is said on stderr at once."""
 
     files: int = 0
     directories: int = 0
@@ -24,11 +26,17 @@ class Tally:
         self.bytes += byte_count
 
     def failed(self, name: str, error: Exception) -> None:
-        """A file or directory could not be copied."""
-        explained = explain(error)
+        """A file or directory could not be copied. Of a defect, the traceback is shown."""
+        explained = explain(cause(error))
+        # A time that this host cannot have is no defect.
+        if explained is None and not isinstance(error, OverflowError):
+            traceback.print_exception(error)
         reason = explained[0] if explained else repr(error)
+        # An error of a file or an id begins with its name, the latter without the slashes around it.
+        for known in (name, display(name.strip("/"))):
+            reason = reason.removeprefix(f"{known}: ")
         self.errors.append((name, reason))
-        note(reason if name in reason else f"{name}: {reason}")
+        note(reason if reason.startswith(f"{name} ") else f"{name}: {reason}")
 
     def skipped(self, name: str, reason: str) -> None:
         """Something is not copied, on purpose."""

@@ -1,7 +1,7 @@
 """`put`: local files and directories into a store, by the same commits as a mount's, many at once.
 
 One file that cannot be read or stored does not keep the others. Symbolic links inside directories are stored as they
-are, wherever they lead; special files are skipped.
+are, wherever they lead; special files in them are skipped.
 """
 
 import contextlib
@@ -51,6 +51,11 @@ NEW_MODE = 0o755
 """Permissions of directories that no local directory stands for."""
 
 
+ITSELF = "it is the store that it would be copied into"
+"""Why a directory is left out: the store would hold itself as it was at some moment, and with each `put` twice as
+much."""
+
+
 @dataclass(frozen=True, slots=True)
 class Directory:
     """A local directory to be put, and its path in the store."""
@@ -86,14 +91,20 @@ class Item:
         return join(self.above, self.name)
 
 
-def find(sources: list[str], target: str, tally: Tally) -> tuple[list[Directory], list[Item]]:
+def find(
+    sources: list[str], target: str, tally: Tally, *, store: str | None = None
+) -> tuple[list[Directory], list[Item]]:
     """The directories (parents first) and files under `sources`, each to be put into the directory `target` under its
     own name.
 
-    A source that ends in '/.' stands for what is in it. Blocks. What cannot be read or is skipped goes to `tally`.
+    A source that ends in '/.' stands for what is in it. Of files that would get the same path, the first is kept.
+    The local directory `store` is that of the store itself, and left out. Blocks. What cannot be read, stored or kept,
+    or is skipped, goes to `tally`.
     """
+    own = _status(store)
     directories: list[Directory] = []
     files: list[Item] = []
+    tops: list[str] = []
     for source in sources:
         folder, name = os.path.split(source.rstrip("/") or "/")
         try:
@@ -103,14 +114,23 @@ def find(sources: list[str], target: str, tally: Tally) -> tuple[list[Directory]
             tally.failed(source, error)
             continue
         if stat.S_ISDIR(status.st_mode):
+            if _is_same(status, own):
+                tally.failed(source, PathExists(ITSELF))
+                continue
             path = target if name in (".", "..", "") else join(target, name)
             if path:
                 directories.append(Directory(source, path, status.st_mode, status.st_mtime_ns))
-            _scan(source, path, directories, files, tally)
+            tops.append(path)
+            _scan(source, path, directories, files, tally, own)
         elif stat.S_ISREG(status.st_mode):
+            tops.append(join(target, name))
             files.append(_item(folder, target, name, status))
         else:
-            tally.skipped(source, "not a regular file")
+            # Inside a directory it would be skipped; this one was asked for.
+            tally.failed(source, StowError("it is no regular file, and only those are stored"))
+    # Only such sources can meet: to know all paths takes more memory than the files themselves do.
+    if len(set(tops)) < len(tops) or (target in tops and len(tops) > 1):
+        files = _first_of_each(files, tally)
     return directories, files
 
 
@@ -151,7 +171,7 @@ async def put(
             await vault.make_symlink(item.path, target, _attributes(item, now), replace=True)
             tally.copied(len(target))
             progress.advance(item.size)
-        except (OSError, StowError) as error:
+        except Exception as error:  # noqa: BLE001 - a defect keeps no other file from the store
             tally.failed(item.source, error)
 
     async def begin(item: Item) -> Draft:
@@ -168,7 +188,7 @@ async def put(
             await vault.commit(draft)
             tally.copied(size)
             progress.advance(size)
-        except (OSError, StowError) as error:
+        except Exception as error:  # noqa: BLE001 - a defect keeps no other file from the store
             tally.failed(item.source, error)
 
     async def put_files(items: Sequence[Item]) -> None:
@@ -182,7 +202,7 @@ async def put(
                 else:
                     try:
                         drafts.append((item, await begin(item)))
-                    except StowError as error:
+                    except Exception as error:  # noqa: BLE001 - as above
                         tally.failed(item.source, error)
             copied = await trio.to_thread.run_sync(_copy_all, drafts)
             async with trio.open_nursery() as nursery:
@@ -241,7 +261,7 @@ def _copy_all(drafts: Sequence[tuple[Item, Draft]]) -> list[Exception | None]:
         try:
             _copy(item, draft)
             failures.append(None)
-        except (OSError, StowError) as error:
+        except Exception as error:  # noqa: BLE001 - a defect keeps no other file from the store
             failures.append(error)
     return failures
 
@@ -254,7 +274,14 @@ def _copy(item: Item, draft: Draft) -> None:
             offset += len(data)
 
 
-def _scan(directory: str, path: str, directories: list[Directory], files: list[Item], tally: Tally) -> None:
+def _scan(
+    directory: str,
+    path: str,
+    directories: list[Directory],
+    files: list[Item],
+    tally: Tally,
+    own: os.stat_result | None,
+) -> None:
     """Adds what is below a local directory; without recursion, since trees may be deeper than Python's stack."""
     pending: list[tuple[str, str]] = [(directory, path)]
     while pending:
@@ -265,7 +292,9 @@ def _scan(directory: str, path: str, directories: list[Directory], files: list[I
             except OSError as error:
                 tally.failed(entry.path, error)
                 continue
-            if stat.S_ISDIR(status.st_mode):
+            if _is_same(status, own):
+                tally.failed(entry.path, PathExists(ITSELF))
+            elif stat.S_ISDIR(status.st_mode):
                 found = Directory(entry.path, join(path, entry.name), status.st_mode, status.st_mtime_ns)
                 directories.append(found)
                 pending.append((found.source, found.path))
@@ -273,6 +302,28 @@ def _scan(directory: str, path: str, directories: list[Directory], files: list[I
                 files.append(_item(directory, path, entry.name, status))
             else:
                 tally.skipped(entry.path, "not a regular file")
+
+
+def _first_of_each(files: list[Item], tally: Tally) -> list[Item]:
+    """The files without those whose path has another file already; one that was named twice is no other."""
+    first: dict[str, Item] = {}
+    for item in files:
+        kept = first.setdefault(item.path, item)
+        if kept is not item and not _is_same(_status(kept.source), _status(item.source)):
+            tally.failed(item.source, PathExists(f"would replace what {kept.source} puts at {item.path}"))
+    return list(first.values())
+
+
+def _status(path: str | None) -> os.stat_result | None:
+    try:
+        return None if path is None else os.lstat(path)
+    except OSError:
+        return None
+
+
+def _is_same(one: os.stat_result | None, other: os.stat_result | None) -> bool:
+    """Whether both are there, and the same."""
+    return one is not None and other is not None and os.path.samestat(one, other)
 
 
 def _item(folder: str, above: str, name: str, status: os.stat_result) -> Item:

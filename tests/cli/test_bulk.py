@@ -5,6 +5,7 @@ STOWFS_CORPUS names a directory with one directory for each corpus; without it, 
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +78,34 @@ async def test_what_grew_or_shrank_since_it_was_found_is_stored_as_it_is(tmp_pat
             await put(vault, directories, files, "copied", tally, bar)
         assert tally.errors == []
         assert {name: await read(vault, f"copied/{name}") for name in contents} == contents
+
+
+@pytest.mark.parametrize("step", ["draft", "commit", "make_symlink"])
+async def test_a_defect_that_one_file_meets_does_not_keep_the_others(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(40):
+        (source / f"{number}").write_bytes(b"%d" % number)
+    (source / "link").symlink_to("0")
+    original = getattr(Vault, step)
+    hit = "link" if step == "make_symlink" else "7"
+
+    def defective(self: Vault, what: Any, *arguments: Any, **options: Any) -> Any:
+        if getattr(what, "path", what) == f"copied/{hit}":
+            raise ValueError("a defect")
+        return original(self, what, *arguments, **options)
+
+    monkeypatch.setattr(Vault, step, defective)
+    directories, files = find([f"{source}/."], "copied", tally := Tally())
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        vault = await hosts.start("a")
+        with progress("put") as bar:
+            await put(vault, directories, files, "copied", tally, bar)
+        assert (tally.files, tally.errors) == (40, [(f"{source}/./{hit}", "ValueError('a defect')")])
+        assert await read(vault, "copied/39") == b"39"
+    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("corpus", WRITES)

@@ -1,5 +1,6 @@
 """`stowfs put` and `get`."""
 
+import json
 import os
 import shutil
 import socket
@@ -122,6 +123,77 @@ def test_one_file_that_fails_does_not_keep_the_others(stow: Stow, store: str, tr
     assert stow.json("stat", store, "in/the/way/empty")["type"] == "conversation"
 
 
+def two_runs(tree: Path) -> None:
+    """Two directories with files of the same names in them, and one of its own in each."""
+    for name, text in (("1", "first"), ("2", "second")):
+        (tree / name / "logs").mkdir(parents=True)
+        for file in ("x.json", "logs/same", f"logs/only-{name}"):
+            (tree / name / file).write_text(text)
+
+
+def test_what_would_be_stored_under_the_name_of_another_fails(stow: Stow, store: str, tree: Path) -> None:
+    two_runs(tree)
+    done = stow.json("put", store, "tree/1/x.json", "tree/2/x.json", status=1)
+    assert (done["files"], [error["name"] for error in done["errors"]]) == (1, ["tree/2/x.json"])
+    assert "would replace what tree/1/x.json puts at x.json" in done["errors"][0]["error"]
+    assert stow.run("cat", store, "x.json").stdout == "first"
+    done = stow.json("put", store, "tree/2/logs", "tree/1/logs", "--to", "a", status=1)
+    assert (done["files"], [error["name"] for error in done["errors"]]) == (3, ["tree/1/logs/same"])
+    assert stow.run("cat", store, "a/logs/only-1", "a/logs/only-2", "a/logs/same").stdout == "firstsecondsecond"
+    done = stow.json("put", store, "tree/1/.", "tree/2/x.json", "--to", "b", status=1)
+    assert [error["name"] for error in done["errors"]] == ["tree/2/x.json"]
+    assert stow.run("cat", store, "b/x.json").stdout == "first"
+    # Nor does a file take the place of a directory, or the other way round.
+    (tree / "1/y").mkdir()
+    (tree / "2/y").touch()
+    for one, other in (("1", "2"), ("2", "1")):
+        done = stow.json("put", store, f"tree/{one}/y", f"tree/{other}/y", "--to", f"c{one}", status=1)
+        assert len(done["errors"]) == 1
+    # What is the same file replaces nothing.
+    assert stow.json("put", store, "tree/1/x.json", "tree/1/./x.json", "tree/1", "tree/1/")["files"] == 4
+
+
+def test_what_would_be_copied_to_the_name_of_another_fails(stow: Stow, store: str, tree: Path) -> None:
+    two_runs(tree)
+    stow.run("put", store, "tree/1", "tree/2")
+    done = stow.json("get", store, "1/x.json", "2/x.json", "1/x.json", "out", status=1)
+    assert (done["files"], [error["name"] for error in done["errors"]]) == (1, ["2/x.json"])
+    assert f"would replace what 1/x.json puts at {stow.directory}/out/x.json" in done["errors"][0]["error"]
+    assert (stow.directory / "out/x.json").read_text() == "first"
+    done = stow.json("get", store, "2/logs", "1/logs", "out", status=1)
+    assert (done["files"], [error["name"] for error in done["errors"]]) == (3, ["1/logs/same"])
+    assert (stow.directory / "out/logs/same").read_text() == "second"
+    # What was there before is replaced.
+    stow.run("get", store, "2/x.json", "1/logs", "out")
+    assert (stow.directory / "out/x.json").read_text() == "second"
+    assert (stow.directory / "out/logs/same").read_text() == "first"
+
+
+def test_a_store_is_not_copied_into_itself(stow: Stow, tree: Path) -> None:
+    stow.run("mkfs", "tree/a/store")
+    (stow.directory / "link").symlink_to("tree/a/store")
+    for location, name, found in (
+        ("tree/a/store", "tree", "tree/a/store"),
+        ("link", "tree/.", "tree/./a/store"),
+        ("tree/a/store", "link", "link"),
+        ((tree / "a/store").as_uri(), "tree/a/store/.", "tree/a/store/."),
+    ):
+        done = stow.json("put", location, name, status=1)
+        assert [(error["name"], "into" in error["error"]) for error in done["errors"]] == [(found, True)]
+    ids = [entry["id"] for entry in stow.json("ls", "tree/a/store", "-R")]
+    assert {"tree/a/one", "a/one"} <= set(ids)
+    assert not any("store" in id for id in ids)
+
+
+@pytest.mark.parametrize("name", ["tree/fifo", "/dev/null"])
+def test_a_special_file_that_is_named_fails(stow: Stow, store: str, tree: Path, name: str) -> None:
+    os.mkfifo(tree / "fifo")
+    done = stow.json("put", store, name, "tree/empty", status=1)
+    assert [error["name"] for error in done["errors"]] == [name]
+    assert "no regular file" in done["errors"][0]["error"]
+    assert (done["files"], done["skipped"]) == (1, [])
+
+
 def test_special_files_are_skipped_with_a_note(stow: Stow, store: str, tree: Path) -> None:
     os.mkfifo(tree / "fifo")
     with socket.socket(socket.AF_UNIX) as bound:
@@ -194,6 +266,18 @@ def test_get_writes_nothing_outside_its_directory(stow: Stow, store: str, tree: 
     assert not (target / "empty").is_symlink()
 
 
+def test_what_is_in_the_way_of_a_copy_is_named(stow: Stow, store: str, tree: Path) -> None:
+    (tree / "link").symlink_to("empty")
+    stow.run("put", store, "tree")
+    for name in ("empty", "link"):
+        (stow.directory / "out/tree" / name).mkdir(parents=True)
+    done = stow.json("get", store, "tree", "out", status=1)
+    assert {error["name"]: error["error"] for error in done["errors"]} == {
+        f"tree/{name}": f"{stow.directory}/out/tree/{name}: Is a directory" for name in ("empty", "link")
+    }
+    assert not any(name.startswith(".stowfs") for name in os.listdir(stow.directory / "out/tree"))
+
+
 def test_a_name_with_dots_is_refused(stow: Stow, store: str) -> None:
     assert "may not contain '..'" in stow.error("get", store, "../x", "out", status=2)
     assert "may not contain '..'" in stow.error("put", store, "mnt", "--to", "a/../../b", status=2)
@@ -223,5 +307,20 @@ def test_set_user_id_is_not_taken_from_a_store(stow: Stow, store: str, tree: Pat
 def test_get_of_what_is_not_there_still_gets_the_rest(stow: Stow, store: str, tree: Path) -> None:
     stow.run("put", store, "tree/empty")
     done = stow.json("get", store, "nothing", "empty", "out", status=1)
-    assert [error["name"] for error in done["errors"]] == ["nothing"]
+    assert done["errors"] == [{"name": "nothing", "error": "no such conversation or directory"}]
     assert done["files"] == 1
+
+
+@pytest.mark.parametrize("name", ["nothing/x", "/nothing/x/", "o", os.fsdecode(b"caf\xe9")])
+def test_what_fails_is_named_once(stow: Stow, store: str, name: str) -> None:
+    done = stow.run("get", store, name, "out", "--json", status=1)
+    reason = "no such conversation or directory"
+    shown = os.fsencode(name).decode(errors="backslashreplace")
+    assert json.loads(done.stdout)["errors"] == [{"name": name, "error": reason}]
+    assert done.stderr == f"stowfs: {shown}: {reason}\n"
+
+
+def test_a_path_that_is_not_there_is_named_once(stow: Stow, store: str) -> None:
+    done = stow.run("put", store, "nowhere", "--json", status=1)
+    assert json.loads(done.stdout)["errors"] == [{"name": "nowhere", "error": "No such file or directory"}]
+    assert done.stderr == "stowfs: nowhere: No such file or directory\n"

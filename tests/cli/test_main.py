@@ -79,6 +79,61 @@ def test_a_reader_that_has_seen_enough_is_no_error(stow: Stow, store: str) -> No
     assert process.returncode == 1
 
 
+def _redirected(stow: Stow, redirection: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    """A command with the streams that a shell gives it."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$0" -m stowfs "$@" {redirection}', sys.executable, *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=stow.directory,
+        env={**os.environ, **stow.environment, "PYTHONUNBUFFERED": ""},
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("redirection", "reason"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")]
+)
+def test_output_that_cannot_be_written_is_one_line_and_status_1(
+    stow: Stow, store: str, redirection: str, reason: str
+) -> None:
+    (stow.directory / "file").write_bytes(b"x")
+    stow.run("put", store, "file")
+    for command in (["ls", store], ["du", "--json", store], ["cat", store, "file"], ["put", store, "file"]):
+        done = _redirected(stow, redirection, *command)
+        assert (done.returncode, done.stderr) == (1, f"stowfs: standard output: {reason}\n"), command
+    for command in (["--version"], ["ls", "--help"]):
+        done = _redirected(stow, redirection, *command)
+        assert (done.returncode, done.stderr) == (1, f"stowfs: {reason}\n"), command
+
+
+def test_streams_that_nobody_needs_may_be_closed(stow: Stow, store: str) -> None:
+    (stow.directory / "file").write_bytes(b"x")
+    stow.run("put", store, "file")
+    assert _redirected(stow, "<&- 2>&-", "ls", store).stdout == "file\n"
+    done = _redirected(stow, "<&- >&- 2>&-", "rm", store, "file")
+    assert done.returncode == 0
+    for redirection, message in ((">&-", "file: no such conversation or directory"), ("2>&-", "")):
+        done = _redirected(stow, redirection, "rm", store, "file")
+        assert (done.returncode, message in done.stderr) == (1, True)
+
+
+@pytest.mark.fuse
+def test_a_mount_needs_no_streams(stow: Stow, store: str, mountpoint: Path) -> None:
+    assert _redirected(stow, "<&- >&- 2>&-", "mount", store, mountpoint).returncode == 0
+    (mountpoint / "conversations/file").write_bytes(b"x")
+    stow.run("umount", mountpoint)
+    program = "from stowfs.cli.mount_helper import main; raise SystemExit(main())"
+    command = f'exec "$0" -c "{program}" "$@" >&- 2>&-'
+    environment = {**os.environ, **stow.environment}
+    subprocess.run(
+        ["sh", "-c", command, sys.executable, store, str(mountpoint)], env=environment, timeout=60, check=True
+    )
+    assert (mountpoint / "conversations/file").read_bytes() == b"x"
+
+
 def test_an_interrupt_ends_it_quietly(stow: Stow, store: str) -> None:
     with _printing(stow, store) as (process, output):
         # Nobody reads on: it waits for room in the pipe when the interrupt comes.

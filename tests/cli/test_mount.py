@@ -77,6 +77,30 @@ def test_read_only(stow: Stow, store: str, mountpoint: Path) -> None:
     assert b"Read-only file system" in done.stderr
 
 
+def test_a_mount_that_hides_its_root_from_who_mounted_it(stow: Stow, store: str, mountpoint: Path) -> None:
+    stow.run("mount", store, mountpoint, "-o", "umask=777")
+
+    def unprivileged(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+        """As a user whom permissions keep out, which root they do not."""
+        rights = "-dac_override,-dac_read_search"
+        command = ["setpriv", "--bounding-set", rights, "--inh-caps", rights, sys.executable, "-m", "stowfs"]
+        environment = {**os.environ, **stow.environment}
+        return subprocess.run(
+            [*command, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=60, check=False
+        )
+
+    again = unprivileged("mount", store, mountpoint)
+    assert (again.returncode, f"{mountpoint} is mounted already" in again.stderr) == (1, True)
+    put = unprivileged("put", store, "--json", mountpoint, __file__)
+    assert (put.returncode, json.loads(put.stdout)["files"]) == (1, 1)
+    assert "Permission denied" in put.stderr
+    get = unprivileged("get", store, Path(__file__).name, mountpoint)
+    assert (get.returncode, "Permission denied" in get.stderr) == (1, True)
+    done = unprivileged("umount", mountpoint)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert stow.mounted() == []
+
+
 def test_foreground_ends_with_the_mount(stow: Stow, store: str, mountpoint: Path) -> None:
     command = [sys.executable, "-m", "stowfs", "mount", store, str(mountpoint), "--foreground"]
     process = subprocess.Popen(

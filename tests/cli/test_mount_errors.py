@@ -77,6 +77,17 @@ def test_a_directory_with_other_files_is_not_made_a_store(stow: Stow, mountpoint
     assert not (precious / "stowfs.json").exists()
 
 
+def test_a_file_is_no_store(stow: Stow, mountpoint: Path) -> None:
+    (stow.directory / "file").write_bytes(b"x")
+    for arguments in (["mkfs", "file"], ["mount", "file", str(mountpoint)]):
+        message = stow.error(*arguments)
+        assert message == f"{stow.directory.as_uri()}/file cannot be made: it is a file: name a new or empty directory"
+    assert (
+        stow.error("ls", "file")
+        == f"{stow.directory.as_uri()}/file is no store: it is a file, and a store is a directory"
+    )
+
+
 def test_a_newer_format_version(stow: Stow, store: str, mountpoint: Path) -> None:
     descriptor = stow.directory / "store" / "stowfs.json"
     document = json.loads(descriptor.read_bytes())
@@ -151,7 +162,8 @@ def test_an_endpoint_that_does_not_answer(
     started = time.monotonic()
     message = stow.error(command, *arguments, env=keys)
     assert time.monotonic() - started < PATIENCE
-    assert endpoint in message
+    assert message.count(endpoint) == 1
+    assert message.count("check the endpoint") == 1
 
 
 def test_a_host_name_that_is_not_there(stow: Stow, mountpoint: Path) -> None:

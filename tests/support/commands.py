@@ -15,6 +15,10 @@ import pytest
 COMMAND_TIMEOUT = 60.0
 """Seconds a command may take: many times what any needs, half the limit of a test."""
 
+SHOWN = 2_000
+"""Characters of what a command printed that are shown where it fails: the rest of a log must stay readable where it was
+the contents of a file."""
+
 
 def run_script(
     arguments: Sequence[str | Path], *, limit: float, end_limit: float
@@ -55,7 +59,8 @@ class Stow:
             timeout=COMMAND_TIMEOUT,
             check=False,
         )
-        assert done.returncode == status, f"{arguments}: {done.returncode}, not {status}: {done.stdout}{done.stderr}"
+        said = (done.stdout + done.stderr)[-SHOWN:]
+        assert done.returncode == status, f"{arguments}: {done.returncode}, not {status}: {said!a}"
         return done
 
     def json(self, *arguments: str | Path, status: int = 0) -> Any:

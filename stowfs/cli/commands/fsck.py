@@ -40,13 +40,14 @@ NOT_ASKED_ALONE = "not repaired: pass --repair --exclusive while no host uses th
 @click.option(
     "--recount",
     is_flag=True,
-    help="With --exclusive: also count the segments that are shared so often that nobody counts them any more.",
+    help="With --exclusive: also count the segments that nobody counts any more, since too many share them or their"
+    " counts were too low.",
 )
 @seconds_option(
     "--grace",
     default=GRACE,
     help="What was changed within this time may be in the middle of a change. Where counts look too high, the check"
-    " waits so long and looks again.",
+    " waits so long and looks again; without --exclusive, it looks only at those that nobody changed for a day.",
 )
 @json_option
 @click.pass_context
@@ -63,10 +64,11 @@ def fsck(
     """Check STORE, and repair it.
 
     Reads and verifies every object, counts all references, and names the conversations that a finding touches. Safe
-    beside mounts, with --repair, too: counts that are too low are raised at once; to lower counts that are too high,
-    to delete payloads that nothing names and to put back records takes --exclusive. Segments that are shared so often
-    that nobody counts them any more are verified, but stay, however few need them later; --recount counts them again.
-    It takes --exclusive: mounts refer to them without a trace in the store.
+    beside mounts, with --repair, too: a segment whose count is too low is not counted any more from then on, so that
+    it stays; to set counts right, to delete payloads that nothing names and to put back records takes --exclusive.
+    Segments that nobody counts any more, most of them because too many share them, are verified, but stay, however few
+    need them later; --recount counts them again. It takes --exclusive: mounts refer to them without a trace in the
+    store.
 
     The exit status is 0 where nothing is wrong (any more), 4 where errors are left, 1 where the check failed.
 
@@ -102,7 +104,10 @@ def fsck(
             echo(_line(outcome))
         echo(_summary(checked, len(outcomes), left))
     if not checked.complete:
-        note("not every reference could be read: counts that are too high were not looked for")
+        note(
+            "not every reference could be read: counts that are too high were not looked for, and payloads that nothing"
+            " names stay"
+        )
     ctx.exit(UNREPAIRED if left else 0)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import trio
 
-from stowfs.cli.arguments import store_argument
+from stowfs.cli.arguments import LOCAL_PATH, store_argument
 from stowfs.cli.failures import cause, explain
 from stowfs.cli.launch import MountRequest, Status, report
 from stowfs.cli.mounting import mount_or_remount, prepare, requested
@@ -21,7 +21,7 @@ from stowfs.store.open import StoreLocation
 
 @click.command()
 @store_argument
-@click.argument("mountpoint", metavar="DIR", type=click.Path())
+@click.argument("mountpoint", metavar="DIR", type=LOCAL_PATH)
 @click.option("-o", "option_lists", metavar="OPTION[,…]", multiple=True, help="Mount options, see below.")
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, with the log on stderr, until unmounted.")
 @click.option("--status-fd", type=int, hidden=True)

@@ -9,11 +9,11 @@ import click
 import trio
 
 from stowfs.cli.arguments import MOMENT, json_option, store_argument
-from stowfs.cli.listing import NANOSECONDS, Filter, document, entries, long_line, name_shown, readable
-from stowfs.cli.output import echo, emit, moment, size
-from stowfs.cli.session import open_session
+from stowfs.cli.listing import NANOSECONDS, Filter, document, entries, has_times, long_line, name_shown, readable
+from stowfs.cli.output import echo, emit, moment, note, size, writing_results
+from stowfs.cli.session import Session, open_session
 from stowfs.config import MIB, StoreOptions
-from stowfs.errors import IsDirectory, UsageError
+from stowfs.errors import IsDirectory, StowError, UsageError
 from stowfs.store.open import StoreLocation
 
 STEP = 4 * MIB
@@ -75,28 +75,44 @@ def ls(
 @click.command()
 @store_argument
 @click.argument("names", metavar="ID...", nargs=-1, required=True)
-def cat(location: StoreLocation, options: StoreOptions, names: tuple[str, ...]) -> None:
+@click.pass_context
+def cat(ctx: click.Context, location: StoreLocation, options: StoreOptions, names: tuple[str, ...]) -> None:
     """Print conversations, byte for byte, one after the other.
+
+    One that fails does not keep the others; then the exit status is 1.
 
     \b
     Example:
       stowfs cat file:///srv/store runs/0001.json | jq .messages
     """
+    failed = False
 
     async def run() -> None:
-        write = partial(_write_all, sys.stdout.fileno())
+        nonlocal failed
         async with open_session(location, options, writing=False) as session:
             for name in names:
-                snapshot = await session.find(name)
-                if snapshot.is_directory:
-                    raise IsDirectory(f"{name} is a directory: name conversations in it (stowfs ls), or use stowfs get")
-                if snapshot.is_symlink:
-                    target = readable(os.fsdecode(snapshot.target))
-                    raise UsageError(f"{name} is a symbolic link to {target}: name what it leads to")
-                for start in range(0, snapshot.size, STEP):
-                    await trio.to_thread.run_sync(write, await session.vault.read(snapshot, start, start + STEP))
+                try:
+                    await _print(session, name)
+                except UsageError:
+                    raise
+                except StowError as error:
+                    failed = True
+                    note(str(error))
 
     trio.run(run)
+    ctx.exit(1 if failed else 0)
+
+
+async def _print(session: Session, name: str) -> None:
+    write = partial(_write_all, sys.stdout.fileno())
+    snapshot = await session.find(name)
+    if snapshot.is_directory:
+        raise IsDirectory(f"{name} is a directory: name conversations in it (stowfs ls), or use stowfs get")
+    if snapshot.is_symlink:
+        target = readable(os.fsdecode(snapshot.target))
+        raise StowError(f"{name} is a symbolic link to {target}: name what it leads to")
+    for start in range(0, snapshot.size, STEP):
+        await trio.to_thread.run_sync(write, await session.vault.read(snapshot, start, start + STEP))
 
 
 @click.command()
@@ -126,7 +142,7 @@ def stat(location: StoreLocation, options: StoreOptions, name: str, as_json: boo
                     "manifest_bytes": used.manifest_bytes,
                     "stored_bytes": used.segment_bytes + used.manifest_bytes,
                 }
-        known["changed"] = moment(snapshot.attributes.ctime_ns / NANOSECONDS)
+        known["changed"] = moment(snapshot.attributes.ctime_ns / NANOSECONDS) if has_times(snapshot) else None
         if as_json:
             emit(known)
             return
@@ -144,5 +160,6 @@ def stat(location: StoreLocation, options: StoreOptions, name: str, as_json: boo
 
 def _write_all(fd: int, data: bytes) -> None:
     rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+    with writing_results():
+        while rest:
+            rest = rest[os.write(fd, rest) :]

@@ -6,7 +6,7 @@ from functools import partial
 import click
 import trio
 
-from stowfs.cli.arguments import json_option, seconds_option
+from stowfs.cli.arguments import LOCAL_PATH, json_option, seconds_option
 from stowfs.cli.daemons import find_daemon, wait_for_end
 from stowfs.cli.leftovers import Waiting
 from stowfs.cli.mounts import canonical, is_dead, mount_entry, unmount
@@ -16,7 +16,7 @@ from stowfs.errors import MountFailed
 
 
 @click.command()
-@click.argument("mountpoint", metavar="DIR", type=click.Path())
+@click.argument("mountpoint", metavar="DIR", type=LOCAL_PATH)
 @seconds_option(
     "--timeout",
     default=60.0,
