@@ -287,3 +287,37 @@ async def test_an_append_is_stored_once_though_the_clock_was_set_back_between_it
         a = await hosts.start("a")
         await flush(a)
         assert await read(a, "x") == b"start\none\ntwo\n"
+
+
+@pytest.mark.parametrize("others", [b"", b"theirs\n"])
+async def test_what_was_stored_unanswered_is_not_appended_again_by_undoing_what_failed_after_it(
+    others: bytes, tmp_path: Path
+) -> None:
+    """As a mount does where a file that is open is extended by its path."""
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.5) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        base = await write(a, "x", b"start\n")
+        draft = a.draft("x", base, base.attributes, appending=True)
+        draft.write(draft.size, b"one\n")
+        store.add(Rule(FailAfter(StoreUnavailable("no answer")), "put", "manifests/x.json"))
+        store.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.json"))
+        with pytest.raises(StoreUnavailable):
+            await a.commit(draft)
+        store.rules.clear()
+        if others:
+            await append(b, "x", others)
+        draft.write(draft.size, b"two\n")
+        before, tried = draft.freeze(), draft.attempts.copy()
+        draft.truncate(draft.size + 4)
+        # The first PUT is refused: "one" is there already.
+        store.add(Rule(FailBefore(StoreUnavailable("away")), "put", "manifests/x.json", nth=2, times=None))
+        with pytest.raises(StoreUnavailable):
+            await a.commit(draft)
+        store.rules.clear()
+        draft.undo(before, tried)
+        expected = b"start\none\n" + others + b"two\n"
+        assert await draft.read(0, draft.size) == expected
+        await a.commit(draft)
+        assert await read(a, "x") == expected
+        draft.discard()
