@@ -370,15 +370,27 @@ class Committer:
     ) -> Snapshot:
         """Commits an edit that lost under a name of its own; the conversation itself stays as the winner left it.
 
-        That name is noted first: where the answer is lost, or the process ends, the same draft is not kept twice.
+        That name is noted first: where the answer is lost, or the process ends, the same draft is not kept twice,
+        unless somebody has changed by then what was kept.
         """
         tried = draft.attempts.beside
         again = tried is not None and draft.is_as(tried.mark)
-        if tried is None or not again:
+        if tried is None or not again or not await self._keep_copy(draft, tried.path, again=True):
             tried = draft.attempts.beside = Beside(conflict_path(draft.path), draft.mark())
             if attempting is not None:
                 await attempting()
-        path = tried.path
+            await self._keep_copy(draft, tried.path)
+        log.warning(
+            "%s was changed elsewhere while it was edited here: the edit is kept as %s",
+            *map(display, (draft.path, tried.path)),
+        )
+        return current
+
+    async def _keep_copy(self, draft: Draft, path: str, *, again: bool = False) -> bool:
+        """Commits what is in the draft under another name; `again`: or finds it there, where that was tried before.
+
+        False where something else is there by now, which what is written later was not made for.
+        """
         copy = Draft(path, None, draft.attributes, self._hot.spool, self._layouts.read)
         try:
             for offset in range(0, draft.size, COPY_STEP):
@@ -390,11 +402,20 @@ class Committer:
             except PathExists:
                 if not again:
                     raise
-                draft.kept = await self._catalog.current(path, trust=False)
+                found = await self._catalog.current(path, trust=False)
+                if found is None or not found.manifest.live or not await self._has_bytes_of(found, copy):
+                    return False
+                draft.kept = found
         finally:
             copy.discard()
-        log.warning(
-            "%s was changed elsewhere while it was edited here: the edit is kept as %s",
-            *map(display, (draft.path, path)),
-        )
-        return current
+        return True
+
+    async def _has_bytes_of(self, version: Snapshot, copy: Draft) -> bool:
+        """Whether a version is a conversation with the bytes of a draft."""
+        if not version.is_conversation or version.size != copy.size:
+            return False
+        for offset in range(0, copy.size, COPY_STEP):
+            end = offset + COPY_STEP
+            if await self._layouts.read(version, offset, end) != await copy.read(offset, end):
+                return False
+        return True

@@ -16,7 +16,7 @@ from stowfs.vault.backlog import Unshown
 from stowfs.vault.draft import Draft
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
-from tests.support.faults import FailAfter, FailBefore, FaultyStore, Late, Rule, StallAfter
+from tests.support.faults import FailAfter, FailBefore, FaultyStore, Late, Rule, Stall, StallAfter
 from tests.support.vaults import ATTRIBUTES, Hosts, append, edit, flush, read, write
 from tests.vault.test_backlog import acknowledged, appended, flush_without_answer, names
 
@@ -188,6 +188,44 @@ async def test_what_lost_is_kept_beside_once(crashed: bool, tmp_path: Path) -> N
         assert (await read(b, x), await read(b, beside)) == (b"start Of it\n", b"Start of it\n")
         await a.drain()
         assert (await audit(store.inner)).exact
+
+
+@pytest.mark.parametrize("how", ["edited", "removed"])
+async def test_what_is_written_after_an_edit_lost_does_not_go_to_what_others_made_of_the_kept_one(
+    how: str, tmp_path: Path
+) -> None:
+    """Where it was kept, but nobody answered; and the next attempt looks at what became of it."""
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.5) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        base = await write(a, "x", b"start of it\n")
+        draft = a.draft("x", base, base.attributes)
+        draft.write(0, b"S")
+        await a.acknowledge(draft)
+        await edit(b, "x", 6, b"O")
+        store.add(Rule(FailAfter(StoreUnavailable("no answer")), "put", "manifests/x.conflict*"))
+        store.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.conflict*", times=None))
+        with pytest.raises(StoreUnavailable):
+            await flush(a)
+        store.rules.clear()
+        _, kept = await names(b)
+        # The first look is why the PUT was refused.
+        stalled, lock = Stall(), Lock()
+        store.add(Rule(stalled, "get", f"manifests/{kept}.json", nth=2))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.backlog.flush, draft, lock, Unshown)
+            await stalled.reached.wait()
+            async with lock:
+                draft.write(9, b"I")
+                await a.acknowledge(draft)
+            await (edit(b, kept, 0, b"THEIRS") if how == "edited" else b.remove(kept))
+            stalled.go.set()
+        await flush(a)
+        assert a.backlog.drafts == []
+        found = {name: await read(b, name) for name in await names(b)}
+        assert found.pop("x") == b"start Of it\n"
+        assert found.pop(kept, None) == (b"THEIRSof it\n" if how == "edited" else None)
+        assert list(found.values()) == [b"Start of It\n"]
 
 
 async def remove(vault: Vault, draft: Draft) -> None:
