@@ -213,7 +213,7 @@ class Committer:
 
         def change(current: Snapshot | None) -> Manifest:
             if doubtful and (current is None or not current.manifest.live):
-                return succession.empty_tombstone(current)
+                return succession.another_tombstone(current)
             there = succession.live(path, current)
             return succession.tombstone(path, directory, keeps, there if wanted(there) else None)
 

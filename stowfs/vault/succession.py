@@ -102,10 +102,10 @@ def tombstone(path: str, directory: bool, keeps: bool, current: Snapshot | None)
     return msgspec.structs.replace(there.manifest, deleted=time.time()) if keeps else bare_tombstone(there)
 
 
-def empty_tombstone(there: Snapshot | None) -> Manifest:
-    """The tombstone where nothing is, or another one: what was to replace that cannot any more."""
+def another_tombstone(there: Snapshot | None) -> Manifest:
+    """The tombstone where nothing is, or another one that keeps as much: what was to replace that cannot any more."""
     if there is not None:
-        return bare_tombstone(there)
+        return there.manifest if there.manifest.deleted is not None else bare_tombstone(there)
     return Manifest("", first_ring(), Attributes(0, 0, 0, 0, 0), deleted=time.time())
 
 

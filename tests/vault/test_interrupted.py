@@ -13,6 +13,7 @@ from stowfs.errors import StoreUnavailable
 from stowfs.locks import Lock
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.backlog import Unshown
+from stowfs.vault.descriptor import create_descriptor
 from stowfs.vault.draft import Draft
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
@@ -299,6 +300,25 @@ async def test_an_interrupted_removal_spares_what_a_host_writes_whose_clock_is_b
             await write(b, "x", b"of another host")
         await removals_finished(hosts)
         assert await read(b, "x") == b"of another host"
+
+
+async def test_removing_what_may_have_been_stored_leaves_in_the_trash_what_was_deleted_before(tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    descriptor = await create_descriptor(store, trash_seconds=86400, training=False)
+    async with Hosts(store, tmp_path, deadline=0.5, descriptor=descriptor) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        await write(b, "x", b"deleted before")
+        await b.remove("x")
+        draft = await acknowledged(a, "x", b"waits")
+        store.add(Rule(Late(), "put", "manifests/x.json", times=None))
+        with pytest.raises(StoreUnavailable):
+            await flush(a)
+        store.rules.clear()
+        await remove(a, draft)
+        assert None not in await store.carry_out_late()
+        assert await names(b) == []
+        await b.undelete("x")
+        assert await read(b, "x") == b"deleted before"
 
 
 async def test_an_append_is_stored_once_though_the_clock_was_set_back_between_its_attempts(
