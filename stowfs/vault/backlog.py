@@ -372,9 +372,12 @@ def _is_older(current: Snapshot, removal: DraftState) -> bool:
     """Whether the version was there when the removal began, or is what was removed: the fence of an interrupted commit
     may have written that again since, or a commit of it have taken effect late."""
     assert removal.removal is not None
+    if current.etag == removal.base_etag:
+        # No ETag comes twice: nothing was written since, however the clocks of those who wrote before were set.
+        return True
     ring = current.manifest.ring
     if ring.verdict(removal.removal) is not Verdict.DID_NOT_HAPPEN:
         # It was removed, and this is what somebody has made there after that.
         return False
-    written_before = current.etag == removal.base_etag or ring.recent[-1] < removal.removal
+    written_before = ring.recent[-1] < removal.removal
     return written_before or current.content_id == removal.removed or current.manifest.commit in removal.attempts

@@ -15,6 +15,7 @@ from stowfs.store.memory import MemoryStore
 from stowfs.vault.backlog import Unshown
 from stowfs.vault.descriptor import create_descriptor
 from stowfs.vault.draft import Draft
+from stowfs.vault.ring import CAPACITY
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
 from tests.support.faults import FailAfter, FailBefore, FaultyStore, Late, Rule, Stall, StallAfter
@@ -300,6 +301,23 @@ async def test_an_interrupted_removal_spares_what_a_host_writes_whose_clock_is_b
             await write(b, "x", b"of another host")
         await removals_finished(hosts)
         assert await read(b, "x") == b"of another host"
+
+
+async def test_an_interrupted_removal_is_finished_where_the_clocks_of_those_who_wrote_before_were_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ring does not tell whether it was done; nor has what was to be removed with it become a version."""
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        await write(b, "x", b"start")
+        with monkeypatch.context() as ahead:
+            ahead.setattr("stowfs.vault.ring.uuid7", lambda: UUID(int=uuid7().int + 3600 * SECONDS))
+            for _ in range(CAPACITY + 1):
+                await append(b, "x", b".")
+        draft = await appended(a, await a.head("x"), b"waits")
+        await crash_after_removal(hosts, a, draft, removed=False)
+        await removals_finished(hosts)
+        assert await names(b) == []
 
 
 async def test_removing_what_may_have_been_stored_leaves_in_the_trash_what_was_deleted_before(tmp_path: Path) -> None:
