@@ -38,6 +38,7 @@ from stowfs.hot.journal import DraftRow, Journal
 from stowfs.hot.spool import Spool
 from stowfs.locks import Lock
 from stowfs.vault import manifest as manifests
+from stowfs.vault.attempts import Attempts
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
 from stowfs.vault.draft import Draft, DraftState, ReadBase
@@ -225,10 +226,16 @@ class Backlog:
         """Removes what an earlier process was removing, unless it is another conversation by now. Any number of times,
         also at once. Raises store errors, `HotTierFailed`, `HotTierFull`."""
         current = await self._catalog.current(removal.path, trust=False)
-        if current is not None and current.manifest.live and _is_older(current, removal):
+        there = current is not None and current.manifest.live
+        # A commit of it may be on its way still: then a tombstone keeps it out.
+        doubtful = not there and Attempts(removal.attempts).may_replace(current)
+        if doubtful or (current is not None and there and _is_older(current, removal)):
             try:
                 await self._committer.delete(
-                    removal.path, directory=current.is_directory, wanted=partial(_is_older, removal=removal)
+                    removal.path,
+                    directory=current is not None and current.is_directory,
+                    wanted=partial(_is_older, removal=removal),
+                    doubtful=doubtful,
                 )
             except (NoSuchPath, IsDirectory, NotDirectory):
                 log.info("%s was removed already", display(removal.path))

@@ -278,6 +278,27 @@ async def test_an_interrupted_removal_of_what_was_a_version_spares_what_was_writ
         assert await read(b, "x") == b"of another host"
 
 
+@pytest.mark.parametrize("deleted_before", [False, True])
+async def test_an_interrupted_removal_keeps_out_a_commit_that_is_still_on_its_way(
+    deleted_before: bool, tmp_path: Path
+) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.5) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        if deleted_before:
+            await write(b, "x", b"deleted before")
+            await b.remove("x")
+        draft = await acknowledged(a, "x", b"waits")
+        store.add(Rule(Late(), "put", "manifests/x.json", times=None))
+        with pytest.raises(StoreUnavailable):
+            await flush(a)
+        store.rules.clear()
+        await crash_after_removal(hosts, a, draft, removed=False)
+        await removals_finished(hosts)
+        assert None not in await store.carry_out_late()
+        assert await names(b) == []
+
+
 async def test_an_interrupted_removal_spares_the_same_bytes_written_again(tmp_path: Path) -> None:
     async with Hosts(MemoryStore(), tmp_path) as hosts:
         a, b = await hosts.start("a"), await hosts.start("b")
