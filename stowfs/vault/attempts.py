@@ -53,7 +53,7 @@ class Attempts:
 
     def copy(self) -> "Attempts":
         """The same, independent of them."""
-        return Attempts(self._marks)
+        return Attempts(self._marks, self.beside)
 
     def begin(self, commit: str, mark: Mark) -> None:
         """The draft is about to be committed under this id, as it is at `mark`."""
@@ -62,6 +62,12 @@ class Attempts:
     def failed(self, commit: str) -> None:
         """The attempt under this id did not take effect, and never will."""
         self._marks.pop(commit, None)
+
+    def go_back(self, tried: "Attempts", changes: int) -> None:
+        """Forgets the attempts of states after the one of this number; `tried`: those there were at that."""
+        self._marks = {commit: mark for commit, mark in self._marks.items() if mark.changes <= changes}
+        if self.beside is not None and self.beside.mark.changes > changes:
+            self.beside = tried.beside
 
     def was(self, plan: Plan) -> bool:
         """Whether what was tried last under the id of the plan is what was planned."""

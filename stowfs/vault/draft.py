@@ -356,19 +356,17 @@ class Draft:
 
     def undo(self, before: "Draft", tried: Attempts) -> None:
         """Drops what was changed since `before` was frozen, with the attempts to commit that: as if somebody else had
-        made them. `tried`: those before."""
+        made them. `tried`: those before. What was to be committed then may have been tried meanwhile."""
+        self.attempts.go_back(tried, before._overlay.last_changes)
         base = self.base
         if self.intent is Intent.APPEND and before.intent is Intent.APPEND and base is not None:
             # What is appended has moved meanwhile, or was found to be there.
-            own = tried.last_in(base, before.base)
+            own = self.attempts.last_in(base, before.base)
             if own is None:
                 before.rebase(base)
             elif own.certain:
                 before.follow(own.mark, base, same=False)
         self._go_back(before)
-        self.attempts = tried
-        if self.acknowledged is not None:
-            self.acknowledged.attempts = tried
 
     def _go_back(self, known: "Draft") -> None:
         self.base, self.attributes = known.base, known.attributes

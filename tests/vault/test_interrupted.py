@@ -3,6 +3,7 @@ that is carried out late; a removal. What is written afterwards, here and by oth
 
 from functools import partial
 from pathlib import Path
+from random import Random
 from uuid import UUID
 
 import pytest
@@ -19,7 +20,7 @@ from stowfs.vault.ring import CAPACITY
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
 from tests.support.faults import FailAfter, FailBefore, FaultyStore, Late, Rule, Stall, StallAfter
-from tests.support.vaults import ATTRIBUTES, Hosts, append, edit, flush, read, write
+from tests.support.vaults import ATTRIBUTES, DEADLINE, GOES_ON, Hosts, append, edit, flush, read, write
 from tests.vault.test_backlog import acknowledged, appended, flush_without_answer, names
 
 SECONDS = 1000 << 80
@@ -418,3 +419,57 @@ async def test_what_was_stored_unanswered_is_not_appended_again_by_undoing_what_
         await a.commit(draft)
         assert await read(a, "x") == expected
         draft.discard()
+
+
+async def test_undoing_what_could_not_be_acknowledged_spares_what_is_being_stored_meanwhile(tmp_path: Path) -> None:
+    """It is tried under an id that nobody had when it was changed; and is there once, though nobody answers."""
+    store = FaultyStore(MemoryStore())
+    large = Random(1).randbytes(300_000)
+    async with Hosts(store, tmp_path, deadline=0.5) as hosts:
+        a = await hosts.start("a")
+        draft = await appended(a, await write(a, "x", b"start\n"), large)
+        stalled, lock = Stall(), Lock()
+        store.add(Rule(stalled, "put", "segments/*"))
+        store.add(Rule(FailAfter(StoreUnavailable("no answer")), "put", "manifests/x.json"))
+        store.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.json", times=None))
+
+        async def flush_in_vain() -> None:
+            with pytest.raises(StoreUnavailable):
+                await a.backlog.flush(draft, lock, Unshown)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flush_in_vain)
+            await stalled.reached.wait()
+            async with lock:
+                before, tried = draft.freeze(), draft.attempts.copy()
+                draft.truncate(draft.size + 4)
+                stalled.go.set()
+                with trio.fail_after(DEADLINE):
+                    while not draft.attempts:  # noqa: ASYNC110 - nobody tells
+                        await trio.sleep(GOES_ON)
+                draft.undo(before, tried)
+        store.rules.clear()
+        await flush(a)
+        assert await read(a, "x") == b"start\n" + large
+
+
+async def test_an_edit_that_lost_is_kept_once_though_something_after_it_was_undone(tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.5) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        base = await write(a, "x", b"start of it\n")
+        draft = a.draft("x", base, base.attributes)
+        draft.write(0, b"S")
+        await a.acknowledge(draft)
+        await edit(b, "x", 6, b"O")
+        store.add(Rule(FailAfter(StoreUnavailable("no answer")), "put", "manifests/x.conflict*"))
+        store.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.conflict*", times=None))
+        with pytest.raises(StoreUnavailable):
+            await flush(a)
+        store.rules.clear()
+        before, tried = draft.freeze(), draft.attempts.copy()
+        draft.truncate(3)
+        draft.undo(before, tried)
+        await flush(a)
+        x, kept = await names(b)
+        assert (await read(b, x), await read(b, kept)) == (b"start Of it\n", b"Start of it\n")
