@@ -79,6 +79,14 @@ class CorruptObject(StowError):
     """Bytes in the store or the cache are not what their reference says. Never shown as data."""
 
 
+class MissingSegment(CorruptObject):
+    """A segment that something refers to, or did, is not in the store: it was lost, or collected."""
+
+    def __init__(self, digest: str, message: str) -> None:
+        super().__init__(message)
+        self.digest = digest
+
+
 class NoSuchPath(StowError):
     """There is no conversation or directory of that name."""
 

@@ -332,11 +332,11 @@ class Commits:
 
     def committed(self, inode: Inode, before: "_Before", committed: Snapshot, kept: Snapshot | None) -> None:
         """The inode shows the version that its draft became, or lost to; or, where it is still in use, as what it was
-        `kept` beside that."""
+        `kept` beside that; that is what was `committed`, too, where nothing else is there."""
         announced, inode.changing = inode.changing, False
         inode.failure = None
         inode.attempted = False
-        if kept is not None and (inode.is_open or inode.draft is not None):
+        if kept is not None and (inode.is_open or inode.draft is not None or kept is committed):
             self._stand_for(inode, kept)
             committed = kept
         elif committed.is_directory or committed.is_symlink:

@@ -280,7 +280,7 @@ class Backlog:
             return False
         async with lock:
             kept = frozen.kept
-            takes_file = not (committed.is_directory or committed.is_symlink)
+            takes_file = committed is not kept and not (committed.is_directory or committed.is_symlink)
             if kept is not None and takes_file and draft.replaced_since(acknowledged.mark()):
                 # Somebody has replaced both since: the last one wins.
                 kept = None

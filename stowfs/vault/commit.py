@@ -15,7 +15,7 @@ from functools import partial
 
 import msgspec
 
-from stowfs.errors import CorruptObject, Deleted, Expired, IsDirectory, PathExists
+from stowfs.errors import CorruptObject, Deleted, Expired, IsDirectory, MissingSegment, PathExists
 from stowfs.hot.index import Sighting
 from stowfs.hot.tier import HotTier
 from stowfs.store.base import ObjectStore
@@ -25,12 +25,22 @@ from stowfs.vault.assembly import Assembled, Assembler, Observe
 from stowfs.vault.attempts import Beside
 from stowfs.vault.bundler import Bundler
 from stowfs.vault.catalog import Catalog
-from stowfs.vault.conflict import Merge, conflict_path, has_expired, is_what_is_there, reconcile, was_deleted
+from stowfs.vault.conflict import (
+    COPY_STEP,
+    Merge,
+    conflict_path,
+    copy_ranges,
+    has_expired,
+    is_what_is_there,
+    reconcile,
+    was_deleted,
+)
 from stowfs.vault.counts import Counts
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.doubt import refute
 from stowfs.vault.draft import Draft
 from stowfs.vault.layout import LayoutReader
+from stowfs.vault.lost_base import is_gone, is_same
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
 from stowfs.vault.naming import display, manifest_key
 from stowfs.vault.packing import Packing
@@ -41,10 +51,6 @@ from stowfs.vault.succession import Successor
 from stowfs.vault.transaction import Kind, Source, Transaction
 
 log = logging.getLogger(__name__)
-
-COPY_STEP = 1 << 20
-"""Bytes of a lost edit copied at a time."""
-
 
 Keep = Callable[[Sequence[Payload]], Awaitable[None]]
 """Keeps of the segments that were just stored what this host will need, so that it need not ask the store for it."""
@@ -114,12 +120,36 @@ class Committer:
         and errors of reading and storing; then the draft is as it was, but may have been rebased.
         """
         draft.kept = None
+        # A tombstone that this host knows of spares a refused write.
+        previous = draft.base or self._catalog.tombstone(draft.path)
+        if expiry.is_over(draft.attributes.expires_ns):
+            # Unless somebody has put its deadline off.
+            previous = await self._catalog.current(draft.path, trust=False)
+        asked = False
+        while True:
+            try:
+                return await self._commit(draft, previous, attempting, commit, unattended=unattended)
+            except MissingSegment as error:
+                current = await self._catalog.current(draft.path, trust=False)
+                if draft.base is None or not await is_gone(error, current, self._layouts):
+                    raise
+                if asked and is_same(current, previous):
+                    return await self._commit_beside(draft, current, attempting, lost=error)
+                # On what is there by now, it may need nothing of its base.
+                previous, asked, commit = current, True, None
+
+    async def _commit(
+        self,
+        draft: Draft,
+        previous: Snapshot | None,
+        attempting: Callable[[], Awaitable[None]] | None,
+        commit: str | None,
+        *,
+        unattended: bool,
+    ) -> Snapshot:
+        """As `commit`, where `previous` is believed to be there. Raises `MissingSegment` where a segment of the base is
+        neither in the store nor here."""
         with self._bundler.commit(), self._transaction("commit", draft.path, commit) as transaction:
-            # A tombstone that this host knows of spares a refused write.
-            previous = draft.base or self._catalog.tombstone(draft.path)
-            if expiry.is_over(draft.attributes.expires_ns):
-                # Unless somebody has put its deadline off.
-                previous = await self._catalog.current(draft.path, trust=False)
             while True:
                 if previous is not None and previous.manifest.live and previous is not draft.base:
                     await refute(draft, previous, self._layouts)
@@ -141,7 +171,7 @@ class Committer:
                 stays = transaction.held if previous is draft.base else await self._given_up(draft.base)
                 assembled = await self._assembler.assemble(draft, stays, partial(self._acquire, transaction))
                 # The content that is kept may come from a version that is not under this name any more.
-                await transaction.acquire_existing(assembled.digests)
+                await transaction.acquire_existing(assembled.digests, partial(self._find, draft.base))
                 manifest = succession.of_draft(draft, assembled, transaction.id, previous, transaction.blobs)
                 may_stay = not transaction.recorded and not draft.attempts.may_replace(previous)
                 if previous is not None and may_stay and is_what_is_there(manifest, previous):
@@ -265,6 +295,15 @@ class Committer:
         await transaction.acquire(payloads, there)
         await self._keep(payloads)
 
+    async def _find(self, base: Snapshot | None, digest: str) -> Payload | None:
+        """A segment of a version that was collected, if this host has it still."""
+        kept = await self._layouts.kept(base, digest) if base is not None else None
+        if kept is None:
+            return None
+        # Without a dictionary: that of the version may be gone, too.
+        (compressed,) = await self._packing.compress([kept.raw], None)
+        return Payload(digest, compressed, len(kept.raw), kept.type)
+
     @contextmanager
     def _transaction(self, kind: Kind, path: str, commit: str | None = None) -> Iterator[Transaction]:
         """A transaction whose row, if it fails, is cancelled or comes to nothing, is settled in the background."""
@@ -366,36 +405,55 @@ class Committer:
             )
 
     async def _commit_beside(
-        self, draft: Draft, current: Snapshot, attempting: Callable[[], Awaitable[None]] | None
+        self,
+        draft: Draft,
+        current: Snapshot | None,
+        attempting: Callable[[], Awaitable[None]] | None,
+        *,
+        lost: MissingSegment | None = None,
     ) -> Snapshot:
         """Commits an edit that lost under a name of its own; the conversation itself stays as the winner left it.
+        `lost`: what its base is gone with; then only what was written is left of it. Returns what is there, or what was
+        kept where that is nothing. Raises `Deleted` where nothing is left.
 
         That name is noted first: where the answer is lost, or the process ends, the same draft is not kept twice,
         unless somebody has changed by then what was kept.
         """
+        ranges = [(0, draft.size)] if lost is None else draft.written()
+        if not ranges and lost is not None:
+            raise Deleted(f"{display(draft.path)}: gone for good, and nothing was written to it here: {lost}")
         tried = draft.attempts.beside
         again = tried is not None and draft.is_as(tried.mark)
-        if tried is None or not again or not await self._keep_copy(draft, tried.path, again=True):
+        if tried is None or not again or not await self._keep_copy(draft, ranges, tried.path, again=True):
             tried = draft.attempts.beside = Beside(conflict_path(draft.path), draft.mark())
             if attempting is not None:
                 await attempting()
-            await self._keep_copy(draft, tried.path)
-        log.warning(
-            "%s was changed elsewhere while it was edited here: the edit is kept as %s",
-            *map(display, (draft.path, tried.path)),
-        )
-        return current
+            await self._keep_copy(draft, ranges, tried.path)
+        names = display(draft.path), display(tried.path)
+        if lost is None:
+            log.warning("%s was changed elsewhere while it was edited here: the edit is kept as %s", *names)
+        else:
+            # What came before the bytes that were written is not there.
+            draft.moved = True
+            log.error(
+                "%s was deleted or replaced elsewhere, and its bytes are gone from the store (%s): "
+                "only what was written here is left, and kept as %s",
+                names[0],
+                lost,
+                names[1],
+            )
+        return current if current is not None and current.manifest.live else succession.live(tried.path, draft.kept)
 
-    async def _keep_copy(self, draft: Draft, path: str, *, again: bool = False) -> bool:
-        """Commits what is in the draft under another name; `again`: or finds it there, where that was tried before.
+    async def _keep_copy(
+        self, draft: Draft, ranges: Sequence[tuple[int, int]], path: str, *, again: bool = False
+    ) -> bool:
+        """Commits those bytes of a draft under another name; `again`: or finds them there, where that was tried before.
 
         False where something else is there by now, which what is written later was not made for.
         """
         copy = Draft(path, None, draft.attributes, self._hot.spool, self._layouts.read)
         try:
-            for offset in range(0, draft.size, COPY_STEP):
-                copy.write(offset, await draft.read(offset, offset + COPY_STEP))
-            copy.truncate(draft.size)
+            await copy_ranges(draft, ranges, copy)
             copy.exclusive = True
             try:
                 draft.kept = await self.commit(copy)

@@ -15,7 +15,7 @@ from typing import Literal
 import trio
 
 from stowfs.codec import Dictionary
-from stowfs.errors import CorruptObject, ObjectNotFound, StoreError, StowError
+from stowfs.errors import CorruptObject, MissingSegment, ObjectNotFound, StoreError, StowError
 from stowfs.store.base import Found, ObjectStore
 from stowfs.vault import record as records
 from stowfs.vault.cas import UNREAD, Swapped, Unread, compare_and_swap
@@ -98,9 +98,9 @@ class Counts:
     async def acquire(self, commit: str, digest: str, payload: Payload | None, *, exists: bool = False) -> Acquired:
         """Counts one reference of `commit` to the segment, storing it where it is not there.
 
-        Without a `payload` it must be there, else `CorruptObject`. `exists`: the caller believes that the record is
-        there, which spares a refused write. Raises `RetriesExhausted` and other store errors; then it may have
-        happened.
+        Without a `payload` it must be there, else `MissingSegment`, and nothing has happened. `exists`: the caller
+        believes that the record is there, which spares a refused write. Raises `RetriesExhausted` and other store
+        errors; then it may have happened.
         """
         request = _Request("acquire", commit, Operation(operation_id(commit, "acquire")), payload)
         await self._submit(digest, request, exists=exists or payload is None)
@@ -212,7 +212,7 @@ class Counts:
                 return await self._swap(digest, _Change(digest, batch, None, self._dictionaries, self._many), UNREAD)
             except _PayloadNeeded as needed:
                 if payload is None:
-                    raise CorruptObject(f"segment {digest} is referenced, but is not in the store") from None
+                    raise MissingSegment(digest, f"segment {digest} is referenced, but is not in the store") from None
                 payload = await self._redirect(payload)
                 first = needed.found
         change = _Change(digest, batch, payload, self._dictionaries, self._many)

@@ -7,8 +7,10 @@ the same bytes are there, it may have been somebody else who appended them, and 
 """
 
 from stowfs.config import MIB
+from stowfs.errors import MissingSegment
 from stowfs.vault.draft import Draft, Intent
 from stowfs.vault.layout import LayoutReader
+from stowfs.vault.lost_base import is_gone
 from stowfs.vault.manifest import Reference, Snapshot
 
 COMPARED = 8 * MIB
@@ -17,7 +19,16 @@ to."""
 
 
 async def refute(draft: Draft, current: Snapshot, layouts: LayoutReader) -> None:
-    """Forgets the attempts to append that `current` shows to have failed. Errors of reading."""
+    """Forgets the attempts to append that `current` shows to have failed; none where the base is gone for good (see
+    `lost_base`). Errors of reading."""
+    try:
+        await _refute(draft, current, layouts)
+    except MissingSegment as error:
+        if not await is_gone(error, current, layouts):
+            raise
+
+
+async def _refute(draft: Draft, current: Snapshot, layouts: LayoutReader) -> None:
     base, doubtful = draft.base, draft.attempts.doubtful(current, draft.base)
     if not doubtful or base is None or draft.intent is not Intent.APPEND:
         return

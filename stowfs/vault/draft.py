@@ -224,6 +224,15 @@ class Draft:
             parts.append(bytes(piece_end - base_end))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def written(self) -> list[tuple[int, int]]:
+        """The ranges of bytes that are not those of the base; none where nothing was written."""
+        if not self._overlay.extents:
+            return []
+        limit = self._overlay.base_limit
+        pieces = self._overlay.extents.pieces(0, self.size)
+        own = [(start if position is not None else max(start, limit), end) for start, end, position in pieces]
+        return [(start, end) for start, end in own if start < end]
+
     def rebase(self, base: Snapshot) -> None:
         """Moves the draft onto another base.
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import Literal, NamedTuple
 
 from stowfs.config import KIB, MIB
 from stowfs.errors import CorruptObject
@@ -58,6 +59,13 @@ class Stream:
         return start == self.position or (end - start >= SCATTERED and abs(start - self.position) <= NEAR)
 
 
+class Kept(NamedTuple):
+    """A segment that this host has: its raw bytes, and the type of its record."""
+
+    raw: bytes
+    type: Literal["data", "page"]
+
+
 class Layout:
     """The pieces of one version in order, pages expanded, with their offsets. `cost`: bytes it takes in memory."""
 
@@ -76,6 +84,11 @@ class Layout:
         """The bytes of the inline piece `index`. Raises `CorruptObject`."""
         start = self._inline_starts[index]
         return self._inline[start : self._inline_starts[index + 1]]
+
+    @cached_property
+    def digests(self) -> set[str]:
+        """The segments that the pieces are; pages are not among them."""
+        return {piece.digest for piece in self.pieces if isinstance(piece, Reference)}
 
     @cached_property
     def _inline(self) -> bytes:
@@ -127,6 +140,14 @@ class LayoutReader:
         if reference.level == 0 and len(raw) != reference.size:
             raise CorruptObject(f"segment {reference.digest} has {len(raw)} bytes, not {reference.size}")
         return raw
+
+    async def kept(self, snapshot: Snapshot, digest: str) -> Kept | None:
+        """A segment of a version, if this host has it, whether or not the store does. Errors as `SegmentReader.kept`,
+        and of reading its pages."""
+        raw = await self._segments.kept(digest)
+        if raw is None:
+            return None
+        return Kept(raw, "data" if digest in (await self.layout(snapshot)).digests else "page")
 
     async def digests(self, snapshot: Snapshot | None) -> set[str]:
         """Every segment that a version references, pages included; nothing for no version."""

@@ -13,7 +13,7 @@ from functools import partial
 import trio
 
 from stowfs.codec import Dictionary
-from stowfs.errors import CorruptObject, ObjectNotFound, StowError
+from stowfs.errors import CorruptObject, MissingSegment, ObjectNotFound, StowError
 from stowfs.hot.segments import CachedSegment, SegmentFiles
 from stowfs.store.base import ObjectStore
 from stowfs.vault import record as records
@@ -104,6 +104,17 @@ class SegmentReader:
             raise flight.error
         assert flight.data is not None
         return flight.data
+
+    async def kept(self, digest: str) -> bytes | None:
+        """The raw bytes of a segment, verified, if this host has them: the store is asked for nothing but a dictionary.
+        Raises store errors."""
+        data = self._memory.get(digest)
+        if data is None and (cached := await self._files.get(bytes.fromhex(digest))) is not None:
+            try:
+                data = await self._open(digest, cached)
+            except CorruptObject as error:
+                log.warning("cached segment %s cannot be read: %s", digest, error)
+        return data
 
     def prefetch(self, references: Iterable[Reference], blobs: Mapping[str, str] = NO_BLOBS) -> None:
         """Begins to fetch segments that will probably be asked for; errors are left to whoever asks."""
@@ -203,10 +214,10 @@ class SegmentReader:
         try:
             found = await read_bounded(self._store, segment_key(digest))
         except ObjectNotFound:
-            raise CorruptObject(f"segment {digest} is missing in the store") from None
+            raise MissingSegment(digest, f"segment {digest} is missing in the store") from None
         record = records.decode(digest, found.body)
         if record.header.state == "dead":
-            raise CorruptObject(f"segment {digest} was collected")
+            raise MissingSegment(digest, f"segment {digest} was collected")
         return record
 
     async def _open(self, digest: str, segment: CachedSegment) -> bytes:

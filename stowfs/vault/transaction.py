@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from stowfs.errors import MissingSegment
 from stowfs.hot.index import Index, Sighting
 from stowfs.hot.journal import Journal, JournalRow
 from stowfs.vault.counts import Acquired, Counts
@@ -24,6 +25,9 @@ from stowfs.vault.ring import new_id
 Phase = Literal["recorded", "written", "updated"]
 Kind = Literal["commit", "delete", "rename", "move"]
 """`move`: of a directory (see `move`), which counts nothing itself."""
+
+Find = Callable[[str], Awaitable[Payload | None]]
+"""Finds elsewhere a segment that is not in the store."""
 
 TRUST_SATURATED = 3600.0
 """Seconds for which a count that was seen saturated is believed to be so, and not asked again; not beyond the next
@@ -65,6 +69,10 @@ def encode(row: Row, phase: Phase) -> JournalRow:
 def decode(row: JournalRow) -> Row:
     """The row as the commit wrote it."""
     return _with_paths(_decoder.decode(row.payload), from_text)
+
+
+async def _find_none(_: str) -> Payload | None:
+    return None
 
 
 def _with_paths(row: Row, change: Callable[[str], str]) -> Row:
@@ -113,9 +121,19 @@ class Transaction:
             wanted, lambda digest: self._counts.acquire(self.id, digest, wanted[digest], exists=digest in there)
         )
 
-    async def acquire_existing(self, digests: Iterable[str]) -> None:
-        """As `acquire`, for segments that are in the store already. Raises `CorruptObject` where one is not."""
-        await self._acquire(digests, lambda digest: self._counts.acquire(self.id, digest, None))
+    async def acquire_existing(self, digests: Iterable[str], find: Find = _find_none) -> None:
+        """As `acquire`, for segments that are in the store already; where one is not, for what `find` gives. Raises
+        `MissingSegment` where that is nothing."""
+
+        async def acquire(digest: str) -> Acquired:
+            try:
+                return await self._counts.acquire(self.id, digest, None)
+            except MissingSegment:
+                if (payload := await find(digest)) is None:
+                    raise
+                return await self._counts.acquire(self.id, digest, payload)
+
+        await self._acquire(digests, acquire)
 
     def surplus(self, kept: Iterable[str]) -> list[str]:
         """What the last version and this commit hold beyond the references of a next version that references `kept`.
