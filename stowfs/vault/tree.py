@@ -2,6 +2,7 @@
 
 A directory exists if its manifest is live. One that was removed on one host while another created something in it is
 found by the listing of its parent (there are keys below it) and made again: nothing that was written stays invisible.
+Where it was replaced by a file, what is below that is found in the same way, and moved to a directory beside it.
 """
 
 import logging
@@ -18,14 +19,17 @@ from stowfs.errors import (
     NoSuchPath,
     NotDirectory,
     PathExists,
+    StoreError,
+    StowError,
     UnsupportedVersion,
 )
 from stowfs.store.base import ObjectStore, Page
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
+from stowfs.vault.conflict import conflict_path
 from stowfs.vault.listing_ahead import DirectoryRead
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
-from stowfs.vault.naming import children_prefix, display, is_cut, join, manifest_key, path_of_prefix, split
+from stowfs.vault.naming import children_prefix, display, is_cut, manifest_key, path_of_prefix, split
 from stowfs.vault.recent_listings import DirectoryListing
 from stowfs.vault.ring import Ring
 from stowfs.vault.version import PackedVersion, Version, encode
@@ -52,6 +56,8 @@ class Tree:
         self._committer = committer
         self._read_only = read_only
         self._known_empty: dict[str, float] = {}
+        # Files below which something is being moved away.
+        self._uncovering: set[str] = set()
 
     async def head(self, path: str, *, stale_ok: bool = False) -> Snapshot:
         """What is live under `path`; `stale_ok` as in `Catalog.current`. Raises `NoSuchPath`."""
@@ -86,7 +92,7 @@ class Tree:
             entries += [snapshot for snapshot in found if snapshot.manifest.live]
             prefixes += [prefix for prefix in page.prefixes if not is_cut(prefix)]
         if prefixes:
-            known = {children_prefix(entry.path) for entry in entries}
+            known = {children_prefix(entry.path) for entry in entries if entry.is_directory}
             entries += await self._without_manifest(prefixes, known, unread)
         if not entries:
             await self.directory(path)
@@ -101,16 +107,18 @@ class Tree:
         how the store is asked."""
         entries: list[tuple[str, PackedVersion]] = []
         prefixes: list[str] = []
+        known: set[str] = set()
         unread: set[str] = set()
         walking = read is not None and read.walking
         async for page in self._pages(children_prefix(path), read.pages if read is not None else self._directly_below):
             asked = read.asked if read is not None else None
             found = await self._catalog.versions(page.objects, asked=asked, walking=walking)
             unread |= {info.key for info in page.objects if info.key not in found}
-            entries += [(split(one.path)[1], encode(one.version)) for one in found.values() if one.version.live]
+            live = [one for one in found.values() if one.version.live]
+            entries += [(split(one.path)[1], encode(one.version)) for one in live]
+            known |= {children_prefix(one.path) for one in live if one.version.is_directory}
             prefixes += [prefix for prefix in page.prefixes if not is_cut(prefix)]
         if prefixes:
-            known = {children_prefix(join(path, name)) for name, _ in entries}
             added = await self._without_manifest(prefixes, known, unread)
             entries += [(split(directory.path)[1], encode(Version.of(directory))) for directory in added]
         if not entries:
@@ -123,14 +131,62 @@ class Tree:
     async def _without_manifest(self, prefixes: Sequence[str], known: Set[str], unread: Set[str]) -> Sequence[Snapshot]:
         """The directories that a listing shows by what is in them alone. `known`: the prefixes of those that have a
         live manifest, `unread`: the keys of manifests that cannot be read."""
-        # A conversation may stand in the place of a directory, too, if both were made at once.
         found = []
         for prefix in prefixes:
-            if prefix not in known and await self._has_live(prefix):
-                child = path_of_prefix(prefix)
-                damaged = manifest_key(child) in unread
-                found.append(unwritten_directory(child) if damaged else await self._make_again(child))
+            if prefix in known or not await self._has_live(prefix):
+                continue
+            child = path_of_prefix(prefix)
+            if manifest_key(child) in unread:
+                found.append(unwritten_directory(child))
+                continue
+            there = await self._catalog.current(child)
+            if there is None or not there.manifest.live:
+                found.append(await self._make_again(child))
+            elif not there.is_directory and (beside := await self._uncover(child)) is not None:
+                found.append(beside)
         return found
+
+    async def _uncover(self, path: str) -> Snapshot | None:
+        """Moves what is below a file, where no program can reach it, to a directory beside it; that directory, if
+        anything was moved. Raises store errors."""
+        if self._read_only or path in self._uncovering:
+            return None
+        self._uncovering.add(path)
+        try:
+            beside, moved = conflict_path(path), 0
+            async for page in self._store.list(children_prefix(path)):
+                for snapshot in await self._catalog.resolve(page.objects):
+                    if snapshot.manifest.live:
+                        moved += await self._move(snapshot, beside + snapshot.path[len(path) :])
+        finally:
+            self._uncovering.discard(path)
+        if not moved:
+            return None
+        log.warning(
+            "%s became a file elsewhere while something was created in the directory of that name: that is in %s now",
+            *map(display, (path, beside)),
+        )
+        return await self._make_if_absent(beside, unwritten_directory(beside).attributes)
+
+    async def _move(self, snapshot: Snapshot, new: str) -> bool:
+        """Renames what nobody can see; whether it is there now. Raises store errors; whatever else is wrong is logged,
+        and it stays where it is."""
+        try:
+            if snapshot.is_directory:
+                await self._make_if_absent(new, snapshot.attributes)
+                await self._committer.delete(snapshot.path, directory=True)
+            else:
+                await self._committer.rename(snapshot.path, new, replace=False)
+        except StoreError:
+            raise
+        except NoSuchPath:
+            # Another host was quicker.
+            return False
+        except StowError as error:
+            name = display(snapshot.path)
+            log.error("%s cannot be shown, since a file has the name of its directory: %s", name, error)
+            return False
+        return True
 
     async def _pages(self, prefix: str, lister: Lister) -> AsyncIterator[Page]:
         """What lies directly below `prefix`, and then what long names that are cut go on with."""

@@ -97,6 +97,20 @@ def test_it_reaches_the_store_by_itself(mounts: Mounts) -> None:
     assert run("cat", other.root / "x").stdout == NEW
 
 
+def test_what_waits_in_a_directory_that_became_a_file_elsewhere_is_shown_beside_it(mounts: Mounts) -> None:
+    mount, other = mounts.start("a", WAITS), mounts.start("b")
+    run("mkdir", mount.root / "d")
+    run("tee", mount.root / "d" / "x", data=b"waits\n")
+    run("sh", "-c", "rmdir d && echo file > d", cwd=other.root)
+    flush(mount)
+    fresh = mounts.start("c")
+    first, beside = run("ls", fresh.root).stdout.decode().split()
+    for one in (mount, other, fresh):
+        assert run("ls", one.root).stdout.decode().split() == [first, beside]
+        assert run("cat", one.root / "d").stdout == b"file\n"
+        assert run("cat", one.root / beside / "x").stdout == b"waits\n"
+
+
 def test_unmounting_waits_for_the_store(mounts: Mounts) -> None:
     mount = mounts.start("a", WAITS)
     run("cp", "-r", *samples()[:5], mount.root)

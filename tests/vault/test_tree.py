@@ -26,7 +26,7 @@ from stowfs.vault.naming import manifest_key
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
 from tests.support.faults import FailBefore, FaultyStore, Rule
-from tests.support.vaults import ATTRIBUTES, Hosts, append, read, write
+from tests.support.vaults import ATTRIBUTES, Hosts, append, flush, read, write
 from tests.vault.test_promises import log_lines
 
 
@@ -286,17 +286,91 @@ async def test_a_read_only_vault_shows_an_orphan_without_writing(tmp_path: Path)
                 await attempt
 
 
-async def test_a_conversation_that_took_the_place_of_a_directory_shows_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+async def test_what_was_created_below_a_file_is_moved_beside_it_by_a_listing(packed: bool, tmp_path: Path) -> None:
+    """A host took for a directory still what another one had removed, and given its name to a file."""
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        await make(a, "d", "d/e", "d/e/empty")
+        text = log_lines(1500, 1)
+        waits = [b.draft(path, None, ATTRIBUTES) for path in ("d/x", "d/e/y")]
+        for draft in waits:
+            draft.write(0, text)
+            await b.acknowledge(draft)
+        for path in ("d/e/empty", "d/e", "d"):
+            await a.remove_directory(path)
+        await write(a, "d", b"a conversation now")
+        await flush(b)
+        await b.make_symlink("d.link", b"d", ATTRIBUTES)
+        await make(b, "d.other")
+
+        hosts.options["read_only"] = True
+        assert await names(await hosts.start("reader")) == ["d", "d.link", "d.other/"]
+        del hosts.options["read_only"]
+        c = await hosts.start("c")
+        if packed:
+            shown = [name for name, _ in await c.list_versions("")]
+        else:
+            shown = [entry.path for entry in await c.list_directory("")]
+        beside = shown[1]
+        assert shown == ["d", beside, "d.link", "d.other"]
+        assert beside.startswith("d.conflict-")
+        for vault in (a, b, c, await hosts.start("fresh")):
+            assert await names(vault) == ["d", f"{beside}/", "d.link", "d.other/"]
+            assert await names(vault, beside) == ["e/", "x"]
+            assert await read(vault, "d") == b"a conversation now"
+            assert await read(vault, f"{beside}/x") == await read(vault, f"{beside}/e/y") == text
+            assert await vault.drain(20) == 0
+        assert (await audit(hosts.store)).exact
+
+
+async def test_directories_below_a_file_are_moved_too(tmp_path: Path) -> None:
     async with Hosts(MemoryStore(), tmp_path) as hosts:
         a, b = await hosts.start("a"), await hosts.start("b")
         await make(a, "d")
+        await make(b, "d/e")
+        await a.store.delete(manifest_key("d"))
+        await write(a, "d", b"a conversation now")
+        await b.make_symlink("d/e/link", b"elsewhere", ATTRIBUTES)
+        fresh = await hosts.start("fresh")
+        first, beside = await names(fresh)
+        assert first == "d"
+        assert await names(fresh, beside[:-1]) == ["e/"]
+        assert (await fresh.head(f"{beside}e")).attributes == ATTRIBUTES
+        assert (await fresh.head(f"{beside}e/link")).target == b"elsewhere"
+        # There is nothing left that would be looked for.
+        assert await names(await hosts.start("another")) == [first, beside]
+
+
+async def test_what_cannot_be_moved_from_below_a_file_hides_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        a = await hosts.start("a")
+        await write(a, "d", b"a conversation now")
+        deep = "/".join(["d", *["n" * 215] * 4])
+        await write(a, deep, b"no longer path is possible")
+        await write(a, "d/x", b"movable")
+        fresh = await hosts.start("fresh")
+        first, beside = await names(fresh)
+        assert (first, await names(fresh, beside[:-1])) == ("d", ["x"])
+        assert "cannot be shown, since a file has the name of its directory" in caplog.text
+        assert await names(fresh) == [first, beside]
+
+
+async def test_a_file_with_the_name_of_an_old_directory_is_not_searched_each_time(tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts:
+        a = await hosts.start("a")
+        await make(a, "d")
+        await write(a, "d/x", b"")
+        await a.remove("d/x")
         await a.remove_directory("d")
         await write(a, "d", b"a conversation now")
-        await write(b, "d/x", b"created in what b took for a directory")
-        for vault in (a, b):
-            assert await names(vault) == ["d"]
-        await a.remove("d")
-        assert await names(await hosts.start("fresh")) == ["d/"]
+        assert await names(a) == ["d"]
+        store.reset_log()
+        assert await names(a) == ["d"]
+        assert store.count() == 1
 
 
 async def test_directory_and_conversation_of_one_name_have_one_winner(tmp_path: Path) -> None:
