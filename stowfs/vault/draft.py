@@ -368,7 +368,9 @@ class Draft:
         made them. `tried`: those before. What was to be committed then may have been tried meanwhile."""
         self.attempts.go_back(tried, before._overlay.last_changes)
         base = self.base
-        if self.intent is Intent.APPEND and before.intent is Intent.APPEND and base is not None:
+        moved = base is not None and base is not before.base
+        if moved and self.intent is Intent.APPEND and before.intent is Intent.APPEND:
+            assert base is not None
             # What is appended has moved meanwhile, or was found to be there.
             own = self.attempts.last_in(base, before.base)
             if own is None:

@@ -453,6 +453,27 @@ async def test_undoing_what_could_not_be_acknowledged_spares_what_is_being_store
         assert await read(a, "x") == b"start\n" + large
 
 
+async def test_undoing_does_not_forget_what_is_on_its_way_to_what_others_wrote_since(tmp_path: Path) -> None:
+    """Which the base cannot tell anything of."""
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.5) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        draft = await appended(a, await write(a, "x", b"start\n"), b"mine\n")
+        await append(b, "x", b"theirs\n")
+        # The first PUT is refused.
+        store.add(Rule(Late(), "put", "manifests/x.json", nth=2, times=None))
+        with pytest.raises(StoreUnavailable):
+            await flush(a)
+        store.rules.clear()
+        before, tried = draft.freeze(), draft.attempts.copy()
+        draft.truncate(draft.size + 4)
+        draft.undo(before, tried)
+        assert None in await store.carry_out_late()
+        await append(b, "x", b"more\n")
+        await flush(a)
+        assert await read(a, "x") == b"start\ntheirs\nmine\nmore\n"
+
+
 async def test_an_edit_that_lost_is_kept_once_though_something_after_it_was_undone(tmp_path: Path) -> None:
     store = FaultyStore(MemoryStore())
     async with Hosts(store, tmp_path, deadline=0.5) as hosts:
