@@ -76,7 +76,8 @@ def entry(inode: Inode, shown: Shown, attribute_timeout: float, entry_timeout: f
 
 def answered(inode: Inode, answer: pyfuse3.EntryAttributes, shown: Inode) -> None:
     """Notes what the kernel knows of an inode after a reply with the attributes of `shown`."""
-    inode.kernel_size = inode.kernel_end = answer.st_size
+    inode.kernel_size = answer.st_size
+    inode.cache_end = min(inode.cache_end, answer.st_size)
     inode.told = shown.packed
 
 

@@ -38,6 +38,9 @@ class Contents:
 
         Raises `CorruptObject` and store errors.
         """
+        if reader is None:
+            # For the page cache, and nothing that the kernel takes to lie behind the end.
+            inode.cache_end = max(inode.cache_end, min(end, inode.size))
         if inode.draft is not None:
             async with inode.lock:
                 # The commit that was waited for may have ended it.
@@ -50,8 +53,8 @@ class Contents:
 
         Raises `HotTierFull`, `FileTooLarge`.
         """
-        # Before it is told anything else.
-        to_end = appending and not _is_mapped_page(inode, offset, len(data))
+        # Before it reads or is told anything else.
+        to_end = appending and not _is_mapped_page(inode, offset)
         await self._commits.room()
         async with inode.lock:
             draft = self._draft(inode, appending=appending)
@@ -70,7 +73,7 @@ class Contents:
             self._attach(inode, draft)
             end = offset + len(data)
             inode.kernel_size = max(inode.kernel_size, end)
-            inode.kernel_end = end if to_end else max(inode.kernel_end, end)
+            inode.cache_end = max(inode.cache_end, end)
             if appending or position != offset:
                 # The page cache does not have it, or in the wrong place.
                 inode.cached = None
@@ -159,16 +162,14 @@ async def _read(
     return b"".join([await read(*place) for place in reader.ranges(start, end)])
 
 
-def _is_mapped_page(inode: Inode, offset: int, length: int) -> bool:
+def _is_mapped_page(inode: Inode, offset: int) -> bool:
     """Whether a write through an O_APPEND handle is no append, but pages of a memory mapping on their way back.
 
     The kernel sends those through any handle for writing, and pyfuse3 does not say which they are. They begin at a
-    page, fill it or end with the file, and there are none unless somebody may have mapped it. They lie before what the
-    kernel takes for the end, and what is appended behind that, wherever the file ends.
+    page that is in the page cache, and there are none unless somebody may have mapped it. What is appended lies behind
+    that cache, wherever the file ends.
     """
-    known = inode.kernel_end
-    end = offset + length
-    return bool(inode.mappers and offset % PAGESIZE == 0 and (end == known or (end < known and length % PAGESIZE == 0)))
+    return bool(inode.mappers and offset % PAGESIZE == 0 and offset < inode.cache_end)
 
 
 def _touch(draft: Draft) -> None:

@@ -74,6 +74,7 @@ class Inode:
         "_telling",
         "allowance",
         "attempted",
+        "cache_end",
         "cached",
         "changing",
         "doubted",
@@ -83,7 +84,6 @@ class Inode:
         "fresh",
         "handles",
         "held",
-        "kernel_end",
         "kernel_size",
         "linked",
         "local",
@@ -140,11 +140,12 @@ class Inode:
         # When this host last changed the entries of this directory (nanoseconds since the epoch); not stored.
         self.entries_changed_ns = 0
         # What the kernel believes, or was told to ask for: the content its page cache is of, the version its attributes
-        # are of, and the size; and where it takes the end to be until it has asked, which is where it appends.
+        # are of, and the size; and where that cache ends: never behind what the kernel takes for the end, which is
+        # where it appends. That it was told of more does not say that it knew when it sent what comes next.
         self.cached: str | None = None
         self.told: PackedVersion | None = None
         self.kernel_size = 0
-        self.kernel_end = 0
+        self.cache_end = 0
         # It showed another version before: an answer with this one may have been passed over for one with that.
         self.doubted = False
         # It is about to show something else: the kernel may not believe what it is told for any longer than that.

@@ -73,10 +73,10 @@ async def tell_once(inode: Inode) -> None:
     async with inode.telling:
         if inode.doubted or inode.told != inode.packed or inode.kernel_size != inode.size:
             packed, size, inode.doubted = inode.packed, inode.size, False
+            # It may find out by reading that there is less.
+            inode.cache_end = min(inode.cache_end, size)
             await invalidate_attributes(inode)
             inode.told, inode.kernel_size = packed, size
-            # It may find out by reading that there is less, but not that there is more.
-            inode.kernel_end = min(inode.kernel_end, size)
 
 
 def set_read_ahead(mountpoint: str) -> None:

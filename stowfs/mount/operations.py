@@ -267,7 +267,7 @@ class FileSystem(Session):
         try:
             if flags & os.O_TRUNC:
                 await self._contents.truncate(inode, 0)
-                inode.kernel_size = inode.kernel_end = 0
+                inode.kernel_size = inode.cache_end = 0
             else:
                 await tell_once(inode)
         except BaseException:

@@ -1,17 +1,19 @@
 """What the kernel is told outside of replies."""
 
 import threading
+from mmap import PAGESIZE
 from pathlib import Path
 
 import pyfuse3
 import pytest
 import trio
 
+from stowfs.mount.attributes import answered
 from stowfs.mount.inodes import Inode
 from stowfs.mount.kernel import tell_once
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.version import Version
-from tests.support.vaults import ATTRIBUTES, Hosts, append, write
+from tests.support.vaults import ATTRIBUTES, Hosts, append, read, write
 from tests.support.view import View
 
 
@@ -71,3 +73,25 @@ async def test_a_version_that_took_the_place_of_another_is_told_of_whatever_the_
             assert len(told.numbers) == expected
             await append(other, "x", b"2")
             assert (await view.lookup.find("x"))[0] is inode
+
+
+async def test_pages_that_are_appended_at_an_old_end_are_no_pages_of_a_mapping(tmp_path: Path) -> None:
+    """They were on their way when the kernel was told of another end, as it had asked for somebody else."""
+    theirs, first, second, mapped = (letter * PAGESIZE for letter in (b"t", b"1", b"2", b"m"))
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        other, view = await hosts.start("other"), View(await hosts.start("this"))
+        await write(other, "x", b"")
+        inode = await view.open_files.open_path("x", writing=True)
+        inode.mappers = 1
+        await view.contents.write(inode, 0, first, appending=True)
+        await append(other, "x", theirs)
+        await view.commits.commit(inode)
+        answer = pyfuse3.EntryAttributes()
+        answer.st_size = inode.size
+        answered(inode, answer, inode)
+        await view.contents.write(inode, PAGESIZE, second, appending=True)
+        # What the kernel has read may be mapped.
+        await view.contents.read(inode, 0, 3 * PAGESIZE)
+        await view.contents.write(inode, PAGESIZE, mapped, appending=True)
+        await view.commits.commit(inode)
+        assert await read(other, "x") == theirs + mapped + second
