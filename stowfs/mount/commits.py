@@ -358,9 +358,14 @@ class Commits:
     def _stand_for(self, inode: Inode, kept: Snapshot) -> None:
         """The inode was beaten: its name shows what won, as soon as somebody looks. Who has it open keeps it as it is,
         and what is written to it goes to what was kept."""
-        directory, name = split(inode.path)
-        self._inodes.contention.changed_elsewhere(inode.path)
+        path = inode.path
+        self._inodes.contention.changed_elsewhere(path)
         self._inodes.stand_for(inode, kept.path)
+        self.forget_name(path)
+
+    def forget_name(self, path: str) -> None:
+        """The kernel takes a path for an inode that has another one."""
+        directory, name = split(path)
         if (parent := self._inodes.at(directory)) is not None:
             self._forget_name(parent, name)
 

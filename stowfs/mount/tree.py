@@ -172,7 +172,8 @@ class Tree:
             self._inodes.move(old, new)
             for inode in moved:
                 if inode.path != new:
-                    # It had lost to what has been renamed.
+                    # It had lost to what has been renamed; the kernel gives it the new name.
+                    self._commits.forget_name(new)
                     continue
                 if inode.version is not None and _same_state(inode.version, renamed):
                     self._commits.adopt_same_bytes(inode, renamed)

@@ -311,6 +311,27 @@ def test_what_is_written_to_a_handle_after_its_edit_lost_goes_to_what_was_kept_o
     assert read(b.root / names[1]) == "EDIT more!"
 
 
+def test_what_is_renamed_while_an_edit_of_it_loses_is_what_its_new_name_shows(mounts: Mounts) -> None:
+    """What was kept of the edit took the mode that was meant for the other one."""
+    a, b = mounts.start("a"), mounts.start("b")
+    write(b.root / "f", "base text")
+    python(
+        "import time\n"
+        "fd = os.open(args[0] + '/f', os.O_RDWR)\n"
+        "with open(args[1] + '/f', 'w') as f: f.write('from the other host')\n"
+        "os.pwrite(fd, b'EDIT', 0)\n"
+        "os.rename(args[0] + '/f', args[0] + '/g')\n"
+        "end = time.monotonic() + 20\n"
+        "while os.stat(args[0] + '/g').st_size != 19: assert time.monotonic() < end; time.sleep(0.05)\n"
+        "os.chmod(args[0] + '/g', 0o600)\n"
+        "os.close(fd)",
+        a.root,
+        b.root,
+    )
+    listed = run("sh", "-c", "stat -c '%a %s' -- *", cwd=b.root).stdout
+    assert listed == b"644 9\n600 19\n"
+
+
 def test_of_two_exclusive_creators_one_wins(mounts: Mounts) -> None:
     a, b = mounts.start("a"), mounts.start("b")
     both = (
