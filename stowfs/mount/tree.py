@@ -110,9 +110,9 @@ class Tree:
     async def remove(self, parent: Inode, name: bytes) -> None:
         """Removes a file. Raises `NoSuchPath`, `IsDirectory`."""
         async with self._moves.steady(lambda: (child_path(parent, name),), altering=True) as (path,):
-            inode, removed = self._inodes.at(path), self._inodes.linked_at(path)
+            removed = self._inodes.linked_at(path)
             async with self._locks(*removed):
-                await self._commits.remove_locked(inode, path)
+                await self._commits.remove_locked(self._inodes.at(path), path)
                 self._unlinked(parent, name, path)
                 await self._end(removed)
 
@@ -145,9 +145,10 @@ class Tree:
         self._listings.gone(parent, name)
 
     async def _rename_file(self, old: str, new: str, *, replace: bool) -> None:
-        source, target = self._inodes.at(old), self._inodes.at(new)
         moved, replaced = self._inodes.linked_at(old), self._inodes.linked_at(new)
         async with self._locks(*moved, *replaced):
+            # What was on its way until now may have lost, and have another name.
+            source, target = self._inodes.at(old), self._inodes.at(new)
             if not replace and target is not None and target.version is None:
                 raise PathExists(f"{display(new)} exists")
             others = [inode for inode in moved if inode is not source and inode.draft is not None]
@@ -275,9 +276,11 @@ class Tree:
             yield
 
     async def _end(self, inodes: Sequence[Inode]) -> None:
-        """The inodes have lost their name: what is uncommitted of them lasts for those who have them open. The caller
-        holds flights and locks. Raises `HotTierFailed`, `HotTierFull`."""
+        """The inodes have lost their name, unless they have another one by now: what is uncommitted of them lasts for
+        those who have them open. The caller holds flights and locks. Raises `HotTierFailed`, `HotTierFull`."""
         for inode in inodes:
+            if inode.linked:
+                continue
             if inode.draft is not None:
                 self._vault.flusher.drop(inode.draft.id)
                 await self._vault.backlog.withdraw(inode.draft)

@@ -245,3 +245,33 @@ async def test_what_is_written_to_a_file_that_is_opened_during_the_rename_of_its
         await wait_all_tasks_blocked(GOES_ON)
         idle_stalled.go.set()
     assert [await read(other, f"e/{name}") for name in (first, idle, last)] == [b"1", b"ab", b"1"]
+
+
+@pytest.mark.parametrize("change", ["removed", "replaced"])
+async def test_what_was_acknowledged_stays_with_what_is_kept_of_it_while_its_name_goes(
+    change: str, hosts: Hosts, faulty: FaultyStore
+) -> None:
+    """An edit loses while the removal waits for it: what was written since belongs to the other name by then."""
+    other = await hosts.start("other")
+    await write(other, "x", b"base text")
+    view = View(await hosts.start("this", asynchronous=True))
+    root = view.inodes.conversations
+    if change == "replaced":
+        new = await view.tree.create(root, b"new", ATTRIBUTES, exclusive=False, appending=False, at_once=False)
+        await view.open_files.close(new, writing=True)
+        work = partial(view.tree.rename, root, b"new", root, b"x", replace=True)
+    else:
+        work = partial(view.tree.remove, root, b"x")
+    inode = await view.open_files.open_path("x", writing=True)
+    await view.contents.write(inode, 0, b"EDIT", appending=False)
+    await view.commits.commit(inode)
+    await write(other, "x", b"theirs")
+    held = faulty.held("put", "manifests/x.conflict-*", view.commits.flush, inode)
+    async with trio.open_nursery() as nursery, held:
+        await view.contents.write(inode, 5, b"MORE", appending=False)
+        await view.open_files.close(inode, writing=True)
+        nursery.start_soon(work)
+        await wait_all_tasks_blocked(GOES_ON)
+    await view.commits.flush(inode)
+    [kept] = [name for name, _ in (await other.listing("")).entries if name.startswith("x.conflict-")]
+    assert await read(other, kept) == b"EDIT MORE"
