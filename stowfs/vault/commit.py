@@ -22,19 +22,10 @@ from stowfs.store.base import ObjectStore
 from stowfs.vault import expiry, succession
 from stowfs.vault import manifest as manifests
 from stowfs.vault.assembly import Assembled, Assembler, Observe
-from stowfs.vault.attempts import Beside
 from stowfs.vault.bundler import Bundler
 from stowfs.vault.catalog import Catalog
-from stowfs.vault.conflict import (
-    COPY_STEP,
-    Merge,
-    conflict_path,
-    copy_ranges,
-    has_expired,
-    is_what_is_there,
-    reconcile,
-    was_deleted,
-)
+from stowfs.vault.conflict import Merge, has_expired, is_what_is_there, reconcile, was_deleted
+from stowfs.vault.conflict_copy import ConflictCopies
 from stowfs.vault.counts import Counts
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.doubt import refute
@@ -100,6 +91,7 @@ class Committer:
         self._deadline = deadline
         self._trash_seconds = trash_seconds
         self._keep = keep
+        self._copies = ConflictCopies(hot.spool, catalog, layouts, self.commit)
 
     async def commit(
         self,
@@ -134,7 +126,7 @@ class Committer:
                 if draft.base is None or not await is_gone(error, current, self._layouts):
                     raise
                 if asked and is_same(current, previous):
-                    return await self._commit_beside(draft, current, attempting, lost=error)
+                    return await self._copies.keep(draft, current, attempting, lost=error)
                 # On what is there by now, it may need nothing of its base.
                 previous, asked, commit = current, True, None
 
@@ -158,7 +150,7 @@ class Committer:
                             committed = previous
                             break
                         case Merge.BESIDE:
-                            committed = await self._commit_beside(draft, previous, attempting)
+                            committed = await self._copies.keep(draft, previous, attempting)
                             break
                         case Merge.MERGED:
                             pass
@@ -403,77 +395,3 @@ class Committer:
             await self._hot.index.note_sightings(
                 {bytes.fromhex(digest): Sighting("inline", now) for digest in assembled.inline_digests}
             )
-
-    async def _commit_beside(
-        self,
-        draft: Draft,
-        current: Snapshot | None,
-        attempting: Callable[[], Awaitable[None]] | None,
-        *,
-        lost: MissingSegment | None = None,
-    ) -> Snapshot:
-        """Commits an edit that lost under a name of its own; the conversation itself stays as the winner left it.
-        `lost`: what its base is gone with; then only what was written is left of it. Returns what is there, or what was
-        kept where that is nothing. Raises `Deleted` where nothing is left.
-
-        That name is noted first: where the answer is lost, or the process ends, the same draft is not kept twice,
-        unless somebody has changed by then what was kept.
-        """
-        ranges = [(0, draft.size)] if lost is None else draft.written()
-        if not ranges and lost is not None:
-            raise Deleted(f"{display(draft.path)}: gone for good, and nothing was written to it here: {lost}")
-        tried = draft.attempts.beside
-        again = tried is not None and draft.is_as(tried.mark)
-        if tried is None or not again or not await self._keep_copy(draft, ranges, tried.path, again=True):
-            tried = draft.attempts.beside = Beside(conflict_path(draft.path), draft.mark())
-            if attempting is not None:
-                await attempting()
-            await self._keep_copy(draft, ranges, tried.path)
-        names = display(draft.path), display(tried.path)
-        if lost is None:
-            log.warning("%s was changed elsewhere while it was edited here: the edit is kept as %s", *names)
-        else:
-            # What came before the bytes that were written is not there.
-            draft.moved = True
-            log.error(
-                "%s was deleted or replaced elsewhere, and its bytes are gone from the store (%s): "
-                "only what was written here is left, and kept as %s",
-                names[0],
-                lost,
-                names[1],
-            )
-        return current if current is not None and current.manifest.live else succession.live(tried.path, draft.kept)
-
-    async def _keep_copy(
-        self, draft: Draft, ranges: Sequence[tuple[int, int]], path: str, *, again: bool = False
-    ) -> bool:
-        """Commits those bytes of a draft under another name; `again`: or finds them there, where that was tried before.
-
-        False where something else is there by now, which what is written later was not made for.
-        """
-        copy = Draft(path, None, draft.attributes, self._hot.spool, self._layouts.read)
-        try:
-            await copy_ranges(draft, ranges, copy)
-            copy.exclusive = True
-            try:
-                draft.kept = await self.commit(copy)
-            except PathExists:
-                if not again:
-                    raise
-                found = await self._catalog.current(path, trust=False)
-                if found is None or not found.manifest.live or not await self._has_bytes_of(found, copy):
-                    return False
-                draft.kept = found
-        finally:
-            copy.discard()
-        return True
-
-    async def _has_bytes_of(self, version: Snapshot, copy: Draft) -> bool:
-        """Whether a version is a conversation with the bytes of a draft."""
-        if not version.is_conversation or version.size != copy.size:
-            return False
-        for offset in range(0, copy.size, COPY_STEP):
-            end = offset + COPY_STEP
-            if await self._layouts.read(version, offset, end) != await copy.read(offset, end):
-                return False
-        return True

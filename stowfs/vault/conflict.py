@@ -6,7 +6,6 @@ made to: else it is kept beside, under `conflict_path`. Whether a draft became a
 
 import platform
 import re
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import Enum
 
@@ -17,9 +16,6 @@ from stowfs.vault import expiry
 from stowfs.vault.draft import Draft, Intent, merged
 from stowfs.vault.manifest import Manifest, Snapshot
 from stowfs.vault.naming import display, join, manifest_key, split
-
-COPY_STEP = 1 << 20
-"""Bytes of a draft copied at a time."""
 
 
 class Merge(Enum):
@@ -105,17 +101,6 @@ def _keeps_deadline(draft: Draft) -> bool:
     if base is None or draft.intent is Intent.REPLACE:
         return False
     return draft.attributes.expires_ns == base.attributes.expires_ns
-
-
-async def copy_ranges(draft: Draft, ranges: Iterable[tuple[int, int]], copy: Draft) -> None:
-    """Writes those bytes of a draft to one that is empty, one after another. Errors of reading."""
-    size = 0
-    for start, end in ranges:
-        for offset in range(start, end, COPY_STEP):
-            data = await draft.read(offset, min(offset + COPY_STEP, end))
-            copy.write(size, data)
-            size += len(data)
-    copy.truncate(size)
 
 
 def conflict_path(path: str) -> str:
