@@ -130,7 +130,7 @@ class Commits:
         except Exception as error:
             inode.failure = error
             # It may have been moved onto another version before that.
-            self._merged(inode, before, _base_size(draft) - before.base_size)
+            self._merged(inode, before, draft.size - before.size)
             raise
         try:
             await self.about_to_show(inode, before, draft.kept or committed)

@@ -1,12 +1,23 @@
 """What a reader has seen stays where it was, whatever others put before it; and which files have such readers."""
 
+from pathlib import Path
+
+import pytest
 import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stowfs.errors import StoreUnavailable
 from stowfs.mount import readers
+from stowfs.mount.commits import Commits
+from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.moves import Moves
 from stowfs.mount.readers import CONTENDED, OTHERS, PATHS, Contention, Reader
+from stowfs.store.memory import MemoryStore
+from stowfs.vault.version import Version
+from tests.support.faults import FailAfter, FailBefore, FaultyStore, Rule
+from tests.support.vaults import ATTRIBUTES, Hosts, read, write
 
 LINES = st.binary(min_size=1, max_size=9)
 
@@ -114,3 +125,33 @@ async def test_so_many_files_are_known_and_no_more() -> None:
         contention.merged(str(number))
     known = [number for number in range(2 * PATHS) if contention.moves(str(number), appending=False)]
     assert known == list(range(PATHS, 2 * PATHS))
+
+
+async def test_what_a_commit_finds_to_be_stored_already_has_not_moved(tmp_path: Path) -> None:
+    """A commit that nobody answered took effect, and the next one fails once it has found that."""
+
+    async def invalidate(_: Inode) -> None:
+        """There is no kernel."""
+
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.5) as hosts:
+        vault = await hosts.start("a")
+        base = await write(vault, "x", b"start\n")
+        inodes = Inodes(Version("", ATTRIBUTES, 0), Contention())
+        commits = Commits(vault, inodes, Moves(1.0), invalidate, lambda *_: None, lifetime=None)
+        inode = inodes.add("x", Version.of(base))
+        inode.handles, inode.readers = 1, (reader := Reader(),)
+        inode.draft = draft = vault.draft("x", base, base.attributes, appending=True)
+        for line, trouble, nth in ((b"one\n", FailAfter, 1), (b"two\n", FailBefore, 2)):
+            draft.write(draft.size, line)
+            store.add(Rule(trouble(StoreUnavailable("no answer")), "put", "manifests/x.json", nth=nth, times=None))
+            store.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.json", nth=nth, times=None))
+            with pytest.raises(StoreUnavailable):
+                await commits.commit(inode)
+            store.rules.clear()
+        seen = [await draft.read(*place) for place in reader.ranges(0, draft.size)]
+        assert b"".join(seen) == b"start\none\ntwo\n"
+        await commits.commit(inode)
+        assert await read(vault, "x") == b"start\none\ntwo\n"
+        assert reader.ranges(0, 14) == [(0, 14)]
+        draft.discard()
