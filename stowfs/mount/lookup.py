@@ -8,6 +8,7 @@ doing to the path, which is waited for (see `moves`).
 """
 
 import os
+from collections.abc import Callable
 
 import trio
 
@@ -61,6 +62,20 @@ class Lookup:
                     # Its deadline was put off elsewhere.
                     return inode, None
                 return self.meet_snapshot(path, snapshot, asked), snapshot
+
+    async def find_where(self, locate: Callable[[], str], *, stale_ok: bool = False) -> tuple[Inode, Snapshot | None]:
+        """What `find` has for the path that `locate` gives: a rename of a directory above may have been waited for, and
+        what was there is found where it is now. Raises also what `locate` raises."""
+        while True:
+            path = locate()
+            try:
+                found = await self.find(path, stale_ok=stale_ok)
+            except NoSuchPath:
+                if locate() == path:
+                    raise
+            else:
+                if locate() == path:
+                    return found
 
     def _unchanged(self, path: str, inode: Inode | None, packed: PackedVersion | None, draft: Draft | None) -> bool:
         """Whether `path` is on this host as it was before the store was asked."""
@@ -143,7 +158,7 @@ class Lookup:
         """What `find` has for the path of `inode`. Raises ESTALE where that is nothing, or something of another type:
         the kernel looks it up again."""
         try:
-            found, snapshot = await self.find(inode.path, stale_ok=stale_ok)
+            found, snapshot = await self.find_where(lambda: inode.path, stale_ok=stale_ok)
         except NoSuchPath:
             raise stale() from None
         if found.type_bits != inode.type_bits:

@@ -60,9 +60,9 @@ class FileSystem(Session):
             return self._looked_up(self._inodes.conversations)
         if parent in self._generated:
             return await self._generated.entry(self._generated.lookup(name))
-        path = child_path(self._inode(parent), name)
-        inode, snapshot = await self._lookup.find(path, stale_ok=True)
-        self._open_files.reopening.looked_up(ctx.pid, path, inode, snapshot)
+        directory = self._inode(parent)
+        inode, snapshot = await self._lookup.find_where(lambda: child_path(directory, name), stale_ok=True)
+        self._open_files.reopening.looked_up(ctx.pid, child_path(directory, name), inode, snapshot)
         return self._looked_up(inode)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:

@@ -133,7 +133,7 @@ class Tree:
         def paths() -> tuple[str, str]:
             return child_path(parent, name), child_path(new_parent, new_name)
 
-        source, _ = await self._lookup.find(child_path(parent, name))
+        source, _ = await self._lookup.find_where(lambda: child_path(parent, name))
         if source.is_directory:
             async with AsyncExitStack() as held:
                 old, new = await held.enter_async_context(self._moves.moving(paths))

@@ -14,6 +14,7 @@ import trio
 
 from stowfs.errors import NoSuchPath
 from stowfs.mount.inodes import Inode
+from stowfs.mount.lookup import child_path
 from stowfs.vault.manifest import Attributes
 from tests.support.faults import FaultyStore, Rule, StallAfter
 from tests.support.vaults import ATTRIBUTES, GOES_ON, Hosts, append, read, write
@@ -190,6 +191,36 @@ async def test_an_open_file_keeps_its_name_whoever_looks_for_it_during_its_renam
     assert not await beside(faulty, "manifests/d/x.json", rename, look)
     assert await opened(view, inode.path) is inode
     assert inode.path == ("e/x" if renamed == "d" else "y")
+
+
+@pytest.mark.parametrize("do", ["open", "stat", "rename"])
+async def test_what_is_in_a_directory_is_found_where_it_is_after_a_rename_that_was_waited_for(
+    hosts: Hosts, faulty: FaultyStore, do: str
+) -> None:
+    """Who was in the directory, or had it open, was told that it had gone, or that a file in it had."""
+    other = await hosts.start("other")
+    for path in ("d", "d/sub"):
+        await other.make_directory(path, ATTRIBUTES)
+    await write(other, "d/sub/x", b"1")
+    view = View(await hosts.start("this"))
+    root = view.inodes.conversations
+    for path in ("d", "d/sub"):
+        (await view.lookup.find(path))[0].lookups += 1
+    directory = view.inodes.at("d/sub")
+    assert directory is not None
+
+    async def work() -> str:
+        match do:
+            case "open":
+                return (await view.lookup.find_where(lambda: child_path(directory, b"x")))[0].path
+            case "stat":
+                return (await view.lookup.shown(directory)).path
+        await view.tree.rename(directory, b"x", directory, b"y", replace=True)
+        return (await view.lookup.find("e/sub/y"))[0].path
+
+    rename = partial(view.tree.rename, root, b"d", root, b"e", replace=True)
+    expected = {"open": "e/sub/x", "stat": "e/sub", "rename": "e/sub/y"}[do]
+    assert await beside(faulty, "manifests/d/sub/x.json", rename, work) == expected
 
 
 @pytest.mark.parametrize("look", ["at the file", "at its directory"])

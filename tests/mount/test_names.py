@@ -261,3 +261,32 @@ def test_names_that_are_not_utf8(options: str, mounts: Mounts) -> None:
     expected = [b"d\xf6 0", b"d\xf6/\xf5 6", b"large\xe9 400004", b"last\xf7 5", b"\xf3 1", b"\xfe 5"]
     assert sorted(listed.splitlines()) == expected
     assert run("cat", other.root / os.fsdecode(b"\xfe")).stdout == b"small"
+
+
+@pytest.mark.parametrize(
+    ("options", "look"),
+    [("attr_timeout=0", "os.fstat(directory)"), ("attr_timeout=60", "os.stat(str(number % 100), dir_fd=directory)")],
+    ids=["itself", "a file in it"],
+)
+def test_who_has_a_directory_open_finds_it_and_what_is_in_it_while_another_above_is_renamed(
+    options: str, look: str, mounts: Mounts
+) -> None:
+    other = mounts.start("b")
+    python(
+        "os.makedirs(args[0] + '/d/sub')\nfor number in range(100): open(f'{args[0]}/d/sub/{number}', 'w').close()",
+        other.root,
+    )
+    mount = mounts.start("a", options)
+    python(
+        "import subprocess\n"
+        "directory = os.open(args[0] + '/d/sub', os.O_RDONLY)\n"
+        "os.fstat(directory)\n"
+        "renaming = subprocess.Popen(['mv', args[0] + '/d', args[0] + '/e'])\n"
+        "number = 0\n"
+        "while renaming.poll() is None:\n"
+        f"    {look}\n"
+        "    number += 1\n"
+        "assert renaming.returncode == 0",
+        mount.root,
+    )
+    assert sorted(run("ls", mount.root / "e" / "sub").stdout.split()) == sorted(b"%d" % number for number in range(100))
