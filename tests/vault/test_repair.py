@@ -248,33 +248,49 @@ async def test_a_repair_of_what_has_changed_meanwhile_is_none(subject: Subject) 
     assert (await subject.record(digest)).header.ref_count == 2
 
 
-async def test_commits_under_way_are_no_findings(subject: Subject) -> None:
-    """A writer between acquire and commit, and one between commit and release."""
+async def test_commits_under_way_are_no_findings(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer between acquire and commit, and one between commit and release: both end in the grace period."""
+    period, sleep = 3600.0, trio.sleep
+    begun, over = trio.Event(), trio.Event()
+
+    async def wait(seconds: float) -> None:
+        if seconds == period:
+            begun.set()
+            await over.wait()
+        else:
+            await sleep(seconds)
+
+    monkeypatch.setattr(trio, "sleep", wait)
     store = FaultyStore(subject.store)
     committing, releasing = Stall(), Stall()
     b = await subject.hosts.start("b", store)
     c = await subject.hosts.start("c", store)
     store.add(Rule(committing, "put", manifest_key("new")))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(write, b, "new", CONTENT)
-        await committing.reached.wait()
-        store.add(Rule(releasing, "put", "segments/*"))
-        await write(c, "two", b"nothing of what it was", await c.head("two"))
-        await releasing.reached.wait()
-        # Without any grace they look like leaks.
-        hasty = (await subject.check(exclusive=False)).findings
-        assert len(hasty) > 1
-        assert all(isinstance(finding, CountTooHigh) for finding in hasty)
-        waiting: list[Checked] = []
+    async with trio.open_nursery() as checking:
+        async with trio.open_nursery() as writing:
+            writing.start_soon(write, b, "new", CONTENT)
+            await committing.reached.wait()
+            store.add(Rule(releasing, "put", "segments/*"))
+            await write(c, "two", b"nothing of what it was", await c.head("two"))
+            await releasing.reached.wait()
+            # Without any grace they look like leaks.
+            hasty = (await subject.check(exclusive=False)).findings
+            assert len(hasty) > 1
+            assert all(isinstance(finding, CountTooHigh) for finding in hasty)
+            waiting: list[Checked] = []
 
-        async def check() -> None:
-            waiting.append(await subject.check(exclusive=False, grace=0.3))
+            async def check() -> None:
+                later = time.time() + 2 * period
+                checker = Checker(subject.store, subject.descriptor, grace=period, commit_age=period, now=lambda: later)
+                waiting.append(await checker.run())
 
-        nursery.start_soon(check)
-        await trio.sleep(0.1)
-        committing.go.set()
-        store.rules.clear()
-        releasing.go.set()
+            checking.start_soon(check)
+            await begun.wait()
+            committing.go.set()
+            store.rules.clear()
+            releasing.go.set()
+        assert await c.drain() == 0
+        over.set()
     assert [checked.findings for checked in waiting] == [[]]
     assert (await subject.check()).findings == []
 
