@@ -139,25 +139,31 @@ class Tree:
             if manifest_key(child) in unread:
                 found.append(unwritten_directory(child))
                 continue
-            there = await self._catalog.current(child)
+            # What is moved must not depend on what was seen there a while ago.
+            there = await self._catalog.current(child, trust=False)
             if there is None or not there.manifest.live:
                 found.append(await self._make_again(child))
-            elif not there.is_directory and (beside := await self._uncover(child)) is not None:
+            elif not there.is_directory and (beside := await self._uncover(there)) is not None:
                 found.append(beside)
         return found
 
-    async def _uncover(self, path: str) -> Snapshot | None:
+    async def _uncover(self, file: Snapshot) -> Snapshot | None:
         """Moves what is below a file, where no program can reach it, to a directory beside it; that directory, if
         anything was moved. Raises store errors."""
+        path = file.path
         if self._read_only or path in self._uncovering:
             return None
         self._uncovering.add(path)
         try:
             beside, moved = conflict_path(path), 0
             async for page in self._store.list(children_prefix(path)):
-                for snapshot in await self._catalog.resolve(page.objects):
-                    if snapshot.manifest.live:
-                        moved += await self._move(snapshot, beside + snapshot.path[len(path) :])
+                live = [snapshot for snapshot in await self._catalog.resolve(page.objects) if snapshot.manifest.live]
+                there = await self._catalog.current(path, trust=False) if live else None
+                if there is None or there.etag != file.etag:
+                    # Nothing is below it here, or a directory has its name again: what is in that is not hidden.
+                    continue
+                for snapshot in live:
+                    moved += await self._move(snapshot, beside + snapshot.path[len(path) :])
         finally:
             self._uncovering.discard(path)
         if not moved:

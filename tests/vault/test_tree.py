@@ -25,7 +25,7 @@ from stowfs.store.memory import MemoryStore
 from stowfs.vault.naming import manifest_key
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
-from tests.support.faults import FailBefore, FaultyStore, Rule
+from tests.support.faults import FailBefore, FaultyStore, Rule, Stall
 from tests.support.vaults import ATTRIBUTES, Hosts, append, flush, read, write
 from tests.vault.test_promises import log_lines
 
@@ -356,6 +356,31 @@ async def test_what_cannot_be_moved_from_below_a_file_hides_nothing(
         assert (first, await names(fresh, beside[:-1])) == ("d", ["x"])
         assert "cannot be shown, since a file has the name of its directory" in caplog.text
         assert await names(fresh) == [first, beside]
+
+
+async def test_what_is_in_a_directory_that_was_a_file_a_moment_ago_stays_there(tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store.inner, tmp_path) as hosts:
+        a, b = await hosts.start("a", store), await hosts.start("b")
+        await write(b, "d", b"a conversation")
+        await write(b, "d/hidden", b"created in what was taken for a directory")
+        # The first is by the listing, the second has found something below the file.
+        stall = Stall()
+        store.add(Rule(stall, "list", "manifests/d/*", nth=2))
+
+        async def meanwhile() -> None:
+            await stall.reached.wait()
+            await b.remove("d")
+            await make(b, "d")
+            await write(b, "d/x", b"to be seen")
+            stall.go.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(meanwhile)
+            await a.list_directory("")
+        for vault in (a, b):
+            assert await names(vault) == ["d/"]
+            assert await names(vault, "d") == ["hidden", "x"]
 
 
 async def test_a_file_with_the_name_of_an_old_directory_is_not_searched_each_time(tmp_path: Path) -> None:
