@@ -16,7 +16,7 @@ from functools import partial
 import msgspec
 
 from stowfs.errors import Gone, NoSuchPath, PathExists, StoreUnavailable, StowError
-from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.inodes import Inode, Inodes, turn_of
 from stowfs.mount.moves import Moves
 from stowfs.vault import expiry
 from stowfs.vault.draft import Draft, Intent
@@ -59,7 +59,7 @@ class Commits:
     def restore(self) -> None:
         """Shows what an earlier process acknowledged and did not bring into the store, and goes on bringing it
         there."""
-        for draft in self._vault.backlog.drafts:
+        for draft in self._vault.backlog.in_turn:
             inode = self._inodes.add(draft.path, Version.of(draft.base) if draft.base else None)
             inode.draft = draft
             inode.attempted = True
@@ -179,6 +179,7 @@ class Commits:
             raise
         inode.failure = None
         self._queue(inode)
+        self._show_again(inode)
 
     async def acknowledge_as(self, inode: Inode, path: str, replaced: Inode | None, *, exclusive: bool) -> None:
         """Gives a file that is nowhere but here another name, in the place of `replaced`; with `exclusive` only if it
@@ -204,7 +205,24 @@ class Commits:
         self._queue(inode)
 
     async def flush(self, inode: Inode) -> None:
-        """Commits what is acknowledged, in the background. Raises what `Backlog.flush` raises."""
+        """Commits what is acknowledged, in the background; after what was acknowledged before of other versions of its
+        name. Raises what `Backlog.flush` raises."""
+        failed: set[Inode] = set()
+        while True:
+            for earlier in self._inodes.acknowledged_before(inode) - failed:
+                try:
+                    await self.flush(earlier)
+                except StoreUnavailable:
+                    raise
+                except Exception:  # noqa: BLE001 - raised to who flushes that one
+                    failed.add(earlier)
+            try:
+                await self._flush(inode, failed)
+            except _OutOfTurn:
+                continue
+            return
+
+    async def _flush(self, inode: Inode, failed: set[Inode]) -> None:
         async with self._moves.steady(lambda: (inode.path,)), inode.flight:
             draft = inode.draft
             if draft is None or draft.acknowledged is None:
@@ -216,7 +234,7 @@ class Commits:
                 return
             inode.attempted = True
             try:
-                if not await self._vault.backlog.flush(draft, inode.lock, partial(_Shown, self, inode)):
+                if not await self._vault.backlog.flush(draft, inode.lock, partial(self._show, inode, failed)):
                     async with inode.lock:
                         self._gone(inode)
             finally:
@@ -225,6 +243,11 @@ class Commits:
                 self.rest(inode)
         await self._tell_size(inode)
         self._inodes.drop_if_unused(inode)
+
+    def _show(self, inode: Inode, failed: set[Inode], acknowledged: Draft) -> "_Shown":
+        if self._inodes.acknowledged_before(inode) - failed:
+            raise _OutOfTurn
+        return _Shown(self, inode, acknowledged)
 
     async def flush_all(self, timeout: float) -> None:
         """Waits until everything that is acknowledged is in the store. Raises why something is not."""
@@ -369,6 +392,22 @@ class Commits:
         if (parent := self._inodes.at(directory)) is not None:
             self._forget_name(parent, name)
 
+    def _show_again(self, inode: Inode) -> None:
+        """The inode was closed, perhaps after others had replaced what it shows: where it is to replace that, its name
+        shows it again."""
+        assert inode.draft is not None
+        current = self._inodes.at(inode.path)
+        if current is inode or inode.draft.intent is not Intent.REPLACE:
+            return
+        if current is not None and current.type_bits != inode.type_bits:
+            return
+        if current is not None and current.draft is not None and turn_of(current) > turn_of(inode):
+            return
+        self._inodes.show_again(inode)
+        directory, name = split(inode.path)
+        if (parent := self._inodes.at(directory)) is not None:
+            self._forget_name(parent, name)
+
     def _replaced_by_another_type(self, inode: Inode, before: "_Before") -> None:
         """Somebody has made a directory or a symbolic link in the place of a file."""
         if inode.draft is not None:
@@ -397,6 +436,10 @@ class Commits:
             # Merged with the work of another host when nobody had it open any more, or appended where the kernel did
             # not expect it.
             await self._invalidate(inode)
+
+
+class _OutOfTurn(Exception):
+    """Another version of the name was acknowledged before, and is not in the store yet."""
 
 
 class _Before:

@@ -18,6 +18,7 @@ times of directories, which are not stored) it is remembered for some thousands 
 """
 
 import hashlib
+import math
 import os
 import stat
 import time
@@ -31,7 +32,7 @@ import trio
 from stowfs.locks import Lock
 from stowfs.mount.moves import is_within
 from stowfs.mount.readers import Contention, Reader
-from stowfs.vault import expiry
+from stowfs.vault import backlog, expiry
 from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import split
@@ -274,6 +275,12 @@ class Inodes:
         superseded = [inode for inode in self._superseded if inode.path == path]
         return [*superseded, current] if current else superseded
 
+    def acknowledged_before(self, inode: Inode) -> set[Inode]:
+        """Other inodes of the same path, of which something waits for the store that was acknowledged before."""
+        if not self._superseded:
+            return set()
+        return {other for other in self.linked_at(inode.path) if turn_of(other) < turn_of(inode) < math.inf}
+
     def is_current(self, inode: Inode) -> bool:
         """Whether the inode is what its path shows."""
         return inode.linked and self._current.get(inode.path) is inode
@@ -311,6 +318,13 @@ class Inodes:
         del self._current[inode.path]
         self._superseded.add(inode)
         self.drop_if_unused(inode)
+
+    def show_again(self, inode: Inode) -> None:
+        """The path of this superseded inode shows it again."""
+        if (current := self.at(inode.path)) is not None:
+            self.supersede(current)
+        self._superseded.discard(inode)
+        self._current[inode.path] = inode
 
     def stand_for(self, inode: Inode, path: str) -> None:
         """What a linked inode shows is under another path, as which nobody has looked it up."""
@@ -406,6 +420,11 @@ class Inodes:
             self._remembered[inode.path] = inode.number, inode.entries_changed_ns
             if len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)
+
+
+def turn_of(inode: Inode) -> float:
+    """The turn of what waits for the store of an inode; where that is nothing, after all others."""
+    return backlog.turn_of(inode.draft) if inode.draft is not None else math.inf
 
 
 def _usual_number(path: str) -> int:

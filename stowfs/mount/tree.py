@@ -6,7 +6,7 @@ has been done shows at once, in inodes and in the listings that somebody is read
 
 import logging
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -15,7 +15,7 @@ import trio
 
 from stowfs.errors import DirectoryNotEmpty, NoSuchPath, PathExists, StowError
 from stowfs.mount.commits import Commits
-from stowfs.mount.inodes import Inode, Inodes, now_ns
+from stowfs.mount.inodes import Inode, Inodes, now_ns, turn_of
 from stowfs.mount.listings import Listings
 from stowfs.mount.local_names import LocalNames
 from stowfs.mount.lookup import Lookup, child_path
@@ -167,7 +167,7 @@ class Tree:
                 return
             # Also what was written to versions that others have replaced: where it would be committed after a crash,
             # there is the old name again, or something is added to what has the new one.
-            for inode in (*moved, *replaced):
+            for inode in sorted((*moved, *replaced), key=turn_of):
                 await self._commits.commit_locked(inode)
             renamed = await self._vault.rename(old, new, replace=replace)
             self._inodes.move(old, new)
@@ -194,7 +194,7 @@ class Tree:
             raise DirectoryNotEmpty(f"{display(new)} is not empty")
         inodes = self._in_use(old)
         async with self._locks(*inodes):
-            await each(self._commits.commit_locked, inodes, limit=COMMITS)
+            await each(self._commit_in_turn, _by_path(inodes), limit=COMMITS)
             try:
                 await self._vault.rename_directory(old, new)
             except StowError:
@@ -204,6 +204,10 @@ class Tree:
                     await self._moves.leave_unfinished(old, new)
                 raise
             await self._directory_renamed(old, new, inodes)
+
+    async def _commit_in_turn(self, versions: Sequence[Inode]) -> None:
+        for inode in sorted(versions, key=turn_of):
+            await self._commits.commit_locked(inode)
 
     def hold_unfinished(self) -> None:
         """Keeps the paths still of renames that an earlier process began, until they are finished in the background."""
@@ -302,6 +306,14 @@ def inherit(parent: Inode, attributes: Attributes, *, directory: bool = False) -
         return attributes
     mode = attributes.mode | stat.S_ISGID if directory else attributes.mode
     return msgspec.structs.replace(attributes, gid=inherited.gid, mode=mode)
+
+
+def _by_path(inodes: Iterable[Inode]) -> list[list[Inode]]:
+    """The inodes of each path."""
+    versions: dict[str, list[Inode]] = {}
+    for inode in inodes:
+        versions.setdefault(inode.path, []).append(inode)
+    return list(versions.values())
 
 
 def _is_here_only(inode: Inode) -> bool:

@@ -108,6 +108,8 @@ class Backlog:
         # The manifests that drafts are based on, as they stand in their rows.
         self._bases: dict[str, tuple[Snapshot, bytes]] = {}
         self._removals: list[DraftState] = []
+        # The last turn that was given (see `Draft`).
+        self._turns = 0
         # How much is new, and when that was added up.
         self._new_bytes = 0
         self._added_up = -math.inf
@@ -116,6 +118,11 @@ class Backlog:
     def drafts(self) -> list[Draft]:
         """Those that are acknowledged, in the order in which they first were."""
         return list(self._pending.values())
+
+    @property
+    def in_turn(self) -> list[Draft]:
+        """The same, in the order in which those of one name are to go to the store."""
+        return sorted(self._pending.values(), key=turn_of)
 
     @property
     def removals(self) -> list[DraftState]:
@@ -141,6 +148,7 @@ class Backlog:
                 log.error("the acknowledged draft %s cannot be restored: %s", row.draft_id, error)
                 continue
             self._pending[draft.id] = draft
+            self._turns = max(self._turns, draft.turn)
         for name in self._spool.names():
             if name not in kept:
                 self._spool.remove(name)
@@ -167,6 +175,13 @@ class Backlog:
         if not frozen.fits_journal:
             await trio.to_thread.run_sync(draft.sync, limiter=self._threads)
         frozen.plan()
+        known = draft.acknowledged
+        # Who sets attributes only does not write the file once more.
+        if known is not None and known.path == frozen.path and known.mark().changes == frozen.mark().changes:
+            frozen.turn = known.turn
+        else:
+            self._turns += 1
+            frozen.turn = self._turns
         await self._journal.change_drafts([self._row(frozen)], [replacing.id] if replacing else [])
         draft.acknowledged = frozen
         self._pending[draft.id] = draft
@@ -255,9 +270,9 @@ class Backlog:
             acknowledged = draft.acknowledged
             if acknowledged is None:
                 return True
+            shown = show(acknowledged)
             # What a commit does to the draft on its way must not be seen by the next attempt.
             frozen, plan = acknowledged.freeze(), acknowledged.take_plan()
-            shown = show(acknowledged)
 
         async def attempting() -> None:
             async with lock:
@@ -356,6 +371,11 @@ class Backlog:
         if known is None or known[0] is not base:
             known = self._bases[frozen.id] = base, manifests.encode(base.manifest, base.inline)
         return DraftRow(frozen.id, _encode(frozen.state()), known[1])
+
+
+def turn_of(draft: Draft) -> float:
+    """Of a draft the turn of what is acknowledged of it; where that is nothing, after all others."""
+    return draft.acknowledged.turn if draft.acknowledged is not None else math.inf
 
 
 def _encode(state: DraftState) -> bytes:

@@ -41,9 +41,9 @@ ReadBase = Callable[[Snapshot, int, int], Awaitable[bytes]]
 
 class DraftState(msgspec.Struct, frozen=True, omit_defaults=True):
     """A frozen draft as the journal keeps it: everything but the manifest of the base, and the bytes, where they are
-    many: those are in the spool file `id`. `extents`: start, end, position of each; `content`: the bytes of each, or
-    nothing. `removal`: it is being removed, by the commit of this id, which is greater than those of all commits that
-    were there before. `removed`: which content is (`Snapshot.content_id` of the base)."""
+    many: those are in the spool file `id`. `extents`: start, end, position of each; `content`: the bytes of each,
+    or nothing. `turn`: see `Draft`. `removal`: it is being removed, by the commit of this id, which is greater than
+    those of all commits that were there before. `removed`: which content is (`Snapshot.content_id` of the base)."""
 
     id: str
     path: str
@@ -63,6 +63,7 @@ class DraftState(msgspec.Struct, frozen=True, omit_defaults=True):
     shift: int = 0
     content: tuple[bytes, ...] = ()
     beside: Beside | None = None
+    turn: int = 0
 
 
 class Draft:
@@ -91,6 +92,8 @@ class Draft:
         self.exclusive = False
         # The state that was promised to be durable and is not in the store yet: a frozen copy.
         self.acknowledged: Draft | None = None
+        # Of a frozen copy that is acknowledged: it comes after those with lower numbers that have the same name.
+        self.turn = 0
         # Appended bytes were moved to another end since it was frozen.
         self.moved = False
         # As what it was kept beside the version that won, where its commit lost.
@@ -114,6 +117,7 @@ class Draft:
         draft = cls(state.path, base, state.attributes, spool, read_base, appending=state.appending)
         draft.id = state.id
         draft.exclusive = state.exclusive
+        draft.turn = state.turn
         draft._overlay = Overlay(
             state.base_size,
             state.size,
@@ -409,6 +413,7 @@ class Draft:
             shift=overlay.shift,
             content=self._content() if self.fits_journal else (),
             beside=self.attempts.beside,
+            turn=self.turn,
         )
 
     @property

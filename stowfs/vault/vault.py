@@ -188,9 +188,18 @@ class Vault:
 
     def queue_backlog(self) -> None:
         """Has the flusher send what an earlier process left. For a vault whose owner writes nothing itself."""
-        for draft in self.backlog.drafts:
-            commit = partial(self.backlog.flush, draft, Lock(), Unshown)
+        versions: dict[str, tuple[Lock, list[Draft]]] = {}
+        for draft in self.backlog.in_turn:
+            flight, waiting = versions.setdefault(draft.path, (Lock(), []))
+            waiting.append(draft)
+            commit = partial(self._flush_in_turn, flight, tuple(waiting))
             self.flusher.add(draft.id, draft.path, draft.spooled, commit)
+
+    async def _flush_in_turn(self, flight: Lock, drafts: Sequence[Draft]) -> None:
+        """Commits the last one, after the others, which have the same name."""
+        async with flight:
+            for draft in drafts:
+                await self.backlog.flush(draft, Lock(), Unshown)
 
     async def run_flusher(self) -> None:
         """Sends what is acknowledged to the store, for ever."""
