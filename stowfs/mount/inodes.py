@@ -286,8 +286,19 @@ class Inodes:
         return inode.linked and self._current.get(inode.path) is inode
 
     def uncommitted_in(self, directory: str) -> list[Inode]:
-        """The files in `directory` that were created here and never committed, nor have expired."""
-        return [inode for inode in self._uncommitted if split(inode.path)[0] == directory and not inode.expired]
+        """The files in `directory` that were created here and never committed, nor have expired, and the directories
+        that have such below them: others may have removed these."""
+        found: dict[Inode, None] = {}
+        for inode in self._uncommitted:
+            if inode.path == directory or not is_within(inode.path, directory) or inode.expired:
+                continue
+            child, parent = inode.path, split(inode.path)[0]
+            while parent != directory:
+                child, parent = parent, split(parent)[0]
+            shown = inode if child == inode.path else self.at(child)
+            if shown is not None:
+                found[shown] = None
+        return list(found)
 
     def add(self, path: str, version: Version | None, as_of: float | None = None) -> Inode:
         """A new inode, current at `path`; one that was there is superseded.

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 import trio
 
+from stowfs.errors import NoSuchPath
 from stowfs.mount.inodes import Inode, Inodes
 from stowfs.mount.walks import Walk, Walks
 from stowfs.vault import expiry
 from stowfs.vault.naming import join, split
+from stowfs.vault.recent_listings import DirectoryListing
 from stowfs.vault.vault import Vault
 from stowfs.vault.version import PackedVersion, Version, decode
 
@@ -77,7 +79,13 @@ class Listings:
         if directory.linked:
             # Also those that are committed while the store lists what it has.
             uncommitted = self._inodes.uncommitted_in(directory.path)
-            stored = await self._vault.listing(directory.path)
+            try:
+                stored = await self._vault.listing(directory.path)
+            except NoSuchPath:
+                # Somebody has removed it, and it is made again as soon as one of those is committed.
+                if not uncommitted:
+                    raise
+                stored = DirectoryListing((), listing.asked, trio.current_time())
             listing.entries += stored.entries
             listing.asked, listing.answered = stored.asked, stored.answered
             uncommitted += self._inodes.uncommitted_in(directory.path)

@@ -53,6 +53,9 @@ class Lookup:
                     snapshot = await self._vault.head(path, stale_ok=stale_ok)
                 except NoSuchPath:
                     if self._unchanged(path, inode, packed, draft) and not (question.altered or question.moved):
+                        if inode is not None and inode.is_directory and self._inodes.uncommitted_in(path):
+                            # It is made again as soon as what this host has created in it is in the store.
+                            return inode, None
                         if inode is not None:
                             self._inodes.supersede(inode)
                         raise
@@ -164,6 +167,11 @@ class Lookup:
         if found.type_bits != inode.type_bits:
             raise stale()
         return found, snapshot
+
+    async def confirm_directory(self, directory: Inode) -> None:
+        """Raises `NoSuchPath` for a directory that others have removed, as far as this host knows."""
+        if directory.linked and not self._inodes.is_current(directory):
+            await self.find_where(lambda: directory.path)
 
     async def target(self, inode: Inode) -> bytes:
         """Where a symbolic link leads. Raises ESTALE as `current` does."""

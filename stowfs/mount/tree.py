@@ -63,9 +63,10 @@ class Tree:
         """A new, empty file, with a handle for writing counted.
 
         It is committed with its first flush, with `at_once` in the store before this returns, or by its name never.
-        Raises `PathExists` where this host knows the name.
+        Raises `PathExists` where this host knows the name, `NoSuchPath` where it knows that the directory is gone.
         """
         await self._commits.room()
+        await self._lookup.confirm_directory(parent)
         path = child_path(parent, name)
         known = self._inodes.at(path)
         if known is not None and not known.expired:
@@ -133,6 +134,7 @@ class Tree:
         def paths() -> tuple[str, str]:
             return child_path(parent, name), child_path(new_parent, new_name)
 
+        await self._lookup.confirm_directory(new_parent)
         source, _ = await self._lookup.find_where(lambda: child_path(parent, name))
         if source.is_directory:
             async with AsyncExitStack() as held:

@@ -25,6 +25,7 @@ from stowfs.vault import version as versions
 from stowfs.vault.absence import Absences
 from stowfs.vault.bundled_directories import BundledDirectories
 from stowfs.vault.bundled_store import BundledStore
+from stowfs.vault.created import Created
 from stowfs.vault.dictionaries import Dictionaries
 from stowfs.vault.listed_tags import ListedTags
 from stowfs.vault.manifest import Snapshot
@@ -80,6 +81,7 @@ class Catalog:
         self._absences = Absences(store, believed=revalidate)
         self._tags = ListedTags(believed=revalidate)
         self.listings = RecentListings(store, revalidate=revalidate)
+        self.created = Created()
         # What is being asked for: by somebody, and ahead of everybody.
         self._asking: set[str] = set()
         self._ahead: dict[str, trio.Event] = {}

@@ -185,7 +185,7 @@ class Committer:
                     draft.attempts.failed(transaction.id)
                     previous = outcome.current
                     continue
-                committed = await self._learn(outcome)
+                committed = await self._learn(outcome, previous)
                 self._finish(transaction)
                 await self._note_inline(assembled)
                 self._observe([manifests.encode_header(manifest)])
@@ -275,7 +275,7 @@ class Committer:
                 if isinstance(outcome, Moved):
                     target = outcome.current
                     continue
-                committed = await self._learn(outcome)
+                committed = await self._learn(outcome, target)
                 break
             await transaction.updated()
             self._catalog.forget(old)
@@ -355,7 +355,7 @@ class Committer:
                 if isinstance(outcome, Moved):
                     previous = outcome.current
                     continue
-                committed = await self._learn(outcome)
+                committed = await self._learn(outcome, previous)
                 self._finish(transaction)
                 return committed
 
@@ -373,7 +373,10 @@ class Committer:
             return Published(replace(own, etag=etag))
         return await publish(self._store, self._dictionaries, own, previous, deadline=self._deadline)
 
-    async def _learn(self, outcome: Published | Overtaken) -> Snapshot:
+    async def _learn(self, outcome: Published | Overtaken, previous: Snapshot | None) -> Snapshot:
+        """What was written, in the place of `previous`."""
+        if outcome.snapshot.manifest.live and (previous is None or not previous.manifest.live):
+            self._catalog.created.note(outcome.snapshot.path)
         match outcome:
             case Published(snapshot):
                 await self._catalog.learn(snapshot)

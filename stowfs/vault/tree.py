@@ -1,8 +1,9 @@
 """Directories: making, removing, listing.
 
 A directory exists if its manifest is live. One that was removed on one host while another created something in it is
-found by the listing of its parent (there are keys below it) and made again: nothing that was written stays invisible.
-Where it was replaced by a file, what is below that is found in the same way, and moved to a directory beside it.
+found by the listing of its parent (there are keys below it), and on the host that created it by looking it up; then it
+is made again: nothing that was written stays invisible. Where it was replaced by a file, what is below that is found by
+the listing, too, and moved to a directory beside it.
 """
 
 import logging
@@ -70,9 +71,14 @@ class Tree:
             if not await self._has_live(children_prefix(path)):
                 raise
             return unwritten_directory(path)
-        if snapshot is None or not snapshot.manifest.live:
-            raise NoSuchPath(f"{display(path)}: no such conversation or directory")
-        return snapshot
+        if snapshot is not None and snapshot.manifest.live:
+            return snapshot
+        prefix = children_prefix(path)
+        if self._catalog.created.last(prefix) is not None:
+            if await self._has_live(prefix):
+                return await self._make_again(path, snapshot)
+            self._catalog.created.forget(prefix)
+        raise NoSuchPath(f"{display(path)}: no such conversation or directory")
 
     async def directory(self, path: str) -> Snapshot:
         """The directory `path`. Raises `NoSuchPath`, `NotDirectory`."""
@@ -244,7 +250,8 @@ class Tree:
         Then a manifest that cannot be read is an error, too: what it stands for must not be taken for nothing.
         """
         now = trio.current_time()
-        if not ask and now - self._known_empty.get(prefix, -EMPTY_FOR) < EMPTY_FOR:
+        empty, created = self._known_empty.get(prefix, -EMPTY_FOR), self._catalog.created.last(prefix)
+        if not ask and now - empty < EMPTY_FOR and (created is None or created < empty):
             return False
         async for page in self._store.list(prefix):
             found = await self._catalog.resolve(page.objects)
@@ -257,11 +264,12 @@ class Tree:
         self._known_empty[prefix] = now
         return False
 
-    async def _make_again(self, path: str) -> Snapshot:
+    async def _make_again(self, path: str, removed: Snapshot | None = None) -> Snapshot:
         if self._read_only:
             return unwritten_directory(path)
         log.warning("%s was removed while something was created in it: the directory is made again", display(path))
-        return await self._make_if_absent(path, unwritten_directory(path).attributes)
+        before = removed if removed is not None and removed.is_directory else unwritten_directory(path)
+        return await self._make_if_absent(path, before.attributes)
 
     async def _make_if_absent(self, path: str, attributes: Attributes) -> Snapshot:
         try:
