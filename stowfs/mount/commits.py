@@ -129,6 +129,9 @@ class Commits:
             return
         except Exception as error:
             inode.failure = error
+            if draft.exclusive and isinstance(error, PathExists):
+                # What is there is another file, of which nothing that is done to this one is meant.
+                inode.attempted = bool(draft.attempts)
             # It may have been moved onto another version before that.
             self._merged(inode, before, draft.size - before.size)
             raise

@@ -7,7 +7,7 @@ has been done shows at once, in inodes and in the listings that somebody is read
 import logging
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
 import msgspec
@@ -170,7 +170,12 @@ class Tree:
             # Also what was written to versions that others have replaced: where it would be committed after a crash,
             # there is the old name again, or something is added to what has the new one.
             for inode in sorted((*moved, *replaced), key=turn_of):
-                await self._commits.commit_locked(inode)
+                try:
+                    await self._commits.commit_locked(inode)
+                except PathExists:
+                    # It was to be new, and another host was quicker: what is replaced is that host's file.
+                    if inode not in replaced or not replace:
+                        raise
             renamed = await self._vault.rename(old, new, replace=replace)
             self._inodes.move(old, new)
             for inode in moved:
@@ -209,7 +214,9 @@ class Tree:
 
     async def _commit_in_turn(self, versions: Sequence[Inode]) -> None:
         for inode in sorted(versions, key=turn_of):
-            await self._commits.commit_locked(inode)
+            # It was to be new, and another host was quicker: who closes it is told so.
+            with suppress(PathExists):
+                await self._commits.commit_locked(inode)
 
     def hold_unfinished(self) -> None:
         """Keeps the paths still of renames that an earlier process began, until they are finished in the background."""
