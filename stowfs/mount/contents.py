@@ -13,6 +13,7 @@ import msgspec
 
 from stowfs.errors import CorruptObject
 from stowfs.mount.commits import Commits, Invalidate, follows
+from stowfs.mount.errnos import stale
 from stowfs.mount.inodes import Inode, Inodes, modified_ns, now_ns
 from stowfs.mount.local_names import is_probe
 from stowfs.mount.moves import Moves
@@ -81,20 +82,31 @@ class Contents:
             # The kernel expects that of a size and of times, but not of a mode.
             await self._invalidate(inode)
 
-    async def truncate(self, inode: Inode, size: int) -> None:
-        """Cuts or extends an open file. Raises `FileTooLarge`, `HotTierFailed`."""
+    async def truncate(self, inode: Inode, size: int, path: str | None = None) -> None:
+        """Cuts or extends an open file. `path`: only if it is what is there, under which it was opened to be cut.
+
+        Raises `FileTooLarge`, `HotTierFailed`; ESTALE where another file is under that path.
+        """
         async with inode.lock:
+            self._confirm(inode, path)
             self._truncate(inode, size)
 
-    async def truncate_at_once(self, inode: Inode, size: int) -> None:
+    async def truncate_at_once(self, inode: Inode, size: int, path: str | None = None) -> None:
         """As `truncate`, and commits it. On error nothing has changed, also for others who have it open.
 
-        Raises `FileTooLarge`, and what `Commits.commit` raises.
+        Raises what that raises, and `Commits.commit`.
         """
         async with self._commits.committing(inode) as commit:
+            self._confirm(inode, path)
             with self._commits.undone_on_error(inode):
                 self._truncate(inode, size)
                 await commit()
+
+    def _confirm(self, inode: Inode, path: str | None) -> None:
+        """Raises ESTALE where a commit that was under way when a program named `path` has lost against another host:
+        the inode is what was kept beside that, and the program meant what has the name."""
+        if path is not None and inode.path != path and not self._inodes.is_current(inode):
+            raise stale()
 
     def _truncate(self, inode: Inode, size: int) -> None:
         draft = self._draft(inode, appending=False)

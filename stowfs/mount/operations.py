@@ -212,7 +212,7 @@ class FileSystem(Session):
             return
         await self._open_files.open(inode, ctx.pid, writing=True)
         try:
-            await self._contents.truncate_at_once(inode, size)
+            await self._contents.truncate_at_once(inode, size, inode.path)
         finally:
             await self._open_files.close(inode, writing=True)
 
@@ -266,7 +266,7 @@ class FileSystem(Session):
         """A handle was counted: the rest of an open."""
         try:
             if flags & os.O_TRUNC:
-                await self._contents.truncate(inode, 0)
+                await self._contents.truncate(inode, 0, inode.path)
                 inode.kernel_size = inode.cache_end = 0
             else:
                 await tell_once(inode)

@@ -1,7 +1,11 @@
 """Several versions of one name that are open and written to on one mount, since another host has replaced it: what was
 closed last is what the name shows, wherever it waits."""
 
+import errno
+from functools import partial
+
 import msgspec
+import pyfuse3
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -150,3 +154,50 @@ async def test_who_sets_attributes_only_does_not_write_the_file_once_more(hosts:
     assert await shown(view) == last
     await flush(hosts, vault)
     assert await read(other, "x") == last
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["open", "truncate"])
+async def test_what_is_emptied_by_its_name_while_an_edit_loses_is_what_has_the_name_then(
+    hosts: Hosts, faulty: FaultyStore, at_once: bool
+) -> None:
+    """It was the edit that was kept beside the file, which stayed what it was."""
+    other, view = await hosts.start("other"), View(await hosts.start("this"))
+    old, new = await two_versions(other, view)
+    await view.open_files.close(new, writing=True)
+    view.inodes.show_again(old)
+    await view.contents.write(old, 0, b"EDIT", appending=False)
+    refused: list[int] = []
+
+    async def empty() -> None:
+        await view.open_files.open(old, 7, writing=True)
+        try:
+            await (view.contents.truncate_at_once if at_once else view.contents.truncate)(old, 0, old.path)
+        except pyfuse3.FUSEError as error:
+            refused.append(error.errno)
+        finally:
+            await view.open_files.close(old, writing=True)
+
+    async with trio.open_nursery() as nursery, faulty.held("put", "manifests/x.json", view.commits.commit, old):
+        nursery.start_soon(empty)
+        await wait_all_tasks_blocked(GOES_ON)
+    assert refused == [errno.ESTALE]
+    assert old.path.startswith("x.conflict-")
+    assert await read(other, old.path) == b"EDIT"
+    # The kernel looks the name up again.
+    await replace(view, await view.open_files.open_path("x", writing=True), b"whole")
+    assert await read(other, "x") == b"whole"
+
+
+async def test_what_is_emptied_while_it_is_renamed_here_is_the_file_that_was_opened(
+    hosts: Hosts, faulty: FaultyStore
+) -> None:
+    other, view = await hosts.start("other"), View(await hosts.start("this"))
+    await write(other, "x", b"old")
+    inode = await view.open_files.open_path("x", writing=True)
+    root = view.inodes.conversations
+    rename = partial(view.tree.rename, root, b"x", root, b"y", replace=True)
+    async with trio.open_nursery() as nursery, faulty.held("put", "manifests/y.json", rename):
+        nursery.start_soon(view.contents.truncate, inode, 0, inode.path)
+        await wait_all_tasks_blocked(GOES_ON)
+    await view.commits.commit(inode)
+    assert await read(other, "y") == b""
