@@ -5,28 +5,28 @@ the files of this host that were not there yet. It holds names and packed versio
 the kernel is given it.
 """
 
+import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import trio
 
-from stowfs.errors import NoSuchPath
+from stowfs.errors import NoSuchPath, StowError
 from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.lookup import Lookup
 from stowfs.mount.walks import Walk, Walks
 from stowfs.vault import expiry
-from stowfs.vault.naming import join, split
+from stowfs.vault.naming import display, join, split
 from stowfs.vault.recent_listings import DirectoryListing
 from stowfs.vault.vault import Vault
-from stowfs.vault.version import PackedVersion, Version, decode
+from stowfs.vault.version import PackedVersion, decode
+
+log = logging.getLogger(__name__)
 
 PER_TIMEOUT = 10_000
 """Entries for which what a listing told is believed once more as long as attributes are. Programs read the whole
 directory and then look at each entry: without that, a large one would cost them a request for each."""
-
-
-Meet = Callable[[str, Version, float, float], Inode]
-"""As `Lookup.meet_listed`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,11 +50,13 @@ class Listing:
 class Listings:
     """The open directories of a mount."""
 
-    def __init__(self, vault: Vault, inodes: Inodes, meet: Meet, walks: Walks | None, attribute_timeout: float) -> None:
+    def __init__(
+        self, vault: Vault, inodes: Inodes, lookup: Lookup, walks: Walks | None, attribute_timeout: float
+    ) -> None:
         self._vault = vault
         self._walks = walks
         self._inodes = inodes
-        self._meet = meet
+        self._lookup = lookup
         self._attribute_timeout = attribute_timeout
         self._open: list[Listing] = []
 
@@ -88,10 +90,23 @@ class Listings:
                 stored = DirectoryListing((), listing.asked, trio.current_time())
             listing.entries += stored.entries
             listing.asked, listing.answered = stored.asked, stored.answered
+            for name, packed in stored.entries:
+                known = self._inodes.at(join(directory.path, name))
+                if known is not None and known.handles:
+                    await self._ask_about_open(listing, name, known, packed)
             uncommitted += self._inodes.uncommitted_in(directory.path)
             if uncommitted:
                 listing.entries += _only_here(uncommitted, directory, {name for name, _ in stored.entries})
             listing.allowance = self._attribute_timeout * len(listing.entries) / PER_TIMEOUT
+
+    async def _ask_about_open(self, listing: Listing, name: str, inode: Inode, packed: PackedVersion) -> None:
+        try:
+            await self._lookup.ask_about_open(inode, decode(packed))
+        except NoSuchPath:
+            listing.gone.add(name)
+        except StowError as error:
+            # It is shown as it was listed.
+            log.info("%s may be shown as another file than the one that is open: %s", display(inode.path), error)
 
     def entry(self, listing: Listing, position: int) -> tuple[str, Inode] | None:
         """The name and inode of an entry; None where it went since the directory was read."""
@@ -105,7 +120,7 @@ class Listings:
         if packed is not None and not later:
             version = decode(packed)
             if not expiry.is_over(version.attributes.expires_ns):
-                inode = self._meet(path, version, listing.answered, listing.allowance)
+                inode = self._lookup.meet_listed(path, version, listing.answered, listing.allowance)
         if inode is None or inode.expired:
             return None
         if listing.walk is not None:

@@ -113,6 +113,15 @@ class Lookup:
         inode.validated, inode.allowance = answered, allowance
         return inode
 
+    async def ask_about_open(self, inode: Inode, listed: Version) -> None:
+        """Asks the store about an open file, before `meet_listed`, where a listing shows another version of it that may
+        have the same bytes: the manifest alone tells whether it is the same file. Raises as `find`."""
+        shown = inode.version
+        if shown is None or shown.commit == listed.commit or self._moves.is_altering(inode.path):
+            return
+        if (shown.type_bits, shown.size) == (listed.type_bits, listed.size):
+            await self.find(inode.path, stale_ok=True)
+
     def _at_or_new(
         self, path: str, version: Version, as_of: float | None = None, snapshot: Snapshot | None = None
     ) -> Inode:

@@ -111,7 +111,7 @@ class Session(pyfuse3.Operations):
         self._lookup = Lookup(vault, self._inodes, moves, options.attribute_timeout)
         # Where every open has to ask the store, there is nothing to be gained.
         walks = Walks(vault.fetch_ahead) if vault.options.revalidate else None
-        self._directories = Listings(vault, self._inodes, self._lookup.meet_listed, walks, options.attribute_timeout)
+        self._directories = Listings(vault, self._inodes, self._lookup, walks, options.attribute_timeout)
         self._open_files = OpenFiles(self._inodes, self._lookup, self._commits, walks)
         self._tree = Tree(
             vault,

@@ -16,7 +16,7 @@ from stowfs.errors import NoSuchPath
 from stowfs.mount.inodes import Inode
 from stowfs.mount.lookup import child_path
 from stowfs.vault.manifest import Attributes
-from tests.support.faults import FaultyStore, Rule, StallAfter
+from tests.support.faults import FailBefore, FaultyStore, Rule, Stall, StallAfter
 from tests.support.vaults import ATTRIBUTES, GOES_ON, Hosts, append, read, write
 from tests.support.view import View
 
@@ -262,6 +262,73 @@ async def test_an_open_file_whose_attributes_are_set_elsewhere_is_the_one_that_o
     await view.commits.commit(inode)
     assert await read(other, "x") == b"2"
     assert [name for name, _ in (await other.listing("")).entries] == ["x"]
+
+
+async def listed(view: View) -> Inode | None:
+    """The only file, as a program sees it that lists its directory."""
+    listing = view.listings.open(view.inodes.conversations)
+    await view.listings.read(listing)
+    entry = view.listings.entry(listing, 0)
+    view.listings.close(listing)
+    return entry[1] if entry is not None else None
+
+
+async def test_an_open_file_whose_attributes_are_set_elsewhere_is_the_one_that_is_listed(
+    hosts: Hosts, faulty: FaultyStore
+) -> None:
+    """Whoever opened it then had another file, and the second to close it found its work beside that of the first."""
+    other = await hosts.start("other")
+    await write(other, "x", b"1")
+    view = View(await hosts.start("this"))
+    inode = await opened(view, "x")
+    await other.change_attributes("x", with_other_mode)
+    assert await listed(view) is inode
+    assert inode.attributes.mode == 0o640
+    assert await opened(view, "x") is inode
+    # Once that is known, a listing is all that it takes.
+    faulty.reset_log()
+    assert await listed(view) is inode
+    assert faulty.count("get", "manifests") == 0
+    await append(other, "x", b"2")
+    newer = await listed(view)
+    assert newer is not None
+    assert (newer is inode, newer.size, inode.size) == (False, 2, 1)
+
+
+async def test_an_open_file_is_listed_as_it_is_known_where_the_store_fails_meanwhile(
+    hosts: Hosts, faulty: FaultyStore
+) -> None:
+    other = await hosts.start("other")
+    await write(other, "x", b"1")
+    view = View(await hosts.start("this", deadline=0.2))
+    inode = await opened(view, "x")
+    await other.change_attributes("x", with_other_mode)
+    # The first one is for the listing.
+    failing = faulty.add(Rule(FailBefore(), "get", "manifests/x.json", nth=2, times=None))
+    assert await listed(view) is inode
+    assert failing.seen > 1
+
+
+async def test_an_open_file_that_is_removed_while_it_is_listed_is_not_shown(hosts: Hosts, faulty: FaultyStore) -> None:
+    other = await hosts.start("other")
+    await write(other, "x", b"1")
+    view = View(await hosts.start("this"))
+    await opened(view, "x")
+    await other.change_attributes("x", with_other_mode)
+    found: list[Inode | None] = []
+
+    async def listing() -> None:
+        found.append(await listed(view))
+
+    stalled = Stall()
+    faulty.add(Rule(stalled, "get", "manifests/x.json", nth=2))
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listing)
+            await stalled.reached.wait()
+            await other.remove("x")
+            stalled.go.set()
+    assert found == [None]
 
 
 async def test_what_was_renamed_with_its_directory_is_not_taken_for_the_work_of_another_host(hosts: Hosts) -> None:

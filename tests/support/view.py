@@ -31,7 +31,7 @@ class View:
         self.commits = Commits(vault, self.inodes, moves, tell, lambda *_: None, lifetime=None)
         self.contents = Contents(vault, self.inodes, moves, self.commits, tell)
         self.lookup = Lookup(vault, self.inodes, moves, ATTRIBUTE_TIMEOUT)
-        self.listings = Listings(vault, self.inodes, self.lookup.meet_listed, None, ATTRIBUTE_TIMEOUT)
+        self.listings = Listings(vault, self.inodes, self.lookup, None, ATTRIBUTE_TIMEOUT)
         self.open_files = OpenFiles(self.inodes, self.lookup, self.commits, None)
         self.tree = Tree(
             vault, self.inodes, self.lookup, self.listings, self.open_files, self.commits, moves, LocalNames(())
