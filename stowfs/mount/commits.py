@@ -273,6 +273,7 @@ class Commits:
         if draft is not None:
             self._vault.flusher.drop(draft.id)
             await self._vault.backlog.withdraw(draft)
+            self._vault.queue_removals()
 
     async def finish(self, inode: Inode) -> None:
         """Ends the draft of a file that nobody writes to any more: committed, or dropped with a line in the log.

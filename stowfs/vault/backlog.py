@@ -29,6 +29,7 @@ from stowfs.errors import (
     Deleted,
     Gone,
     HotTierFailed,
+    HotTierFull,
     IsDirectory,
     NoSuchPath,
     NotDirectory,
@@ -126,7 +127,7 @@ class Backlog:
 
     @property
     def removals(self) -> list[DraftState]:
-        """Those that an earlier process was removing when it ended."""
+        """Those that an earlier process was removing when it ended, or this one could not say otherwise."""
         return list(self._removals)
 
     async def restore(self) -> list[Draft]:
@@ -142,6 +143,8 @@ class Backlog:
                 state = _decode(row)
                 if state.removal is not None:
                     self._removals.append(state)
+                    # Whatever becomes of it, its bytes are not needed.
+                    kept.discard(row.draft_id)
                     continue
                 draft = self._restored(state, row.base)
             except (HotTierFailed, CorruptObject, ValueError) as error:
@@ -214,21 +217,43 @@ class Backlog:
     async def removing(self, draft: Draft | None) -> AsyncIterator[str]:
         """Around the removal of a conversation from the store, for which it gives a commit id: where a crash ends it
         half-way, it is finished later, unless that id tells that it was done; and what is acknowledged does not bring
-        it back. The caller holds the lock."""
+        it back. Nothing of it is acknowledged any more after the block, unless that fails. The caller holds the lock.
+
+        Where the local disk is too full to note how the block ended, it is finished later, too, and no error here: else
+        somebody would be told that it failed, and a restart would carry it out all the same.
+        """
         commit = new_id()
         acknowledged = draft.acknowledged if draft is not None else None
-        if acknowledged is None:
+        if draft is None or acknowledged is None:
             yield commit
             return
         removed = acknowledged.base.content_id if acknowledged.base is not None else ""
         removal = msgspec.structs.replace(acknowledged.state(), removal=commit, removed=removed)
         await self._journal.change_drafts([DraftRow(removal.id, _encode(removal), None)])
+        failure: Exception | None = None
         try:
             yield commit
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - raised below, unless it is tried again
             # Only cancelled, it goes on as after a crash.
-            await self._journal.change_drafts([self._row(acknowledged)])
-            raise
+            failure = error
+        try:
+            if failure is None:
+                await self.withdraw(draft)
+            else:
+                await self._journal.change_drafts([self._row(acknowledged)])
+        except HotTierFull as full:
+            log.warning(
+                "%s is removed as soon as the store answers (%s), since this host cannot note anything else: %s",
+                display(draft.path),
+                failure or "it has",
+                full,
+            )
+            self._removals.append(removal)
+            self._forget(draft)
+            draft.acknowledged = None
+            return
+        if failure is not None:
+            raise failure
 
     async def finish_removals(self, path: str) -> None:
         """Finishes what an earlier process was removing under a path: what the store still has there may be older than
@@ -255,7 +280,6 @@ class Backlog:
             except (NoSuchPath, IsDirectory, NotDirectory):
                 log.info("%s was removed already", display(removal.path))
         await self._journal.change_drafts(drop=[removal.id])
-        self._spool.remove(removal.id)
         if removal in self._removals:
             self._removals.remove(removal)
 

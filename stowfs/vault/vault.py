@@ -182,9 +182,15 @@ class Vault:
     async def recover(self) -> int:
         """Begins to settle what an earlier process left in the journal; returns how many commits that are."""
         await self.backlog.restore()
-        for removal in self.backlog.removals:
-            self.flusher.add(removal.id, removal.path, 0, partial(self.backlog.finish_removal, removal))
+        self.queue_removals()
         return await self._recovery.recover(self._mover.resume)
+
+    def queue_removals(self) -> None:
+        """Has the flusher finish the removals that are left."""
+        for removal in self.backlog.removals:
+            # What was to be committed may be under way still, under the id of the draft.
+            key = removal.removal or removal.id
+            self.flusher.add(key, removal.path, 0, partial(self.backlog.finish_removal, removal))
 
     def queue_backlog(self) -> None:
         """Has the flusher send what an earlier process left. For a vault whose owner writes nothing itself."""

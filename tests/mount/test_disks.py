@@ -1,6 +1,8 @@
 """Disks that are full or read-only, under a mount: those of its hot tier, and the one that a `file://` store is on."""
 
 import random
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,8 @@ import trio
 
 from stowfs.store.file import FileStore
 from tests.support.audit import audit
-from tests.support.disks import Disks
-from tests.support.mounting import Mount, Mounts, failure, python, run
+from tests.support.disks import Disk, Disks
+from tests.support.mounting import CLIENT_TIMEOUT, Mount, Mounts, failure, python, run
 
 pytestmark = pytest.mark.fuse
 
@@ -127,6 +129,44 @@ def test_a_full_disk_when_the_journal_is_written(disks: Disks, mounts: Mounts, o
     assert "Traceback" not in mount.log_text()
     mount.unmount()
     _is_all_there(mounts, kept=KEPT, other=OTHER)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_removal_ends_as_was_said_where_the_disk_is_full_and_the_store_away(
+    killed: bool, disks: Disks, mounts: Mounts
+) -> None:
+    """That it failed could not be noted: so it has not, and is carried out, by this process or by the next one."""
+    disk = disks.mount(mounts.directory / "a" / "state", size="4m")
+    mount = mounts.start("a", "commit=async,flush_delay=3600")
+    run("tee", mount.root / "x", data=KEPT)
+    run("sync", mount.root)
+    run("tee", "-a", mount.root / "x", data=b"waits")
+    mount.requests()
+    mount.break_store("silent")
+    with subprocess.Popen(["rm", mount.root / "x"]) as removing:
+        _wait_for_removal(mount, disk)
+        disk.fill()
+        assert removing.wait(CLIENT_TIMEOUT) == 0
+    assert "x is removed as soon as the store answers" in mount.log_text()
+    if killed:
+        mount.kill()
+    disk.empty()
+    mount.mend_store()
+    if killed:
+        mount = mounts.start("a")
+    run("sync", mount.root)
+    assert run("ls", mount.root).stdout == b""
+    mount.unmount()
+    _is_all_there(mounts)
+
+
+def _wait_for_removal(mount: Mount, disk: Disk) -> None:
+    """Until a mount has noted on its disk that it removes something, and waits for the store to do it."""
+    (log,) = disk.path.rglob("journal.db-wal")
+    end = time.monotonic() + CLIENT_TIMEOUT
+    while b"removal" not in log.read_bytes() or not (mount.control / "requests").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_a_full_disk_for_caches_costs_nothing_but_time(disks: Disks, mounts: Mounts, other: Path) -> None:

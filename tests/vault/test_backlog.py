@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from stowfs.config import FlushOptions
-from stowfs.errors import NoSuchPath, StoreUnavailable
+from stowfs.errors import HotTierFull, NoSuchPath, StoreUnavailable
 from stowfs.locks import Lock
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.backlog import Unshown
@@ -376,6 +376,75 @@ async def test_a_removal_that_fails_leaves_it_acknowledged(tmp_path: Path) -> No
         a = await hosts.start("a")
         await flush(a)
         assert await read(a, "x") == b"waits"
+
+
+def fill_disk(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no room for any change of the journal, from now on."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise HotTierFull("injected: the local disk is full")
+
+    monkeypatch.setattr(vault.backlog._journal, "change_drafts", refuse)
+
+
+async def removal_refused(hosts: Hosts, store: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> tuple[Vault, Draft]:
+    """What waits for the store is removed while that is away, and the local disk is full by then."""
+    a = await hosts.start("a")
+    draft = await appended(a, await write(a, "x", LONG), b"waits")
+    store.add(Rule(FailBefore(), times=None))
+    async with a.backlog.removing(draft):
+        fill_disk(a, monkeypatch)
+        await a.remove("x")
+    return a, draft
+
+
+@pytest.mark.parametrize("crashed", [False, True])
+async def test_a_removal_that_fails_where_that_cannot_be_noted_is_carried_out_as_was_said(
+    crashed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who removes it is told of no failure: the journal says that it is removed, whatever happens to this process."""
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path, deadline=0.2) as hosts:
+        a, draft = await removal_refused(hosts, store, monkeypatch)
+        assert "x is removed as soon as the store answers" in caplog.text
+        assert a.backlog.drafts == []
+        assert draft.acknowledged is None
+        monkeypatch.undo()
+        if crashed:
+            await hosts.crash("a")
+            a = await hosts.start("a")
+        else:
+            a.queue_removals()
+            hosts.start_soon("a", a.run_flusher)
+        with pytest.raises(StoreUnavailable):
+            await a.head("x", stale_ok=True)
+        store.rules.clear()
+        if crashed:
+            hosts.start_soon("a", a.run_flusher)
+        assert await a.flusher.flush(10) == []
+        assert a.backlog.removals == []
+        with pytest.raises(NoSuchPath):
+            await a.head("x")
+        assert await a.drain(20) == 0
+        assert (await audit(store.inner)).exact
+        await hosts.crash("a")
+        assert (await hosts.start("a")).backlog.removals == []
+
+
+async def test_a_removal_that_succeeds_where_that_cannot_be_noted_is_not_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Hosts(MemoryStore(), tmp_path) as hosts:
+        a = await hosts.start("a")
+        draft = await appended(a, await write(a, "x", LONG), b"waits")
+        async with a.backlog.removing(draft):
+            await a.remove("x")
+            fill_disk(a, monkeypatch)
+        monkeypatch.undo()
+        await flush(a)
+        with pytest.raises(NoSuchPath):
+            await a.head("x")
+        assert a.backlog.removals == []
 
 
 async def test_a_row_whose_bytes_are_gone_is_said_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
