@@ -210,22 +210,24 @@ class Commits:
     async def flush(self, inode: Inode) -> None:
         """Commits what is acknowledged, in the background; after what was acknowledged before of other versions of its
         name. Raises what `Backlog.flush` raises."""
-        failed: set[Inode] = set()
+        # What one of those leaves acknowledged, whatever the reason, holds up no other.
+        tried: set[Inode] = set()
         while True:
-            for earlier in self._inodes.acknowledged_before(inode) - failed:
+            for earlier in self._inodes.acknowledged_before(inode) - tried:
+                tried.add(earlier)
                 try:
                     await self.flush(earlier)
                 except StoreUnavailable:
                     raise
-                except Exception:  # noqa: BLE001 - raised to who flushes that one
-                    failed.add(earlier)
+                except Exception as error:  # noqa: BLE001 - raised to who flushes that one
+                    log.debug("%s goes before what was closed earlier: %s", display(inode.path), error)
             try:
-                await self._flush(inode, failed)
+                await self._flush(inode, tried)
             except _OutOfTurn:
                 continue
             return
 
-    async def _flush(self, inode: Inode, failed: set[Inode]) -> None:
+    async def _flush(self, inode: Inode, tried: set[Inode]) -> None:
         async with self._moves.steady(lambda: (inode.path,)), inode.flight:
             draft = inode.draft
             if draft is None or draft.acknowledged is None:
@@ -237,7 +239,7 @@ class Commits:
                 return
             inode.attempted = True
             try:
-                if not await self._vault.backlog.flush(draft, inode.lock, partial(self._show, inode, failed)):
+                if not await self._vault.backlog.flush(draft, inode.lock, partial(self._show, inode, tried)):
                     async with inode.lock:
                         self._gone(inode)
             finally:
@@ -247,8 +249,8 @@ class Commits:
         await self._tell_size(inode)
         self._inodes.drop_if_unused(inode)
 
-    def _show(self, inode: Inode, failed: set[Inode], acknowledged: Draft) -> "_Shown":
-        if self._inodes.acknowledged_before(inode) - failed:
+    def _show(self, inode: Inode, tried: set[Inode], acknowledged: Draft) -> "_Shown":
+        if self._inodes.acknowledged_before(inode) - tried:
             raise _OutOfTurn
         return _Shown(self, inode, acknowledged)
 

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from stowfs.config import VaultOptions
-from stowfs.errors import ReadOnly, StoreUnavailable
+from stowfs.errors import ReadOnly, StoreUnavailable, StowError
 from stowfs.hot.tier import HotTier
 from stowfs.locks import Lock
 from stowfs.store.base import Found, ObjectInfo, ObjectStore
@@ -39,6 +39,7 @@ from stowfs.vault.indexing import Indexer
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.move import Mover, Then
+from stowfs.vault.naming import display
 from stowfs.vault.packing import Packing
 from stowfs.vault.recent_listings import DirectoryListing
 from stowfs.vault.recompress import Recompressor
@@ -202,10 +203,18 @@ class Vault:
             self.flusher.add(draft.id, draft.path, draft.spooled, commit)
 
     async def _flush_in_turn(self, flight: Lock, drafts: Sequence[Draft]) -> None:
-        """Commits the last one, after the others, which have the same name."""
+        """Commits the last one, after the others, which have the same name; what cannot be stored of those holds up
+        nothing."""
+        *others, last = drafts
         async with flight:
-            for draft in drafts:
-                await self.backlog.flush(draft, Lock(), Unshown)
+            for draft in others:
+                try:
+                    await self.backlog.flush(draft, Lock(), Unshown)
+                except StoreUnavailable:
+                    raise
+                except StowError as error:
+                    log.debug("%s goes before what was closed earlier: %s", display(draft.path), error)
+            await self.backlog.flush(last, Lock(), Unshown)
 
     async def run_flusher(self) -> None:
         """Sends what is acknowledged to the store, for ever."""

@@ -10,7 +10,10 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from stowfs.locks import Lock
 from stowfs.mount.inodes import Inode
+from stowfs.vault.backlog import Show
+from stowfs.vault.draft import Draft
 from stowfs.vault.vault import Vault
 from tests.support.faults import FaultyStore, Rule, Stall
 from tests.support.vaults import ATTRIBUTES, GOES_ON, Hosts, read, write
@@ -141,6 +144,42 @@ async def test_what_cannot_be_stored_holds_up_no_other_version(hosts: Hosts) -> 
     assert old.draft.acknowledged is not None
     old.draft.acknowledged.path = "x" * 10_000
     await view.commits.flush(new)
+    assert await read(other, "x") == b"second"
+
+
+async def test_nor_does_it_after_a_crash(hosts: Hosts) -> None:
+    other, view = await hosts.start("other"), View(await hosts.start("this", asynchronous=True))
+    await close_in_order(view, *await two_versions(other, view), "old new")
+    await hosts.crash("this")
+    vault = await hosts.start("this", asynchronous=True)
+    first, second = vault.backlog.in_turn
+    assert first.acknowledged is not None
+    first.acknowledged.path = "x" * 10_000
+    vault.queue_backlog()
+    hosts.start_soon("this", vault.run_flusher)
+    assert [entry.key for entry in await vault.flusher.flush(WAITING)] == [first.id]
+    assert await read(other, "x") == b"new 1"
+    assert second.acknowledged is None
+
+
+async def test_nor_does_what_stays_acknowledged_until_it_is_flushed_again(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what was deleted elsewhere after it was stored, and has been written to since."""
+    other, vault = await hosts.start("other"), await hosts.start("this", asynchronous=True)
+    view = View(vault)
+    old, new = await two_versions(other, view)
+    await replace(view, old, b"first")
+    await replace(view, new, b"second")
+    original = vault.backlog.flush
+
+    async def flush(draft: Draft, lock: Lock, show: Show) -> bool:
+        await trio.lowlevel.checkpoint()
+        return draft is old.draft or await original(draft, lock, show)
+
+    monkeypatch.setattr(vault.backlog, "flush", flush)
+    with trio.fail_after(WAITING):
+        await view.commits.flush(new)
     assert await read(other, "x") == b"second"
 
 
