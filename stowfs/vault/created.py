@@ -33,6 +33,7 @@ class Created:
         as is remembered."""
         return self._times.get(prefix)
 
-    def forget(self, prefix: str) -> None:
-        """Nothing is below this prefix any more."""
-        self._times.pop(prefix, None)
+    def forget(self, prefix: str, last: float) -> None:
+        """Nothing that was created until then is below this prefix any more."""
+        if self._times.get(prefix) == last:
+            del self._times[prefix]

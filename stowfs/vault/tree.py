@@ -74,10 +74,10 @@ class Tree:
         if snapshot is not None and snapshot.manifest.live:
             return snapshot
         prefix = children_prefix(path)
-        if self._catalog.created.last(prefix) is not None:
+        if (created := self._catalog.created.last(prefix)) is not None:
             if await self._has_live(prefix):
                 return await self._make_again(path, snapshot)
-            self._catalog.created.forget(prefix)
+            self._catalog.created.forget(prefix, created)
         raise NoSuchPath(f"{display(path)}: no such conversation or directory")
 
     async def directory(self, path: str) -> Snapshot:
