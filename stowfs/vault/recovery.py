@@ -80,18 +80,28 @@ class Recovery:
         self._pending: dict[str, Row] = {}
         self._settled = trio.Condition()
 
-    async def recover(self, move: Callable[[Row, Phase], Attempt]) -> int:
-        """Begins to settle what an earlier process left in the journal. Returns how many rows there are.
+    async def recover(self, move: Callable[[Row, Phase], Attempt]) -> None:
+        """Begins to settle what an earlier process left in the journal.
 
-        `move` tells how that is done for the rename of a directory.
+        `move` tells how that is done for the rename of a directory. A row that cannot be read is given up: nothing that
+        anybody wrote is in it.
         """
-        rows = await self._journal.rows()
-        for journalled in rows:
-            row = transaction.decode(journalled)
-            log.info("settling commit %s of %s, left in phase %s", row.commit, display(row.path), journalled.phase)
-            phase = msgspec.convert(journalled.phase, Phase)
+        for journalled in await self._journal.rows():
+            try:
+                row, phase = transaction.decode(journalled), msgspec.convert(journalled.phase, Phase)
+            except ValueError as error:
+                log.error(
+                    "commit %s, left in phase %s, is damaged in the journal (%s) and cannot be settled: what it counts "
+                    "stays counted (stowfs fsck --recount), and what it was renaming may have both names: %r",
+                    journalled.commit_id,
+                    journalled.phase,
+                    error,
+                    journalled.payload,
+                )
+                await self._journal.remove(journalled.commit_id)
+                continue
+            log.info("settling commit %s of %s, left in phase %s", row.commit, display(row.path), phase)
             self.start(row, move(row, phase) if row.kind == "move" else partial(self._settle_left, row, phase))
-        return len(rows)
 
     def settle_later(self, row: Row, phase: Phase, counted: Set[str]) -> None:
         """Finds out what became of a commit of this process that failed, and finishes it or rolls it back.

@@ -180,11 +180,11 @@ class Vault:
     async def _read_or_none(self, key: str) -> Found | None:
         return await read_or_none(self.store, key)
 
-    async def recover(self) -> int:
-        """Begins to settle what an earlier process left in the journal; returns how many commits that are."""
+    async def recover(self) -> None:
+        """Begins to settle what an earlier process left in the journal."""
         await self.backlog.restore()
         self.queue_removals()
-        return await self._recovery.recover(self._mover.resume)
+        await self._recovery.recover(self._mover.resume)
 
     def queue_removals(self) -> None:
         """Has the flusher finish the removals that are left."""

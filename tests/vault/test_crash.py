@@ -5,7 +5,9 @@ reference is counted wrongly. Requests are found by counting: a commit is repeat
 … request until one run goes through untroubled.
 """
 
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from stowfs.errors import NoSuchPath
+from stowfs.store.memory import MemoryStore
 from stowfs.vault.vault import Vault
 from tests.support.audit import audit
 from tests.support.crash import check_counts, crash_with_trouble, until_untroubled
-from tests.support.faults import TROUBLE, FaultyStore
+from tests.support.faults import TROUBLE, FaultyStore, Rule, Stall
 from tests.support.vaults import Hosts, append, edit, read, write
 from tests.vault.test_promises import log_lines, noise
 
@@ -104,3 +107,35 @@ async def _run(kind: Kind, trouble: str, nth: int, store: FaultyStore, directory
         await vault.drain(10)
         check_counts(await audit(store.inner), trouble, nth, outcomes)
         return crashed.troubled
+
+
+@pytest.mark.parametrize("column", ["payload", "phase"])
+async def test_a_row_that_is_damaged_is_said_and_given_up_and_the_others_are_settled(
+    column: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FaultyStore(MemoryStore())
+    async with Hosts(store, tmp_path) as hosts:
+        vault = await hosts.start("a")
+        await write(vault, "bystander", OLD)
+        for path in ("damaged", "sound"):
+            stalled = Stall()
+            store.add(Rule(stalled, "put", f"manifests/{path}.json"))
+            hosts.start_soon("a", partial(write, vault, path, NEW))
+            await stalled.reached.wait()
+        left = {row.path: row.commit for _, row in await vault.under_way()}
+        await hosts.crash("a")
+        store.rules.clear()
+        journal = sqlite3.connect(next((tmp_path / "a" / "state").glob("*/test")) / "journal.db")
+        with closing(journal), journal:
+            journal.execute(f"UPDATE commits SET {column} = '{{' WHERE commit_id = ?", (left["damaged"],))
+        vault = await hosts.start("a")
+        assert f"commit {left['damaged']}, left in phase" in caplog.text
+        assert await vault.drain(10) == 0
+        assert await vault.under_way() == []
+        assert await read(vault, "bystander") == OLD
+        # What the damaged row says has been counted cannot be told any more: too much is.
+        counts = await audit(store.inner)
+        assert counts.safe
+        assert counts.too_high
+        await write(vault, "damaged", NEW)
+        assert await read(vault, "damaged") == NEW
