@@ -7,7 +7,7 @@ same draft is not kept twice, unless somebody has changed by then what was kept.
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from stowfs.errors import Deleted, MissingSegment, PathExists
+from stowfs.errors import CorruptObject, Deleted, MissingSegment, PathExists
 from stowfs.hot.spool import Spool
 from stowfs.vault import succession
 from stowfs.vault.attempts import Beside
@@ -100,12 +100,17 @@ class ConflictCopies:
         return True
 
     async def _has_bytes_of(self, version: Snapshot, copy: Draft) -> bool:
-        """Whether a version is a conversation with the bytes of a draft."""
+        """Whether a version is a conversation with the bytes of a draft, and they can be read."""
         if not version.is_conversation or version.size != copy.size:
             return False
         for offset in range(0, copy.size, COPY_STEP):
             end = offset + COPY_STEP
-            if await self._layouts.read(version, offset, end) != await copy.read(offset, end):
+            try:
+                there = await self._layouts.read(version, offset, end)
+            except CorruptObject as error:
+                log.warning("%s is kept once more, since what is there is damaged: %s", display(copy.path), error)
+                return False
+            if there != await copy.read(offset, end):
                 return False
         return True
 

@@ -231,6 +231,36 @@ async def test_what_is_written_after_an_edit_lost_does_not_go_to_what_others_mad
         assert list(found.values()) == [b"Start of It\n"]
 
 
+async def test_what_lost_is_kept_once_more_where_what_was_kept_is_damaged(tmp_path: Path) -> None:
+    store, contents = MemoryStore(), Random(1).randbytes(600_000)
+    faulty = FaultyStore(store)
+    async with Hosts(faulty, tmp_path, deadline=0.5) as hosts:
+        a, b = await hosts.start("a"), await hosts.start("b")
+        base = await write(a, "x", contents)
+        draft = a.draft("x", base, base.attributes)
+        draft.write(0, b"A")
+        await a.acknowledge(draft)
+        await edit(b, "x", 6, b"B")
+        faulty.add(Rule(FailAfter(StoreUnavailable("no answer")), "put", "manifests/x.conflict*"))
+        faulty.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.conflict*", times=None))
+        with pytest.raises(StoreUnavailable):
+            await flush(a)
+        faulty.rules.clear()
+        _, kept = await names(b)
+        there = {info.key async for page in store.list("") for info in page.objects}
+        # Bytes that this host has not cached.
+        await edit(b, kept, 300_000, b"C" * 300_000)
+        async for page in store.list(""):
+            for info in page.objects:
+                if info.key not in there and not info.key.startswith("manifests/"):
+                    await store.delete(info.key)
+        await flush(a)
+        assert a.backlog.drafts == []
+        assert (await names(b))[:2] == ["x", kept]
+        [again] = (await names(b))[2:]
+        assert await read(b, again) == b"A" + contents[1:]
+
+
 async def remove(vault: Vault, draft: Draft) -> None:
     """As a mount does."""
     async with vault.backlog.removing(draft) as commit:
