@@ -16,22 +16,16 @@ from functools import partial
 import msgspec
 
 from stowfs.errors import Gone, NoSuchPath, PathExists, StoreUnavailable, StowError
-from stowfs.mount.inodes import Inode, Inodes, turn_of
+from stowfs.mount.inodes import Inode, Inodes
 from stowfs.mount.moves import Moves
+from stowfs.mount.outcomes import Before, Outcomes, Showing
 from stowfs.vault import expiry
-from stowfs.vault.draft import Draft, Intent
-from stowfs.vault.manifest import Snapshot
-from stowfs.vault.naming import display, split
+from stowfs.vault.draft import Draft
+from stowfs.vault.naming import display
 from stowfs.vault.vault import Vault
 from stowfs.vault.version import Version
 
 log = logging.getLogger(__name__)
-
-Invalidate = Callable[[Inode], Awaitable[None]]
-"""Makes the kernel forget the attributes of an inode. With the inode's lock, only while somebody has it open."""
-
-ForgetName = Callable[[Inode, str], None]
-"""Makes the kernel look up a name in a directory again, sooner or later."""
 
 
 class Commits:
@@ -42,8 +36,7 @@ class Commits:
         vault: Vault,
         inodes: Inodes,
         moves: Moves,
-        invalidate: Invalidate,
-        forget_name: ForgetName,
+        outcomes: Outcomes,
         *,
         lifetime: float | None,
     ) -> None:
@@ -52,8 +45,7 @@ class Commits:
         self._lifetime = lifetime
         self._inodes = inodes
         self._moves = moves
-        self._invalidate = invalidate
-        self._forget_name = forget_name
+        self._outcomes = outcomes
         self._asynchronous = vault.options.asynchronous
 
     def restore(self) -> None:
@@ -91,7 +83,7 @@ class Commits:
             return
         async with self._moves.steady(lambda: (inode.path,)), inode.flight, inode.lock:
             yield partial(self.commit_locked, inode)
-        await self._tell_size(inode)
+        await self._outcomes.tell_size(inode)
 
     @contextmanager
     def undone_on_error(self, inode: Inode) -> Iterator[None]:
@@ -119,7 +111,7 @@ class Commits:
         if draft is None or not inode.linked or inode.local:
             return
         self._fix_deadline(inode, draft)
-        before = _Before(inode.version, draft)
+        before = Before(inode.version, draft)
         inode.attempted = True
         try:
             committed = await self._vault.commit(draft)
@@ -133,13 +125,13 @@ class Commits:
                 # What is there is another file, of which nothing that is done to this one is meant.
                 inode.attempted = bool(draft.attempts)
             # It may have been moved onto another version before that.
-            self._merged(inode, before, draft.size - before.size)
+            self._outcomes.merged(inode, before, draft.size - before.size)
             raise
         try:
-            await self.about_to_show(inode, before, draft.kept or committed)
+            await self._outcomes.about_to_show(inode, before, draft.kept or committed)
         finally:
             inode.draft = None
-            self.committed(inode, before, committed, draft.kept)
+            self._outcomes.committed(inode, before, committed, draft.kept)
 
     async def commit_once(self, inode: Inode, *, in_store: bool = False) -> None:
         """As `commit`, for a caller that is a writer itself, and will not try again.
@@ -182,7 +174,7 @@ class Commits:
             raise
         inode.failure = None
         self._queue(inode)
-        self._show_again(inode)
+        self._outcomes.show_again(inode)
 
     async def acknowledge_as(self, inode: Inode, path: str, replaced: Inode | None, *, exclusive: bool) -> None:
         """Gives a file that is nowhere but here another name, in the place of `replaced`; with `exclusive` only if it
@@ -246,13 +238,13 @@ class Commits:
                 inode.changing = False
                 # Where it failed, its bytes were read.
                 self.rest(inode)
-        await self._tell_size(inode)
+        await self._outcomes.tell_size(inode)
         self._inodes.drop_if_unused(inode)
 
-    def _show(self, inode: Inode, tried: set[Inode], acknowledged: Draft) -> "_Shown":
+    def _show(self, inode: Inode, tried: set[Inode], acknowledged: Draft) -> Showing:
         if self._inodes.acknowledged_before(inode) - tried:
             raise _OutOfTurn
-        return _Shown(self, inode, acknowledged)
+        return Showing(self._outcomes, inode, acknowledged)
 
     async def flush_all(self, timeout: float) -> None:
         """Waits until everything that is acknowledged is in the store. Raises why something is not."""
@@ -324,19 +316,6 @@ class Commits:
         if inode.draft is not None and not inode.handles:
             inode.draft.park()
 
-    def adopt(self, inode: Inode, snapshot: Snapshot) -> None:
-        """The inode shows this version from now on."""
-        inode.show(Version.of(snapshot))
-        inode.snapshot = snapshot if inode.handles else None
-
-    def adopt_same_bytes(self, inode: Inode, snapshot: Snapshot) -> None:
-        """As `adopt`, for a version with the bytes the inode had: what the kernel has stays as good as it was."""
-        before, shown, doubted = inode.content, inode.packed, inode.doubted
-        self.adopt(inode, snapshot)
-        inode.doubted = doubted
-        inode.cached = inode.content if inode.cached == before else None
-        inode.told = inode.packed if inode.told == shown else None
-
     def _fix_deadline(self, inode: Inode, draft: Draft) -> None:
         """Before new content is committed or acknowledged for the first time: its lifetime begins."""
         if inode.fresh:
@@ -348,88 +327,6 @@ class Commits:
         assert draft is not None
         self._vault.flusher.add(draft.id, draft.path, draft.spooled, partial(self.flush, inode))
 
-    async def about_to_show(self, inode: Inode, before: "_Before", committed: Snapshot) -> None:
-        """Before `committed`, for a caller that holds the lock.
-
-        Where that is merged with the work of another host, whoever has the file open will read other bytes than the
-        kernel knows the size of. It must not take the old size for the end of the new bytes: so it is told to ask again
-        before any of them can be read, and what it is told until then, it does not believe for longer.
-        """
-        if inode.is_open and not before.becomes(committed):
-            inode.changing = True
-            await self._invalidate(inode)
-
-    def committed(self, inode: Inode, before: "_Before", committed: Snapshot, kept: Snapshot | None) -> None:
-        """The inode shows the version that its draft became, or lost to; or, where it is still in use, as what it was
-        `kept` beside that; that is what was `committed`, too, where nothing else is there."""
-        announced, inode.changing = inode.changing, False
-        inode.failure = None
-        inode.attempted = False
-        if kept is not None and (inode.is_open or inode.draft is not None or kept is committed):
-            self._stand_for(inode, kept)
-            committed = kept
-        elif committed.is_directory or committed.is_symlink:
-            self._replaced_by_another_type(inode, before)
-            return
-        if before.becomes(committed):
-            self.adopt_same_bytes(inode, committed)
-        else:
-            # Merged with the work of another host, or beaten by it.
-            self.adopt(inode, committed)
-            self._merged(inode, before, committed.size - before.size)
-        self._inodes.contention.committed(inode.path, appended=before.intent is Intent.APPEND)
-        if announced:
-            # It is going to ask. Told so once more, the kernel would pass over the answer to what it asks just now, and
-            # take the old size for the end after all.
-            inode.told, inode.kernel_size, inode.doubted = inode.packed, inode.size, False
-        self._inodes.committed(inode)
-
-    def _stand_for(self, inode: Inode, kept: Snapshot) -> None:
-        """The inode was beaten: its name shows what won, as soon as somebody looks. Who has it open keeps it as it is,
-        and what is written to it goes to what was kept."""
-        path = inode.path
-        self._inodes.contention.changed_elsewhere(path)
-        self._inodes.stand_for(inode, kept.path)
-        self.forget_name(path)
-
-    def forget_name(self, path: str) -> None:
-        """The kernel takes a path for an inode that has another one."""
-        directory, name = split(path)
-        if (parent := self._inodes.at(directory)) is not None:
-            self._forget_name(parent, name)
-
-    def _show_again(self, inode: Inode) -> None:
-        """The inode was closed, perhaps after others had replaced what it shows: where it is to replace that, its name
-        shows it again."""
-        assert inode.draft is not None
-        current = self._inodes.at(inode.path)
-        if current is inode or inode.draft.intent is not Intent.REPLACE:
-            return
-        if current is not None and current.type_bits != inode.type_bits:
-            return
-        if current is not None and current.draft is not None and turn_of(current) > turn_of(inode):
-            return
-        self._inodes.show_again(inode)
-        directory, name = split(inode.path)
-        if (parent := self._inodes.at(directory)) is not None:
-            self._forget_name(parent, name)
-
-    def _replaced_by_another_type(self, inode: Inode, before: "_Before") -> None:
-        """Somebody has made a directory or a symbolic link in the place of a file."""
-        if inode.draft is not None:
-            # The next commit keeps it beside that.
-            if self._inodes.is_current(inode):
-                self._inodes.supersede(inode)
-            return
-        inode.show(Version("", before.attributes, 0))
-        self._inodes.lose(inode)
-
-    def _merged(self, inode: Inode, before: "_Before", distance: int) -> None:
-        """What was appended to the inode moved by so many bytes, to come after the work of another host."""
-        if before.intent is Intent.APPEND and distance > 0:
-            self._inodes.contention.merged(inode.path)
-            inode.moved(before.base_size, distance)
-
     def _gone(self, inode: Inode) -> None:
         """The file has expired or was deleted elsewhere before this host could know that the store had it: it is gone,
         but for those who have it open."""
@@ -437,62 +334,11 @@ class Commits:
         if not inode.handles:
             self.discard(inode)
 
-    async def _tell_size(self, inode: Inode) -> None:
-        if inode.size != inode.kernel_size:
-            # Merged with the work of another host when nobody had it open any more, or appended where the kernel did
-            # not expect it.
-            await self._invalidate(inode)
-
 
 class _OutOfTurn(Exception):
     """Another version of the name was acknowledged before, and is not in the store yet."""
 
 
-class _Before:
-    """What an inode showed when a commit of its draft began, and what was to be committed."""
-
-    def __init__(self, version: Version | None, draft: Draft) -> None:
-        self.version = version
-        self.path = draft.path
-        self.intent = draft.intent
-        self.size = draft.size
-        self.base_size = _base_size(draft)
-        self.attributes = draft.attributes
-
-    def becomes(self, committed: Snapshot) -> bool:
-        """Whether a version is just that, with nobody else's work in it."""
-        own = committed.attributes == self.attributes and committed.size == self.size
-        if self.intent is Intent.REPLACE or committed.path != self.path:
-            return own
-        return own and (self.version is None or follows(committed, self.version))
-
-
-class _Shown:
-    """An inode that shows a draft which is committed in the background."""
-
-    def __init__(self, commits: Commits, inode: Inode, acknowledged: Draft) -> None:
-        self._commits = commits
-        self._inode = inode
-        self._before = _Before(inode.version, acknowledged)
-
-    async def about_to_change(self, committed: Snapshot) -> None:
-        await self._commits.about_to_show(self._inode, self._before, committed)
-
-    def settled(self, committed: Snapshot, kept: Snapshot | None, *, clean: bool) -> None:
-        if clean:
-            self._inode.draft = None
-        self._commits.committed(self._inode, self._before, committed, kept)
-
-
-def _base_size(draft: Draft) -> int:
-    return draft.base.size if draft.base is not None else 0
-
-
 def _is_safe(draft: Draft) -> bool:
     """Whether everything in it is acknowledged."""
     return draft.acknowledged is not None and draft.is_as(draft.acknowledged.mark())
-
-
-def follows(snapshot: Snapshot, version: Version) -> bool:
-    """Whether a version was made directly from the other one, with no commit of anybody else in between."""
-    return snapshot.manifest.ring.recent[-2:-1] == (version.commit,)

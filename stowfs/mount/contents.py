@@ -12,11 +12,12 @@ from mmap import PAGESIZE
 import msgspec
 
 from stowfs.errors import CorruptObject
-from stowfs.mount.commits import Commits, Invalidate, follows
+from stowfs.mount.commits import Commits
 from stowfs.mount.errnos import stale
 from stowfs.mount.inodes import Inode, Inodes, modified_ns, now_ns
 from stowfs.mount.local_names import is_probe
 from stowfs.mount.moves import Moves
+from stowfs.mount.outcomes import Invalidate, Outcomes, follows
 from stowfs.mount.readers import Reader
 from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Attributes, Snapshot
@@ -27,11 +28,14 @@ from stowfs.vault.vault import Vault
 class Contents:
     """The bytes and attributes of files, by inode."""
 
-    def __init__(self, vault: Vault, inodes: Inodes, moves: Moves, commits: Commits, invalidate: Invalidate) -> None:
+    def __init__(
+        self, vault: Vault, inodes: Inodes, moves: Moves, commits: Commits, outcomes: Outcomes, invalidate: Invalidate
+    ) -> None:
         self._vault = vault
         self._inodes = inodes
         self._moves = moves
         self._commits = commits
+        self._outcomes = outcomes
         self._invalidate = invalidate
 
     async def read(self, inode: Inode, start: int, end: int, reader: Reader | None = None) -> bytes | memoryview:
@@ -140,9 +144,9 @@ class Contents:
                 return
             changed = await self._vault.change_attributes(inode.path, change)
             if follows(changed, before):
-                self._commits.adopt_same_bytes(inode, changed)
+                self._outcomes.adopt_same_bytes(inode, changed)
             elif not inode.handles:
-                self._commits.adopt(inode, changed)
+                self._outcomes.adopt(inode, changed)
             elif self._inodes.is_current(inode):
                 # A version of another host has the new attributes now; whoever has this one open keeps it.
                 self._inodes.supersede(inode)

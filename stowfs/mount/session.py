@@ -34,6 +34,7 @@ from stowfs.mount.monitor import Monitor
 from stowfs.mount.moves import Moves
 from stowfs.mount.open_files import OpenFiles
 from stowfs.mount.options import ENTRY_TIMEOUT, MountOptions
+from stowfs.mount.outcomes import Outcomes
 from stowfs.mount.readers import Contention, Reader
 from stowfs.mount.tree import Tree
 from stowfs.mount.walks import Walks
@@ -103,11 +104,10 @@ class Session(pyfuse3.Operations):
         self._inodes = Inodes(Version("", root, 0, "directory"), Contention(others.unseen, others.see))
         self.forgetting = Forgetting(self._inodes, forget_names)
         self._vault = vault
-        self._commits = Commits(
-            vault, self._inodes, moves, invalidate_attributes, forget_name, lifetime=options.lifetime
-        )
+        outcomes = Outcomes(self._inodes, invalidate_attributes, forget_name)
+        self._commits = Commits(vault, self._inodes, moves, outcomes, lifetime=options.lifetime)
         self._commits.restore()
-        self._contents = Contents(vault, self._inodes, moves, self._commits, invalidate_attributes)
+        self._contents = Contents(vault, self._inodes, moves, self._commits, outcomes, invalidate_attributes)
         self._lookup = Lookup(vault, self._inodes, moves, options.attribute_timeout)
         # Where every open has to ask the store, there is nothing to be gained.
         walks = Walks(vault.fetch_ahead) if vault.options.revalidate else None
@@ -120,6 +120,7 @@ class Session(pyfuse3.Operations):
             self._directories,
             self._open_files,
             self._commits,
+            outcomes,
             moves,
             LocalNames(options.local),
         )

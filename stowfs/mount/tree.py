@@ -21,6 +21,7 @@ from stowfs.mount.local_names import LocalNames
 from stowfs.mount.lookup import Lookup, child_path
 from stowfs.mount.moves import Moves
 from stowfs.mount.open_files import OpenFiles
+from stowfs.mount.outcomes import Outcomes
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display, split
 from stowfs.vault.parallel import each
@@ -44,6 +45,7 @@ class Tree:
         listings: Listings,
         open_files: OpenFiles,
         commits: Commits,
+        outcomes: Outcomes,
         moves: Moves,
         local: LocalNames,
     ) -> None:
@@ -53,6 +55,7 @@ class Tree:
         self._listings = listings
         self._open_files = open_files
         self._commits = commits
+        self._outcomes = outcomes
         self._moves = moves
         self._local = local
         self._asynchronous = vault.options.asynchronous
@@ -181,16 +184,16 @@ class Tree:
             for inode in moved:
                 if inode.path != new:
                     # It had lost to what has been renamed; the kernel gives it the new name.
-                    self._commits.forget_name(new)
+                    self._outcomes.forget_name(new)
                     continue
                 if inode.version is not None and _same_state(inode.version, renamed):
-                    self._commits.adopt_same_bytes(inode, renamed)
+                    self._outcomes.adopt_same_bytes(inode, renamed)
                 elif inode is not source:
                     continue
                 elif inode.handles:
                     self._inodes.supersede(inode)
                 else:
-                    self._commits.adopt(inode, renamed)
+                    self._outcomes.adopt(inode, renamed)
             await self._end(replaced)
 
     async def _rename_directory(self, old: str, new: str, held: AsyncExitStack, *, replace: bool) -> None:
@@ -266,7 +269,7 @@ class Tree:
                 self._inodes.supersede(inode)
                 continue
             if inode.version is not None and _same_state(inode.version, snapshot):
-                self._commits.adopt_same_bytes(inode, snapshot)
+                self._outcomes.adopt_same_bytes(inode, snapshot)
 
     async def _check_free(self, path: str) -> None:
         """Raises `PathExists` where the store has something under the name."""

@@ -13,6 +13,7 @@ from stowfs.mount import readers
 from stowfs.mount.commits import Commits
 from stowfs.mount.inodes import Inode, Inodes
 from stowfs.mount.moves import Moves
+from stowfs.mount.outcomes import Outcomes
 from stowfs.mount.readers import CONTENDED, OTHERS, PATHS, Contention, Reader
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.version import Version
@@ -138,7 +139,7 @@ async def test_what_a_commit_finds_to_be_stored_already_has_not_moved(tmp_path: 
         vault = await hosts.start("a")
         base = await write(vault, "x", b"start\n")
         inodes = Inodes(Version("", ATTRIBUTES, 0), Contention())
-        commits = Commits(vault, inodes, Moves(1.0), invalidate, lambda *_: None, lifetime=None)
+        commits = Commits(vault, inodes, Moves(1.0), Outcomes(inodes, invalidate, lambda *_: None), lifetime=None)
         inode = inodes.add("x", Version.of(base))
         inode.handles, inode.readers = 1, (reader := Reader(),)
         inode.draft = draft = vault.draft("x", base, base.attributes, appending=True)

@@ -2,7 +2,7 @@
 
 import trio
 
-from stowfs.mount.commits import Commits, Invalidate
+from stowfs.mount.commits import Commits
 from stowfs.mount.contents import Contents
 from stowfs.mount.inodes import Inode, Inodes
 from stowfs.mount.listings import Listings
@@ -10,6 +10,7 @@ from stowfs.mount.local_names import LocalNames
 from stowfs.mount.lookup import Lookup
 from stowfs.mount.moves import Moves
 from stowfs.mount.open_files import OpenFiles
+from stowfs.mount.outcomes import Invalidate, Outcomes
 from stowfs.mount.readers import Contention
 from stowfs.mount.tree import Tree
 from stowfs.vault.vault import Vault
@@ -28,13 +29,22 @@ class View:
         tell = invalidate or _invalidate
         moves = Moves(DEADLINE)
         self.inodes = Inodes(Version("", ATTRIBUTES, 0, "directory"), Contention())
-        self.commits = Commits(vault, self.inodes, moves, tell, lambda *_: None, lifetime=None)
-        self.contents = Contents(vault, self.inodes, moves, self.commits, tell)
+        outcomes = Outcomes(self.inodes, tell, lambda *_: None)
+        self.commits = Commits(vault, self.inodes, moves, outcomes, lifetime=None)
+        self.contents = Contents(vault, self.inodes, moves, self.commits, outcomes, tell)
         self.lookup = Lookup(vault, self.inodes, moves, ATTRIBUTE_TIMEOUT)
         self.listings = Listings(vault, self.inodes, self.lookup, None, ATTRIBUTE_TIMEOUT)
         self.open_files = OpenFiles(self.inodes, self.lookup, self.commits, None)
         self.tree = Tree(
-            vault, self.inodes, self.lookup, self.listings, self.open_files, self.commits, moves, LocalNames(())
+            vault,
+            self.inodes,
+            self.lookup,
+            self.listings,
+            self.open_files,
+            self.commits,
+            outcomes,
+            moves,
+            LocalNames(()),
         )
 
 
