@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyfuse3
 
 from stowfs.config import KIB
-from stowfs.mount.inodes import Inode
+from stowfs.mount.inode import Inode
 from stowfs.vault import expiry
 
 BLOCK_SIZE = 128 * KIB

@@ -16,7 +16,8 @@ from functools import partial
 import msgspec
 
 from stowfs.errors import Gone, NoSuchPath, PathExists, StoreUnavailable, StowError
-from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.inode import Inode
+from stowfs.mount.inodes import Inodes
 from stowfs.mount.moves import Moves
 from stowfs.mount.outcomes import Before, Outcomes, Showing
 from stowfs.vault import expiry

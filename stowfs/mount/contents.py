@@ -14,7 +14,8 @@ import msgspec
 from stowfs.errors import CorruptObject
 from stowfs.mount.commits import Commits
 from stowfs.mount.errnos import stale
-from stowfs.mount.inodes import Inode, Inodes, modified_ns, now_ns
+from stowfs.mount.inode import Inode, modified_ns, now_ns
+from stowfs.mount.inodes import Inodes
 from stowfs.mount.local_names import is_probe
 from stowfs.mount.moves import Moves
 from stowfs.mount.outcomes import Invalidate, Outcomes, follows

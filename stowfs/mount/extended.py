@@ -13,7 +13,7 @@ import pyfuse3
 
 from stowfs.durations import parse_duration
 from stowfs.mount.contents import Contents
-from stowfs.mount.inodes import Inode
+from stowfs.mount.inode import Inode
 from stowfs.mount.lookup import Lookup
 from stowfs.vault import expiry, extended
 from stowfs.vault.manifest import Snapshot

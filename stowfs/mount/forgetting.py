@@ -18,7 +18,8 @@ from itertools import islice
 import pyfuse3
 import trio
 
-from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.inode import Inode
+from stowfs.mount.inodes import Inodes
 from stowfs.vault.naming import split
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import trio
 from stowfs.config import TIB
 from stowfs.errors import StoreUnavailable
 from stowfs.mount.attributes import BLOCK_SIZE
-from stowfs.mount.inodes import Inode
+from stowfs.mount.inode import Inode
 from stowfs.mount.options import MountOptions
 from stowfs.vault.naming import NAME_LIMIT
 

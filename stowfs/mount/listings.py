@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import trio
 
 from stowfs.errors import NoSuchPath, StowError
-from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.inode import Inode
+from stowfs.mount.inodes import Inodes
 from stowfs.mount.lookup import Lookup
 from stowfs.mount.walks import Walk, Walks
 from stowfs.vault import expiry

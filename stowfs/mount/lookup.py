@@ -14,7 +14,8 @@ import trio
 
 from stowfs.errors import NoSuchPath
 from stowfs.mount.errnos import stale
-from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.inode import Inode
+from stowfs.mount.inodes import Inodes
 from stowfs.mount.moves import Moves, Question
 from stowfs.vault.draft import Draft
 from stowfs.vault.manifest import Snapshot

@@ -3,7 +3,8 @@
 from stowfs.errors import NoSuchPath
 from stowfs.mount.commits import Commits
 from stowfs.mount.errnos import stale
-from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.inode import Inode
+from stowfs.mount.inodes import Inodes
 from stowfs.mount.lookup import Lookup
 from stowfs.mount.reopening import Reopening
 from stowfs.mount.walks import Walks

@@ -31,7 +31,8 @@ from stowfs.mount.attributes import answered, root_entry
 from stowfs.mount.contents import without_privileges
 from stowfs.mount.errnos import handler
 from stowfs.mount.extended import ExtendedAttributes
-from stowfs.mount.inodes import CONVERSATIONS, Inode, modified_ns, now_ns
+from stowfs.mount.inode import Inode, modified_ns, now_ns
+from stowfs.mount.inodes import CONVERSATIONS
 from stowfs.mount.kernel import tell_once
 from stowfs.mount.listings import Listing
 from stowfs.mount.lookup import child_path

@@ -4,7 +4,8 @@ to; and what the kernel has to be told of it.
 
 from collections.abc import Awaitable, Callable
 
-from stowfs.mount.inodes import Inode, Inodes, turn_of
+from stowfs.mount.inode import Inode, turn_of
+from stowfs.mount.inodes import Inodes
 from stowfs.vault.draft import Draft, Intent
 from stowfs.vault.manifest import Snapshot
 from stowfs.vault.naming import split

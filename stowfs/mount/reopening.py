@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import trio
 
-from stowfs.mount.inodes import Inode
+from stowfs.mount.inode import Inode
 from stowfs.vault.manifest import Snapshot
 
 REMEMBERED = 1024

@@ -25,7 +25,8 @@ from stowfs.mount.errnos import stale
 from stowfs.mount.extended import ExtendedAttributes
 from stowfs.mount.figures import Inventory
 from stowfs.mount.forgetting import Forgetting, forget_names
-from stowfs.mount.inodes import Inode, Inodes, now_ns
+from stowfs.mount.inode import Inode, now_ns
+from stowfs.mount.inodes import Inodes
 from stowfs.mount.kernel import forget_name, invalidate_attributes
 from stowfs.mount.listings import Listing, Listings
 from stowfs.mount.local_names import LocalNames

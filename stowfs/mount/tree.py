@@ -15,7 +15,8 @@ import trio
 
 from stowfs.errors import DirectoryNotEmpty, NoSuchPath, PathExists, StowError
 from stowfs.mount.commits import Commits
-from stowfs.mount.inodes import Inode, Inodes, now_ns, turn_of
+from stowfs.mount.inode import Inode, now_ns, turn_of
+from stowfs.mount.inodes import Inodes
 from stowfs.mount.listings import Listings
 from stowfs.mount.local_names import LocalNames
 from stowfs.mount.lookup import Lookup, child_path

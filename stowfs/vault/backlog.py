@@ -42,9 +42,10 @@ from stowfs.vault import manifest as manifests
 from stowfs.vault.attempts import Attempts
 from stowfs.vault.catalog import Catalog
 from stowfs.vault.commit import Committer
-from stowfs.vault.draft import Draft, DraftState, ReadBase
+from stowfs.vault.draft import Draft, ReadBase
+from stowfs.vault.draft_state import DraftState, decode, encode
 from stowfs.vault.manifest import Snapshot
-from stowfs.vault.naming import display, from_text, manifest_key, to_text
+from stowfs.vault.naming import display, manifest_key
 from stowfs.vault.ring import Verdict, new_id
 from stowfs.vault.training import CONTENT, Trainer
 
@@ -52,9 +53,6 @@ log = logging.getLogger(__name__)
 
 ADD_UP_AFTER = 0.5
 """Seconds between two looks at how much waits: all of it is looked at, and it may be thousands."""
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(DraftState)
 
 
 class Shown(Protocol):
@@ -140,7 +138,7 @@ class Backlog:
         for row in await self._journal.drafts():
             kept.add(row.draft_id)
             try:
-                state = _decode(row)
+                state = decode(row)
                 if state.removal is not None:
                     self._removals.append(state)
                     # Whatever becomes of it, its bytes are not needed.
@@ -229,7 +227,7 @@ class Backlog:
             return
         removed = acknowledged.base.content_id if acknowledged.base is not None else ""
         removal = msgspec.structs.replace(acknowledged.state(), removal=commit, removed=removed)
-        await self._journal.change_drafts([DraftRow(removal.id, _encode(removal), None)])
+        await self._journal.change_drafts([DraftRow(removal.id, encode(removal), None)])
         failure: Exception | None = None
         try:
             yield commit
@@ -390,33 +388,16 @@ class Backlog:
     def _row(self, frozen: Draft) -> DraftRow:
         base = frozen.base
         if base is None:
-            return DraftRow(frozen.id, _encode(frozen.state()), None)
+            return DraftRow(frozen.id, encode(frozen.state()), None)
         known = self._bases.get(frozen.id)
         if known is None or known[0] is not base:
             known = self._bases[frozen.id] = base, manifests.encode(base.manifest, base.inline)
-        return DraftRow(frozen.id, _encode(frozen.state()), known[1])
+        return DraftRow(frozen.id, encode(frozen.state()), known[1])
 
 
 def turn_of(draft: Draft) -> float:
     """Of a draft the turn of what is acknowledged of it; where that is nothing, after all others."""
     return draft.acknowledged.turn if draft.acknowledged is not None else math.inf
-
-
-def _encode(state: DraftState) -> bytes:
-    return _encoder.encode(_with_paths(state, to_text))
-
-
-def _decode(row: DraftRow) -> DraftState:
-    """Raises `ValueError` where the row is damaged."""
-    state = _decoder.decode(row.payload)
-    if state.id != row.draft_id:
-        raise ValueError(f"it says that it is {state.id!r}")
-    return _with_paths(state, from_text)
-
-
-def _with_paths(state: DraftState, change: Callable[[str], str]) -> DraftState:
-    beside = state.beside and msgspec.structs.replace(state.beside, path=change(state.beside.path))
-    return msgspec.structs.replace(state, path=change(state.path), beside=beside)
 
 
 def _is_older(current: Snapshot, removal: DraftState) -> bool:

@@ -17,13 +17,14 @@ from stowfs.config import MIB, TIB
 from stowfs.errors import FileTooLarge
 from stowfs.hot.extents import ExtentMap
 from stowfs.hot.spool import BLOCK, Spool, SpoolFile
-from stowfs.vault.attempts import Attempts, Beside, Plan
+from stowfs.vault.attempts import Attempts, Plan
+from stowfs.vault.draft_state import DraftState
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.naming import display
-from stowfs.vault.overlay import Intent, Mark, Overlay, Truncation
+from stowfs.vault.overlay import Intent, Mark, Overlay
 from stowfs.vault.ring import id_of_time, new_id
 
-__all__ = ["SIZE_LIMIT", "Draft", "DraftState", "Intent"]
+__all__ = ["SIZE_LIMIT", "Draft", "Intent"]
 
 SIZE_LIMIT = 1 * TIB
 """Bytes a file may have: well past any conversation, and small enough that a slip (`truncate -s 1E`) costs an error
@@ -37,33 +38,6 @@ PLANNED_FOR = 60.0
 and again. Ids are compared with each other, and with times."""
 
 ReadBase = Callable[[Snapshot, int, int], Awaitable[bytes]]
-
-
-class DraftState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A frozen draft as the journal keeps it: everything but the manifest of the base, and the bytes, where they are
-    many: those are in the spool file `id`. `extents`: start, end, position of each; `content`: the bytes of each,
-    or nothing. `turn`: see `Draft`. `removal`: it is being removed, by the commit of this id, which is greater than
-    those of all commits that were there before. `removed`: which content is (`Snapshot.content_id` of the base)."""
-
-    id: str
-    path: str
-    attributes: Attributes
-    seal: int
-    size: int
-    changes: int
-    base_etag: str | None = None
-    base_size: int | None = None
-    extents: tuple[tuple[int, int, int], ...] = ()
-    truncations: tuple[Truncation, ...] = ()
-    attempts: dict[str, Mark] = {}
-    appending: bool = False
-    exclusive: bool = False
-    removal: str | None = None
-    removed: str = ""
-    shift: int = 0
-    content: tuple[bytes, ...] = ()
-    beside: Beside | None = None
-    turn: int = 0
 
 
 class Draft:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from stowfs.mount.inodes import Inode
+from stowfs.mount.inode import Inode
 from stowfs.store.memory import MemoryStore
 from tests.support.faults import FaultyStore, Rule, StallAfter
 from tests.support.vaults import ATTRIBUTES, Hosts

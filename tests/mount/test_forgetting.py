@@ -9,7 +9,8 @@ import trio.testing
 
 from stowfs.mount import forgetting, inodes
 from stowfs.mount.forgetting import Forgetting, Name
-from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.inode import Inode
+from stowfs.mount.inodes import Inodes
 from stowfs.mount.readers import Contention
 from stowfs.vault.version import Version
 from tests.support.mounting import Mount, Mounts, python, run

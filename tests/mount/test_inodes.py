@@ -3,7 +3,8 @@
 import pytest
 
 from stowfs.mount import inodes as module
-from stowfs.mount.inodes import CONVERSATIONS, Inode, Inodes
+from stowfs.mount.inode import Inode
+from stowfs.mount.inodes import CONVERSATIONS, Inodes
 from stowfs.mount.readers import Contention
 from stowfs.vault.manifest import Attributes
 from stowfs.vault.version import Version

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from stowfs.mount.attributes import answered
-from stowfs.mount.inodes import Inode
+from stowfs.mount.inode import Inode
 from stowfs.mount.kernel import tell_once
 from stowfs.store.memory import MemoryStore
 from stowfs.vault.version import Version

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from stowfs.errors import NoSuchPath
-from stowfs.mount.inodes import Inode
+from stowfs.mount.inode import Inode
 from stowfs.mount.lookup import child_path
 from stowfs.vault.manifest import Attributes
 from tests.support.faults import FailBefore, FaultyStore, Rule, Stall, StallAfter

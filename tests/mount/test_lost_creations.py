@@ -4,7 +4,7 @@ nobody else is refused anything for it."""
 import pytest
 
 from stowfs.errors import PathExists
-from stowfs.mount.inodes import Inode
+from stowfs.mount.inode import Inode
 from tests.support.vaults import ATTRIBUTES, Hosts, read, write
 from tests.support.view import View
 

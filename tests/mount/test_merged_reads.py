@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from stowfs.mount.inodes import Inode
+from stowfs.mount.inode import Inode
 from stowfs.store.memory import MemoryStore
 from tests.support.vaults import Hosts, append, write
 from tests.support.view import View

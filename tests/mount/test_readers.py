@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from stowfs.errors import StoreUnavailable
 from stowfs.mount import readers
 from stowfs.mount.commits import Commits
-from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.inode import Inode
+from stowfs.mount.inodes import Inodes
 from stowfs.mount.moves import Moves
 from stowfs.mount.outcomes import Outcomes
 from stowfs.mount.readers import CONTENDED, OTHERS, PATHS, Contention, Reader

@@ -4,7 +4,7 @@ so is the directory; or creating it fails."""
 import pytest
 
 from stowfs.errors import NoSuchPath
-from stowfs.mount.inodes import Inode
+from stowfs.mount.inode import Inode
 from stowfs.vault import created as module
 from stowfs.vault.naming import children_prefix
 from stowfs.vault.vault import Vault

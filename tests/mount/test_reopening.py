@@ -7,7 +7,8 @@ import pyfuse3
 import pytest
 from trio.testing import MockClock
 
-from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.inode import Inode
+from stowfs.mount.inodes import Inodes
 from stowfs.mount.readers import Contention
 from stowfs.mount.reopening import AT_ONCE, REMEMBERED, Reopening
 from stowfs.vault.vault import Vault

@@ -11,7 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from stowfs.locks import Lock
-from stowfs.mount.inodes import Inode
+from stowfs.mount.inode import Inode
 from stowfs.vault.backlog import Show
 from stowfs.vault.draft import Draft
 from stowfs.vault.vault import Vault

@@ -4,7 +4,8 @@ import trio
 
 from stowfs.mount.commits import Commits
 from stowfs.mount.contents import Contents
-from stowfs.mount.inodes import Inode, Inodes
+from stowfs.mount.inode import Inode
+from stowfs.mount.inodes import Inodes
 from stowfs.mount.listings import Listings
 from stowfs.mount.local_names import LocalNames
 from stowfs.mount.lookup import Lookup

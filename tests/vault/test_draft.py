@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from stowfs.config import MIB
 from stowfs.errors import FileTooLarge, HotTierFailed, HotTierFull
 from stowfs.hot.spool import BLOCK, Spool
-from stowfs.vault.draft import PLANNED_FOR, RELEASE_FROM, SIZE_LIMIT, Draft, DraftState, Intent
+from stowfs.vault.draft import PLANNED_FOR, RELEASE_FROM, SIZE_LIMIT, Draft, Intent
+from stowfs.vault.draft_state import DraftState
 from stowfs.vault.manifest import Attributes, Manifest, Snapshot
 from stowfs.vault.overlay import Mark
 from stowfs.vault.ring import CAPACITY, Ring
