@@ -25,7 +25,7 @@ from pathlib import Path
 import uuid_utils
 
 from stowfs.durable import sync_directory
-from stowfs.errors import ObjectNotFound, StoreError, UsageError
+from stowfs.errors import ObjectNotFound, StoreError, StoreMissing, UsageError
 from stowfs.store.base import ALWAYS, ByteRange, Condition, Found, NotModified, ObjectInfo, PendingUpload
 from stowfs.store.locks import Locks
 from stowfs.store.rules import check_condition, check_key
@@ -59,10 +59,28 @@ class Directory:
         self._locks = Locks(os.path.join(self._hidden, b"locks"), patience)
         self._uploads = os.path.join(self._hidden, b"uploads")
         self._prepared = False
+        # Device and inode of the root when the hidden directory was in it.
+        self._identity: tuple[int, int] | None = None
 
     @property
     def root_exists(self) -> bool:
         return os.path.isdir(self._root)
+
+    def _confirm_root(self) -> None:
+        """Raises `FileNotFoundError` or `NotADirectoryError` where the root is not there, and `StoreMissing` where it
+        is another directory than it was, which never held a store: nothing was deleted, and nothing belongs there."""
+        status = os.stat(self._root)
+        identity = status.st_dev, status.st_ino
+        if identity == self._identity:
+            return
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self._root)
+        if os.path.isdir(self._hidden):
+            # Perhaps mounted once more, with another device number.
+            self._identity = identity
+        elif self._identity is not None:
+            root = os.fsdecode(self._root)
+            raise StoreMissing(f"{root} is not the directory that held the store: is its file system still mounted?")
 
     def _path(self, key: str) -> bytes:
         check_key(key)
@@ -71,7 +89,9 @@ class Directory:
         return os.path.join(self._root, key.encode())
 
     def _prepare(self) -> None:
-        """Makes the hidden directory and sweeps what crashed writers left in it; once, before the first write."""
+        """Makes the hidden directory and sweeps what crashed writers left in it; once, before the first write. Raises
+        as `_confirm_root` does, each time."""
+        self._confirm_root()
         if self._prepared:
             return
         for directory in (self._hidden, self._temporary, self._locks.directory, self._uploads):
@@ -92,8 +112,7 @@ class Directory:
         except OSError as error:
             # ENOTDIR: a component is a file. ELOOP: a symbolic link. ENXIO: a socket. None of them is an object.
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG):
-                if not self.root_exists:
-                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._root) from error
+                self._confirm_root()
                 raise ObjectNotFound(f"there is no object {key}") from error
             raise
         try:
@@ -112,11 +131,12 @@ class Directory:
     def walk(self, prefix: str, after: str, *, recursive: bool) -> Iterator[ObjectInfo | str]:
         """Objects under `prefix` past `after` in key order; where not `recursive`, a directory with any as 'name/'."""
         base = prefix[: prefix.rfind("/") + 1]
-        if not self.root_exists:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._root)
+        self._confirm_root()
         if base:
             self._path(base[:-1])  # Refuses what is not below the root.
         yield from self._walk(base, prefix, after, recursive)
+        # What was not found because it has been unmounted meanwhile would be taken for deleted.
+        self._confirm_root()
 
     def _walk(self, base: str, prefix: str, after: str, recursive: bool) -> Iterator[ObjectInfo | str]:
         for name in self._entries(base, prefix, after, recursive):
@@ -171,10 +191,10 @@ class Directory:
 
     def put(self, key: str, body: bytes, condition: Condition) -> str:
         path = self._path(key)
+        self._prepare()
         if condition != ALWAYS:
             # Spares the write that cannot succeed. What decides is the check under the lock.
             check_condition(key, condition, _etag_at(path))
-        self._prepare()
         with self._temporary_file() as (fd, temporary):
             _write_all(fd, body)
             return self._publish(fd, temporary, key, path, condition)
@@ -262,8 +282,6 @@ class Directory:
 
     def delete(self, key: str, condition: Condition) -> None:
         path = self._path(key)
-        if not self.root_exists:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._root)
         self._prepare()
         with self._locks.of(key):
             current = _status_at(path)

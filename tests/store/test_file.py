@@ -378,6 +378,37 @@ async def test_a_directory_that_vanishes_and_returns(tmp_path: Path) -> None:
     assert await keys_of(store) == ["k"]
 
 
+async def test_an_empty_directory_in_its_place_is_no_store(tmp_path: Path) -> None:
+    """As a mount point is when its disk has been unmounted: nothing was deleted, and nothing may be written there."""
+    root, away = tmp_path / "store", tmp_path / "away"
+    root.mkdir()
+    store = FileStore(root, page_size=1)
+    etag = await store.put("k", b"x")
+    await store.put("l", b"x")
+    pages = store.list("")
+    assert [info.key for info in (await anext(pages)).objects] == ["k"]
+    root.rename(away)
+    root.mkdir()
+    for attempt in (
+        store.get("k"),
+        store.put("k", b""),
+        store.put("k", b"", IfMatch(etag)),
+        store.delete("k"),
+        store.multipart("k"),
+        keys_of(store),
+        pages.__anext__(),
+    ):
+        with pytest.raises(StoreMissing, match="still mounted"):
+            await attempt
+    assert os.listdir(root) == []
+    root.rmdir()
+    # The same one mounted again may have other numbers.
+    shutil.copytree(away, root)
+    assert await keys_of(store) == ["k", "l"]
+    await store.put("k", b"y")
+    assert (root / "k").read_bytes() == b"y"
+
+
 async def test_names_that_are_too_long(store: FileStore) -> None:
     key = "a/" + "x" * 256
     with pytest.raises(ObjectNotFound):
