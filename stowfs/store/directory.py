@@ -25,9 +25,10 @@ from pathlib import Path
 import uuid_utils
 
 from stowfs.durable import sync_directory
-from stowfs.errors import ObjectNotFound, StoreError, StoreMissing, UsageError
+from stowfs.errors import ObjectNotFound, StoreError, UsageError
 from stowfs.store.base import ALWAYS, ByteRange, Condition, Found, NotModified, ObjectInfo, PendingUpload
 from stowfs.store.locks import Locks
+from stowfs.store.root import Root
 from stowfs.store.rules import check_condition, check_key
 
 HIDDEN = ".stowfs-private"
@@ -58,29 +59,8 @@ class Directory:
         self._temporary = os.path.join(self._hidden, b"tmp")
         self._locks = Locks(os.path.join(self._hidden, b"locks"), patience)
         self._uploads = os.path.join(self._hidden, b"uploads")
+        self.root = Root(self._root, self._hidden)
         self._prepared = False
-        # Device and inode of the root when the hidden directory was in it.
-        self._identity: tuple[int, int] | None = None
-
-    @property
-    def root_exists(self) -> bool:
-        return os.path.isdir(self._root)
-
-    def _confirm_root(self) -> None:
-        """Raises `FileNotFoundError` or `NotADirectoryError` where the root is not there, and `StoreMissing` where it
-        is another directory than it was, which never held a store: nothing was deleted, and nothing belongs there."""
-        status = os.stat(self._root)
-        identity = status.st_dev, status.st_ino
-        if identity == self._identity:
-            return
-        if not stat.S_ISDIR(status.st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self._root)
-        if os.path.isdir(self._hidden):
-            # Perhaps mounted once more, with another device number.
-            self._identity = identity
-        elif self._identity is not None:
-            root = os.fsdecode(self._root)
-            raise StoreMissing(f"{root} is not the directory that held the store: is its file system still mounted?")
 
     def _path(self, key: str) -> bytes:
         check_key(key)
@@ -90,8 +70,8 @@ class Directory:
 
     def _prepare(self) -> None:
         """Makes the hidden directory and sweeps what crashed writers left in it; once, before the first write. Raises
-        as `_confirm_root` does, each time."""
-        self._confirm_root()
+        as `Root.confirm` does, each time."""
+        self.root.confirm()
         if self._prepared:
             return
         for directory in (self._hidden, self._temporary, self._locks.directory, self._uploads):
@@ -101,6 +81,7 @@ class Directory:
             with contextlib.suppress(FileNotFoundError):
                 if entry.stat(follow_symlinks=False).st_mtime < time.time() - _ABANDONED:
                     os.unlink(entry.path)
+        self.root.confirm()
         self._prepared = True
 
     # Reading
@@ -112,7 +93,7 @@ class Directory:
         except OSError as error:
             # ENOTDIR: a component is a file. ELOOP: a symbolic link. ENXIO: a socket. None of them is an object.
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG):
-                self._confirm_root()
+                self.root.confirm()
                 raise ObjectNotFound(f"there is no object {key}") from error
             raise
         try:
@@ -131,12 +112,12 @@ class Directory:
     def walk(self, prefix: str, after: str, *, recursive: bool) -> Iterator[ObjectInfo | str]:
         """Objects under `prefix` past `after` in key order; where not `recursive`, a directory with any as 'name/'."""
         base = prefix[: prefix.rfind("/") + 1]
-        self._confirm_root()
+        self.root.confirm()
         if base:
             self._path(base[:-1])  # Refuses what is not below the root.
         yield from self._walk(base, prefix, after, recursive)
         # What was not found because it has been unmounted meanwhile would be taken for deleted.
-        self._confirm_root()
+        self.root.confirm()
 
     def _walk(self, base: str, prefix: str, after: str, recursive: bool) -> Iterator[ObjectInfo | str]:
         for name in self._entries(base, prefix, after, recursive):
@@ -274,7 +255,7 @@ class Directory:
             except FileExistsError:
                 continue
             except FileNotFoundError:
-                if not self.root_exists:
+                if not os.path.isdir(self._root):
                     raise
                 return  # Removed by somebody in between: the caller tries again.
             with contextlib.suppress(FileNotFoundError):

@@ -55,7 +55,7 @@ class FileStore:
                 return AccessDenied(f"{reason}: check the owner and mode of the directory, and how it is mounted")
             case errno.ENAMETOOLONG:
                 return NameTooLong(reason)
-            case errno.ENOENT | errno.ENOTDIR if not self._directory.root_exists:
+            case errno.ENOENT | errno.ENOTDIR if self._directory.root.is_missing:
                 return StoreMissing(f"{self.url} does not exist or is no directory: make it with `stowfs mkfs`")
         return StoreUnavailable(reason)
 
