@@ -105,6 +105,12 @@ class State:
         trash = frozenset(t for t in self.trash if t[0] not in added)
         return replace(self, directories=self.directories | added, trash=trash)
 
+    def made_again(self) -> set["State"]:
+        """The same, and with any of the directories in which something is though they were removed: whoever lists their
+        parents, or has created something in them and looks them up, makes them again."""
+        above = {directory for path in [*dict(self.files), *self.directories] for directory in ancestors(path)}
+        return {self.with_directories(made) for made in _subsets(sorted(above - self.directories))}
+
     def without_directory(self, path: str) -> "State":
         """Without that directory; what has names below it stays."""
         return replace(self, directories=self.directories - {path})

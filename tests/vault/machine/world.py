@@ -43,6 +43,7 @@ class World(Writers):
 
     async def take(self, step: Step) -> None:
         """One step of a sequence."""
+        self.make_again()
         step = step.aimed(self.states)
         if step.lifetime is not None:
             step = replace(step, expires_ns=self.clock.after(step.lifetime))
@@ -238,6 +239,10 @@ class World(Writers):
 
     # Looking
 
+    def make_again(self) -> None:
+        """Hosts look directories up, for whatever reason."""
+        self.states = {again for state in self.states for again in state.made_again()}
+
     async def look(self, host: str) -> None:
         """Reads everything: it is one of the states that the tree may be in; and what is there is listed."""
         vault = self.vaults[host]
@@ -248,6 +253,7 @@ class World(Writers):
                 # Restored after a crash or not, it is what was acknowledged.
                 if not opened.collected:
                     assert await opened.draft.read(0, opened.draft.size) == opened.written
+        self.make_again()
         files, directories = await views.files(vault), await views.directories(vault)
         matching = {s for s in self.states if dict(s.files) == files and s.directories == directories}
         assert matching, (
