@@ -97,6 +97,7 @@ class Directory:
                 raise ObjectNotFound(f"there is no object {key}") from error
             raise
         try:
+            self.root.note()
             # The file is never changed after its rename, so that what this descriptor gives is one version.
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):

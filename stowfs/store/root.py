@@ -26,6 +26,11 @@ class Root:
         """Whether it is not there, and has not been there before."""
         return self._identity is None and not os.path.isdir(self._path)
 
+    def note(self) -> None:
+        """An object was found in it."""
+        if self._identity is None:
+            self.confirm()
+
     def confirm(self) -> None:
         """Raises `FileNotFoundError` where it is not there, and `StoreUnavailable` where it is not there any more."""
         identity = self._look()

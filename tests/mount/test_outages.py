@@ -52,12 +52,16 @@ def _with_files(mounts: Mounts) -> Mount:
 def _meet_the_outage(mount: Mount, how: str) -> None:
     """Breaks the store, and calls until the daemon has understood."""
     mount.break_store(how)
+    _call_until_understood(mount)
+    mount.requests()
+
+
+def _call_until_understood(mount: Mount) -> None:
     for _ in range(20):
         if mount.in_outage():
             break
         assert failure("os.listdir(args[0])", mount.root) == "EIO"
     assert mount.in_outage()
-    mount.requests()
 
 
 def _without_trials(mount: Mount) -> list[str]:
@@ -100,6 +104,30 @@ def test_what_is_cached_stays_readable_and_the_rest_is_an_error(mounts: Mounts, 
     assert run("ls", root).stdout == b"cached\nd\nother\nshort\n"
     assert failure(WRITE, root / "short") == ""
     assert run("cat", root / "short").stdout == b"newrt"
+
+
+def test_a_store_in_a_directory_whose_disk_is_unmounted_is_away(mounts: Mounts) -> None:
+    """It is not empty, and nothing is written below the mount point."""
+    mount = _with_files(mounts)
+    away = mounts.directory / "away"
+    mounts.store.rename(away)
+    mounts.store.mkdir()
+    try:
+        _call_until_understood(mount)
+        assert "is its file system mounted?" in mount.log_text()
+        assert run("cat", mount.root / "cached").stdout == LONG + b"cached"
+        assert failure("os.stat(args[0])", mount.root / "unheard-of") == "EIO"
+        assert failure(WRITE, mount.root / "short") == "EIO"
+        assert failure(WRITE, mount.root / "new") == "EIO"
+        assert list(mounts.store.iterdir()) == []
+    finally:
+        mounts.store.rmdir()
+        away.rename(mounts.store)
+    mount.mend_store()
+    assert run("ls", mount.root).stdout == b"cached\nd\nother\nshort\n"
+    assert run("cat", mount.root / "other").stdout == OTHER
+    assert failure(WRITE, mount.root / "short") == ""
+    assert run("cat", mount.root / "short").stdout == b"newrt"
 
 
 def test_many_calls_cost_a_store_that_is_away_no_more_than_one(mounts: Mounts, how: str) -> None:

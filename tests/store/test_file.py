@@ -387,6 +387,8 @@ async def test_an_empty_directory_in_its_place_is_no_store(tmp_path: Path) -> No
     await store.put("l", b"x")
     pages = store.list("")
     assert [info.key for info in (await anext(pages)).objects] == ["k"]
+    reader = FileStore(root)
+    await reader.get("k")
     root.rename(away)
     root.mkdir()
     for attempt in (
@@ -396,6 +398,7 @@ async def test_an_empty_directory_in_its_place_is_no_store(tmp_path: Path) -> No
         store.delete("k"),
         store.multipart("k"),
         keys_of(store),
+        keys_of(reader),
         pages.__anext__(),
     ):
         with pytest.raises(StoreUnavailable, match="is its file system mounted"):
