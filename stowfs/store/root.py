@@ -33,15 +33,16 @@ class Root:
 
     def confirm(self) -> None:
         """Raises `FileNotFoundError` where it is not there, and `StoreUnavailable` where it is not there any more."""
-        identity = self._look()
-        if identity is None and self._identity is None:
+        # Once: other threads may come to know it meanwhile, from which nothing follows for what is seen here.
+        known, identity = self._identity, self._look()
+        if known is None and identity is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path)
-        if identity == self._identity:
+        if identity == known:
             return
         if identity is not None and os.path.isdir(self._hidden):
             # The first time; or mounted once more, perhaps with another device number.
             self._identity = identity
-        elif self._identity is not None:
+        elif known is not None:
             name = os.fsdecode(self._path)
             raise StoreUnavailable(f"{name} is not the directory that held the store: is its file system mounted?")
 

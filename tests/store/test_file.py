@@ -459,3 +459,22 @@ async def test_reading_keeps_body_and_etag_together(tmp_path: Path) -> None:
         done.set()
     assert all(written[found.etag] == found.body for found in seen)
     assert [found.body for found in seen] == sorted(found.body for found in seen)
+
+
+def test_who_comes_first_to_a_new_store_is_not_refused_for_who_made_it_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, real = Directory(tmp_path, patience=5.0), os.path.isdir
+    made = False
+
+    def made_meanwhile(path: bytes) -> bool:
+        nonlocal made
+        found = real(path)
+        if not made and path.endswith(HIDDEN.encode()):
+            made = True
+            store.put("other", b"", ALWAYS)
+        return found
+
+    monkeypatch.setattr(os.path, "isdir", made_meanwhile)
+    store.put("k", b"", ALWAYS)
+    assert made
