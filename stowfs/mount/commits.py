@@ -21,6 +21,7 @@ from stowfs.mount.inodes import Inodes
 from stowfs.mount.moves import Moves
 from stowfs.mount.outcomes import Before, Outcomes, Showing
 from stowfs.vault import expiry
+from stowfs.vault.backlog import flush_earlier
 from stowfs.vault.draft import Draft
 from stowfs.vault.naming import display
 from stowfs.vault.vault import Vault
@@ -206,14 +207,9 @@ class Commits:
         # What one of those leaves acknowledged, whatever the reason, holds up no other.
         tried: set[Inode] = set()
         while True:
-            for earlier in self._inodes.acknowledged_before(inode) - tried:
-                tried.add(earlier)
-                try:
-                    await self.flush(earlier)
-                except StoreUnavailable:
-                    raise
-                except Exception as error:  # noqa: BLE001 - raised to who flushes that one
-                    log.debug("%s goes before what was closed earlier: %s", display(inode.path), error)
+            earlier = self._inodes.acknowledged_before(inode) - tried
+            tried |= earlier
+            await flush_earlier(inode.path, [partial(self.flush, other) for other in earlier])
             try:
                 await self._flush(inode, tried)
             except _OutOfTurn:

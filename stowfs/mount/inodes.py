@@ -29,7 +29,7 @@ import trio
 from stowfs.mount.inode import Inode, turn_of
 from stowfs.mount.moves import is_within
 from stowfs.mount.readers import Contention
-from stowfs.vault.naming import split
+from stowfs.vault.naming import join
 from stowfs.vault.version import Version
 
 CONVERSATIONS = pyfuse3.InodeT(pyfuse3.ROOT_INODE + 1)
@@ -101,12 +101,11 @@ class Inodes:
         """The files in `directory` that were created here and never committed, nor have expired, and the directories
         that have such below them: others may have removed these."""
         found: dict[Inode, None] = {}
+        prefix = join(directory, "")
         for inode in self._uncommitted:
-            if inode.path == directory or not is_within(inode.path, directory) or inode.expired:
+            if not inode.path.startswith(prefix) or inode.expired:
                 continue
-            child, parent = inode.path, split(inode.path)[0]
-            while parent != directory:
-                child, parent = parent, split(parent)[0]
+            child = prefix + inode.path[len(prefix) :].partition("/")[0]
             shown = inode if child == inode.path else self.at(child)
             if shown is not None:
                 found[shown] = None

@@ -16,7 +16,7 @@ A draft is committed from a frozen copy, while the owner goes on writing.
 import logging
 import math
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Protocol
@@ -33,6 +33,7 @@ from stowfs.errors import (
     IsDirectory,
     NoSuchPath,
     NotDirectory,
+    StoreUnavailable,
     StowError,
 )
 from stowfs.hot.journal import DraftRow, Journal
@@ -393,6 +394,18 @@ class Backlog:
         if known is None or known[0] is not base:
             known = self._bases[frozen.id] = base, manifests.encode(base.manifest, base.inline)
         return DraftRow(frozen.id, encode(frozen.state()), known[1])
+
+
+async def flush_earlier(path: str, flushes: Iterable[Callable[[], Awaitable[object]]]) -> None:
+    """Has other versions of a path flushed, which were acknowledged before the one that is to follow. What cannot be
+    stored of them holds up nothing. Raises `StoreUnavailable`."""
+    for flush in flushes:
+        try:
+            await flush()
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - raised to who flushes that one
+            log.debug("%s goes before what was closed earlier: %s", display(path), error)
 
 
 def turn_of(draft: Draft) -> float:

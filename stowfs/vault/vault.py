@@ -16,13 +16,13 @@ import msgspec
 import trio
 
 from stowfs.config import VaultOptions
-from stowfs.errors import ReadOnly, StoreUnavailable, StowError
+from stowfs.errors import ReadOnly, StoreUnavailable
 from stowfs.hot.tier import HotTier
 from stowfs.locks import Lock
 from stowfs.store.base import Found, ObjectInfo, ObjectStore
 from stowfs.tasks import background
 from stowfs.vault.assembly import Assembler
-from stowfs.vault.backlog import Backlog, Unshown
+from stowfs.vault.backlog import Backlog, Unshown, flush_earlier
 from stowfs.vault.bundled_directories import BundledDirectories
 from stowfs.vault.bundled_store import BundledStore
 from stowfs.vault.bundler import Bundler
@@ -39,7 +39,6 @@ from stowfs.vault.indexing import Indexer
 from stowfs.vault.layout import LayoutReader
 from stowfs.vault.manifest import Attributes, Snapshot
 from stowfs.vault.move import Mover, Then
-from stowfs.vault.naming import display
 from stowfs.vault.packing import Packing
 from stowfs.vault.recent_listings import DirectoryListing
 from stowfs.vault.recompress import Recompressor
@@ -203,17 +202,10 @@ class Vault:
             self.flusher.add(draft.id, draft.path, draft.spooled, commit)
 
     async def _flush_in_turn(self, flight: Lock, drafts: Sequence[Draft]) -> None:
-        """Commits the last one, after the others, which have the same name; what cannot be stored of those holds up
-        nothing."""
+        """Commits the last one, after the others, which have the same name."""
         *others, last = drafts
         async with flight:
-            for draft in others:
-                try:
-                    await self.backlog.flush(draft, Lock(), Unshown)
-                except StoreUnavailable:
-                    raise
-                except StowError as error:
-                    log.debug("%s goes before what was closed earlier: %s", display(draft.path), error)
+            await flush_earlier(last.path, [partial(self.backlog.flush, draft, Lock(), Unshown) for draft in others])
             await self.backlog.flush(last, Lock(), Unshown)
 
     async def run_flusher(self) -> None:

@@ -27,13 +27,7 @@ class WatchedView(View):
 
     async def names(self) -> list[str]:
         """What a program sees that reads the directory, looking at each entry."""
-        listing = self.listings.open(self.inodes.conversations)
-        try:
-            await self.listings.read(listing)
-            listed = [self.listings.entry(listing, position) for position in range(len(listing.entries))]
-            return sorted(entry[0] for entry in listed if entry is not None)
-        finally:
-            self.listings.close(listing)
+        return sorted(name for name, _ in await self.listed())
 
     async def names_beside(self, store: FaultyStore, change: Callable[[], Awaitable[None]]) -> list[str]:
         """The same, where `change` happens after the store has listed, and before its answer is here."""

@@ -236,11 +236,8 @@ async def test_an_open_file_keeps_its_name_whoever_looks_at_it_during_a_chmod(
         return (await view.lookup.find("x"))[0]
 
     async def listed() -> Inode:
-        listing = view.listings.open(view.inodes.conversations)
-        await view.listings.read(listing)
-        entry = view.listings.entry(listing, 0)
-        assert entry is not None
-        return entry[1]
+        [(_, inode)] = await view.listed()
+        return inode
 
     chmod = partial(view.contents.change_attributes, inode, with_other_mode)
     work = find if look == "at the file" else listed
@@ -264,15 +261,6 @@ async def test_an_open_file_whose_attributes_are_set_elsewhere_is_the_one_that_o
     assert [name for name, _ in (await other.listing("")).entries] == ["x"]
 
 
-async def listed(view: View) -> Inode | None:
-    """The only file, as a program sees it that lists its directory."""
-    listing = view.listings.open(view.inodes.conversations)
-    await view.listings.read(listing)
-    entry = view.listings.entry(listing, 0)
-    view.listings.close(listing)
-    return entry[1] if entry is not None else None
-
-
 async def test_an_open_file_whose_attributes_are_set_elsewhere_is_the_one_that_is_listed(
     hosts: Hosts, faulty: FaultyStore
 ) -> None:
@@ -282,16 +270,15 @@ async def test_an_open_file_whose_attributes_are_set_elsewhere_is_the_one_that_i
     view = View(await hosts.start("this"))
     inode = await opened(view, "x")
     await other.change_attributes("x", with_other_mode)
-    assert await listed(view) is inode
+    assert await view.listed() == [("x", inode)]
     assert inode.attributes.mode == 0o640
     assert await opened(view, "x") is inode
     # Once that is known, a listing is all that it takes.
     faulty.reset_log()
-    assert await listed(view) is inode
+    assert await view.listed() == [("x", inode)]
     assert faulty.count("get", "manifests") == 0
     await append(other, "x", b"2")
-    newer = await listed(view)
-    assert newer is not None
+    [(_, newer)] = await view.listed()
     assert (newer is inode, newer.size, inode.size) == (False, 2, 1)
 
 
@@ -305,7 +292,7 @@ async def test_an_open_file_is_listed_as_it_is_known_where_the_store_fails_meanw
     await other.change_attributes("x", with_other_mode)
     # The first one is for the listing.
     failing = faulty.add(Rule(FailBefore(), "get", "manifests/x.json", nth=2, times=None))
-    assert await listed(view) is inode
+    assert await view.listed() == [("x", inode)]
     assert failing.seen > 1
 
 
@@ -315,10 +302,10 @@ async def test_an_open_file_that_is_removed_while_it_is_listed_is_not_shown(host
     view = View(await hosts.start("this"))
     await opened(view, "x")
     await other.change_attributes("x", with_other_mode)
-    found: list[Inode | None] = []
+    found: list[list[tuple[str, Inode]]] = []
 
     async def listing() -> None:
-        found.append(await listed(view))
+        found.append(await view.listed())
 
     stalled = Stall()
     faulty.add(Rule(stalled, "get", "manifests/x.json", nth=2))
@@ -328,7 +315,7 @@ async def test_an_open_file_that_is_removed_while_it_is_listed_is_not_shown(host
             await stalled.reached.wait()
             await other.remove("x")
             stalled.go.set()
-    assert found == [None]
+    assert found == [[]]
 
 
 async def test_what_was_renamed_with_its_directory_is_not_taken_for_the_work_of_another_host(hosts: Hosts) -> None:

@@ -22,14 +22,7 @@ async def known(view: View, path: str) -> Inode:
 
 async def names(view: View, path: str) -> list[str]:
     """What a program sees that lists a directory."""
-    directory = await known(view, path) if path else view.inodes.conversations
-    listing = view.listings.open(directory)
-    try:
-        await view.listings.read(listing)
-        entries = [view.listings.entry(listing, position) for position in range(len(listing.entries))]
-        return [entry[0] for entry in entries if entry is not None]
-    finally:
-        view.listings.close(listing)
+    return [name for name, _ in await view.listed(await known(view, path) if path else None)]
 
 
 async def created(view: View, directory: Inode, name: bytes, data: bytes = b"text") -> Inode:

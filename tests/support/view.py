@@ -48,6 +48,16 @@ class View:
             LocalNames(()),
         )
 
+    async def listed(self, directory: Inode | None = None) -> list[tuple[str, Inode]]:
+        """What a program sees that reads a directory (None: the uppermost), looking at each entry."""
+        listing = self.listings.open(directory or self.inodes.conversations)
+        try:
+            await self.listings.read(listing)
+            entries = [self.listings.entry(listing, position) for position in range(len(listing.entries))]
+            return [entry for entry in entries if entry is not None]
+        finally:
+            self.listings.close(listing)
+
 
 async def _invalidate(inode: Inode) -> None:
     """There is no kernel that could have cached anything."""

@@ -166,6 +166,15 @@ async def test_what_is_carried_out_late_does_not_replace_what_was_acknowledged_s
         assert removed or await read(b, "x") == b"old\n"
 
 
+async def keep_without_answer(store: FaultyStore, vault: Vault) -> None:
+    """What lost against `x` is kept beside it, which nobody here hears of."""
+    store.add(Rule(FailAfter(StoreUnavailable("no answer")), "put", "manifests/x.conflict*"))
+    store.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.conflict*", times=None))
+    with pytest.raises(StoreUnavailable):
+        await flush(vault)
+    store.rules.clear()
+
+
 @pytest.mark.parametrize("crashed", [False, True])
 async def test_what_lost_is_kept_beside_once(crashed: bool, tmp_path: Path) -> None:
     store = FaultyStore(MemoryStore())
@@ -177,11 +186,7 @@ async def test_what_lost_is_kept_beside_once(crashed: bool, tmp_path: Path) -> N
         await a.acknowledge(draft)
         await edit(b, "x", 6, b"O")
         for _ in range(2):
-            store.add(Rule(FailAfter(StoreUnavailable("no answer")), "put", "manifests/x.conflict*"))
-            store.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.conflict*", times=None))
-            with pytest.raises(StoreUnavailable):
-                await flush(a)
-            store.rules.clear()
+            await keep_without_answer(store, a)
             if crashed:
                 await hosts.crash("a")
                 a = await hosts.start("a")
@@ -206,11 +211,7 @@ async def test_what_is_written_after_an_edit_lost_does_not_go_to_what_others_mad
         draft.write(0, b"S")
         await a.acknowledge(draft)
         await edit(b, "x", 6, b"O")
-        store.add(Rule(FailAfter(StoreUnavailable("no answer")), "put", "manifests/x.conflict*"))
-        store.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.conflict*", times=None))
-        with pytest.raises(StoreUnavailable):
-            await flush(a)
-        store.rules.clear()
+        await keep_without_answer(store, a)
         _, kept = await names(b)
         # The first look is why the PUT was refused.
         stalled, lock = Stall(), Lock()
@@ -241,11 +242,7 @@ async def test_what_lost_is_kept_once_more_where_what_was_kept_is_damaged(tmp_pa
         draft.write(0, b"A")
         await a.acknowledge(draft)
         await edit(b, "x", 6, b"B")
-        faulty.add(Rule(FailAfter(StoreUnavailable("no answer")), "put", "manifests/x.conflict*"))
-        faulty.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.conflict*", times=None))
-        with pytest.raises(StoreUnavailable):
-            await flush(a)
-        faulty.rules.clear()
+        await keep_without_answer(faulty, a)
         _, kept = await names(b)
         there = {info.key async for page in store.list("") for info in page.objects}
         # Bytes that this host has not cached.
@@ -513,11 +510,7 @@ async def test_an_edit_that_lost_is_kept_once_though_something_after_it_was_undo
         draft.write(0, b"S")
         await a.acknowledge(draft)
         await edit(b, "x", 6, b"O")
-        store.add(Rule(FailAfter(StoreUnavailable("no answer")), "put", "manifests/x.conflict*"))
-        store.add(Rule(FailBefore(StoreUnavailable("away")), "get", "manifests/x.conflict*", times=None))
-        with pytest.raises(StoreUnavailable):
-            await flush(a)
-        store.rules.clear()
+        await keep_without_answer(store, a)
         before, tried = draft.freeze(), draft.attempts.copy()
         draft.truncate(3)
         draft.undo(before, tried)
